@@ -231,8 +231,8 @@ def ignore_report(step: int, values: Mapping[str, Any]) -> None:
 class StageRun:
     """How a stage is carried out. None of it changes what is left, and none of it enters a key.
 
-    ``report(step, values)``: progress and measurements, for whoever listens. ``should_stop()``: a request to leave as soon as
-    the work can be taken up again later; a stage that heeds it raises Stopped. ``resume``: a folder beside the data
+    ``report(step, values)``: progress and measurements, for whoever listens. ``should_stop()``: a request to leave as
+    soon as the work can be taken up again later; a stage that heeds it raises Stopped. ``resume``: a folder beside the data
     files that outlives a killed run and is gone when the stage has finished; None where nothing is kept.
     """
 
@@ -289,5 +289,3 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactDamaged(path, "the manifest is missing") from None
     except ValueError as error:
         raise ArtifactDamaged(path, f"the manifest cannot be read ({str(error).splitlines()[0]})") from None
-
-
