@@ -1,0 +1,108 @@
+"""What every tokenizer is: a list of tokens, a way from text to their ids, and the way back.
+
+A token stands for bytes, and decoding joins them: a text comes back as it was, whatever the kind, except that a piece
+which the vocabulary cannot spell comes back as U+FFFD (see ``normal_form``). Special tokens stand for no bytes and have
+the first ids; no text ever encodes to one of them, not even a text that spells its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
+SPECIALS = (PAD, UNK, BOS, EOS)  # ids 0 to 3; a kind that spells every text has no UNK, and ids 0 to 2
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how an unknown piece is decoded
+
+Side = Literal["left", "right"]
+
+
+class Tokenizer(ABC):
+    """From text to token ids and back; saved as a ``tokenizer.json`` that the `tokenizers` library opens too."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, tokens: Sequence[str], token_bytes: Sequence[bytes]) -> None:
+        """``tokens``: the vocabulary as its file has it, by id; ``token_bytes``: what each of them stands for."""
+        ids = {token: index for index, token in enumerate(tokens)}
+        self.tokens = list(tokens)
+        self.pad_id, self.bos_id, self.eos_id = ids[PAD], ids[BOS], ids[EOS]
+        self.unk_id: int | None = ids.get(UNK)
+        self.special_ids = tuple(ids[special] for special in SPECIALS if special in ids)
+        self._bytes = list(token_bytes)
+        for special_id in self.special_ids:
+            self._bytes[special_id] = UNKNOWN.encode() if special_id == self.unk_id else b""
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.tokens)
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text's tokens, without marks of beginning and end."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """``encode`` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that the tokens stand for; padding and the marks of beginning and end stand for none.
+
+        Bytes that are not UTF-8 come out as U+FFFD. To decode token by token, feed ``token_bytes`` to an incremental
+        UTF-8 decoder: a character may be spelt by several tokens.
+        """
+        return b"".join([self._bytes[index] for index in ids]).decode("utf-8", "replace")
+
+    def token_bytes(self, index: int) -> bytes:
+        """What a token stands for: nothing for a special token, U+FFFD for the unknown one."""
+        return self._bytes[index]
+
+    def token_text(self, index: int) -> str:
+        """A token decoded alone."""
+        return self.decode([index])
+
+    def token(self, index: int) -> str:
+        """A token in print: a special one's name, else its text with blanks and broken bytes made visible."""
+        if index in self.special_ids:
+            return self.tokens[index]
+        text = self._bytes[index].decode("utf-8", "backslashreplace").replace(" ", "␣")
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+    def normal_form(self, text: str) -> str:
+        """What is left of a text after encoding and decoding: the text itself, but for pieces that are unknown."""
+        return self.decode(self.encode(text))
+
+    @abstractmethod
+    def unknown_bytes(self, text: str) -> int:
+        """How many of a text's UTF-8 bytes lie in pieces that the vocabulary cannot spell."""
+
+    def pad(
+        self, batch: Sequence[Sequence[int]], length: int | None = None, side: Side = "right"
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Rows of one length, and their mask: 1 for a token, 0 for padding.
+
+        ``length`` None: that of the longest row. Raises ValueError for a row that is longer.
+        """
+        longest = max(map(len, batch), default=0)
+        length = longest if length is None else length
+        if longest > length:
+            raise ValueError(f"a row of {longest} tokens does not fit in {length}: truncate it first")
+        rows, mask = [], []
+        for ids in batch:
+            padding, ones, zeros = [self.pad_id] * (length - len(ids)), [1] * len(ids), [0] * (length - len(ids))
+            rows.append([*ids, *padding] if side == "right" else [*padding, *ids])
+            mask.append(ones + zeros if side == "right" else zeros + ones)
+        return rows, mask
+
+    def truncate(self, ids: Sequence[int], length: int, side: Side = "right") -> list[int]:
+        """At most ``length`` tokens; the others are cut off at ``side``."""
+        return list(ids[:length]) if side == "right" else list(ids[max(len(ids) - length, 0) :])
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """The ``tokenizer.json``: the same text for the same tokenizer, always."""
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(self.to_json().encode())

@@ -1,0 +1,57 @@
+"""How a vocabulary is built: one config a kind, chosen by ``kind``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from slm_model.artifact import Config
+
+
+class SampleConfig(Config):
+    """What every kind of vocabulary is set by: which training stories it counts."""
+
+    max_sample_bytes: int = Field(
+        64_000_000, ge=1, description="UTF-8 bytes of training stories to learn from, about; more are sampled."
+    )
+    sample_seed: int = Field(0, ge=0, description="Which stories are sampled where there are more than that.")
+
+
+class CharConfig(SampleConfig):
+    """A token for every character."""
+
+    module: ClassVar[str | None] = "slm_model.tokenizer.char"
+    kind: Literal["char"] = "char"
+    size: int | None = Field(None, ge=1, description="Tokens at most, the commonest first; none: every character.")
+    min_count: int = Field(1, ge=1, description="Times a character must occur to be in the vocabulary.")
+
+
+class WordConfig(SampleConfig):
+    """A token for every word, with the space before it."""
+
+    module: ClassVar[str | None] = "slm_model.tokenizer.word"
+    kind: Literal["word"] = "word"
+    size: int | None = Field(8192, ge=1, description="Tokens at most, the commonest first; none: every word.")
+    min_count: int = Field(2, ge=1, description="Times a word must occur to be in the vocabulary.")
+
+
+class BpeConfig(SampleConfig):
+    """Byte-level byte-pair encoding: spells every text."""
+
+    module: ClassVar[str | None] = "slm_model.tokenizer.bpe"
+    kind: Literal["bpe"] = "bpe"
+    size: int = Field(2048, ge=1, description="Tokens at most; fewer where the stories run out of pairs to merge.")
+    min_count: int = Field(2, ge=1, description="Times a pair must occur to be merged.")
+
+
+class WordPieceConfig(SampleConfig):
+    """WordPiece: words in pieces, the longest known piece first."""
+
+    module: ClassVar[str | None] = "slm_model.tokenizer.wordpiece"
+    kind: Literal["wordpiece"] = "wordpiece"
+    size: int = Field(2048, ge=1, description="Tokens at most; fewer where the stories run out of pairs to merge.")
+    min_count: int = Field(2, ge=1, description="Times a character, and a pair to be merged, must occur.")
+
+
+VocabConfig = Annotated[CharConfig | WordConfig | BpeConfig | WordPieceConfig, Field(discriminator="kind")]
