@@ -117,9 +117,9 @@ class Recipe(BaseModel):
     inputs: list[InputRef]
 
     def key(self) -> str:
-        """Hex sha256 over the recipe; inputs enter by the digest of their bytes, not by their keys."""
+        """128 bits of a sha256 over the recipe, in hex; inputs enter by their bytes' digest, not by their keys."""
         identity = self.model_dump(exclude={"inputs"}) | {"inputs": [[i.stage, i.digest] for i in self.inputs]}
-        return hash_json(identity)
+        return hash_json(identity)[:32]
 
 
 class Accepted(BaseModel):
@@ -232,8 +232,8 @@ class StageRun:
     """How a stage is carried out. None of it changes what is left, and none of it enters a key.
 
     ``report(step, values)``: progress and measurements, for whoever listens. ``should_stop()``: a request to leave as
-    soon as the work can be taken up again later; a stage that heeds it raises Stopped. ``resume``: a folder beside the data
-    files that outlives a killed run and is gone when the stage has finished; None where nothing is kept.
+    soon as the work can be taken up again later; a stage that heeds it raises Stopped. ``resume``: a folder beside the
+    data files that outlives a killed run and is gone when the stage has finished; None where nothing is kept.
     """
 
     executor: Executor | None = None  # None: work in this process
@@ -280,12 +280,22 @@ def content_digest(files: Sequence[FileRecord]) -> str:
     return hash_json(data)
 
 
+def seal_manifest(manifest: Manifest) -> bytes:
+    """The manifest as it stands on disk: JSON with a sha256 over all the rest, so that damage to it is seen too."""
+    content = manifest.model_dump(mode="json")
+    return (json.dumps({"seal": hash_json(content)} | content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished folder. Raises ArtifactDamaged if there is none or it cannot be read."""
+    """The manifest of a finished folder. Raises ArtifactDamaged if there is none, or not the one that was written."""
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        seal = content.pop("seal")
+        if seal != hash_json(content):
+            raise ArtifactDamaged(path, "its bytes are not those that were written (the seal differs)")
+        return Manifest.model_validate(content)
     except FileNotFoundError:
         raise ArtifactDamaged(path, "the manifest is missing") from None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactDamaged(path, f"the manifest cannot be read ({str(error).splitlines()[0]})") from None

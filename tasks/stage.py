@@ -1,0 +1,344 @@
+"""A stage: a library function under a key. The one place where it is decided whether a result can be used again.
+
+key    = hash(stage, settings, code it depends on, libraries, bytes of its inputs)
+lock   one writer a key; whoever waited finds a hit
+look   a hit is verified before it is trusted; a damaged one is set aside and made again
+make   in a ``.partial`` folder; manifest last; then the name
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from slm_model.artifact import (
+    Accepted,
+    Artifact,
+    ArtifactDamaged,
+    Config,
+    Input,
+    InputRef,
+    Manifest,
+    Recipe,
+    StageRun,
+    UserError,
+    canonical_json,
+    content_digest,
+)
+from tasks.code_digest import CodeBase
+from tasks.home import REPOSITORY
+from tasks.placement import Placement
+from tasks.store import Store, records_of
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[A]):
+    """A library function made a stage. Functions and classes are named ``module:name`` and imported only to run."""
+
+    name: str
+    function: str
+    artifact: str
+    headline: Callable[[A], str]  # the main figure, for one line in the terminal
+    listen: str | None = None  # a context manager, (Making) -> StageRun, around the function: tracking, signals
+    report: str | None = None  # (artifact) -> Markdown, for Prefect's page of the run
+    retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
+    timeout_seconds: float | None = None
+    tags: tuple[str, ...] = ()
+
+    def kind(self) -> type[A]:
+        return load(self.artifact)  # type: ignore[no-any-return]
+
+
+def load(reference: str) -> Any:
+    """The object that ``module:name`` refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[A]):
+    """What came of a stage: its artifact, whether it was there already, and why it was made if it was."""
+
+    stage: Stage[A]
+    artifact: A
+    cached: bool
+    seconds: float
+    reason: str = ""
+
+
+class Watcher(Protocol):
+    """Whoever looks on: the terminal, Prefect's pages, nobody."""
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None: ...
+    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None: ...
+    def finished(self, outcome: Outcome[Any]) -> None: ...
+
+
+class Nobody:
+    """The watcher that does not look."""
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None: ...
+    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None: ...
+    def finished(self, outcome: Outcome[Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Making:
+    """A stage that is about to run: what a listener needs to record it."""
+
+    recipe: Recipe
+    key: str
+    args: tuple[Any, ...]
+    run: StageRun
+    root: Path
+
+
+@dataclass
+class Engine:
+    """Runs stages against a store."""
+
+    store: Store
+    code: CodeBase
+    placement: Placement = field(default_factory=Placement)
+    watcher: Watcher = field(default_factory=Nobody)
+
+    @classmethod
+    def at(cls, root: Path, placement: Placement | None = None, watcher: Watcher | None = None) -> Engine:
+        """An engine whose artifacts stand below ``root``, for the code of this repository."""
+        code = CodeBase(REPOSITORY, memory=root / ".cache" / "code.json")
+        return cls(Store(root), code, placement or Placement(), watcher or Nobody())
+
+    def recipe(self, stage: Stage[Any], args: tuple[Any, ...]) -> Recipe:
+        """All that the stage's key is made of."""
+        configs, inputs = settings_and_inputs(args)
+        roots = [stage.function.partition(":")[0], *opens_with(args)]
+        closure = self.code.closure(roots)
+        return Recipe(
+            stage=stage.name,
+            configs=[json.loads(canonical_json(config.identity())) for config in configs],
+            code=closure.code,
+            libraries=closure.libraries,
+            inputs=[InputRef(stage=i.stage, key=i.key, digest=i.digest) for i in inputs],
+        )
+
+    def run(self, stage: Stage[A], *args: Any) -> Outcome[A]:
+        """The stage's artifact, made if no trustworthy one is there.
+
+        Raises UserError for a user's mistake, Stopped if it was asked to leave, and ArtifactDamaged if an input turned
+        out to be damaged while it was read: ``set_aside`` it and begin again.
+        """
+        began = time.perf_counter()
+        recipe = self.recipe(stage, args)
+        key = recipe.key()
+        with self.store.lock(stage.name, key):
+            reason = ""
+            try:
+                found = self.store.open(stage.kind(), stage.name, key)
+            except ArtifactDamaged as damaged:
+                aside = self.store.set_aside(stage.name, key)
+                found, reason = None, f"{damaged.reason}; set aside as {aside.name}"
+            if found is not None:
+                outcome = Outcome(stage, found, True, time.perf_counter() - began)
+            else:
+                reason = reason or explain(recipe, self.store)
+                self.watcher.started(stage, key, reason)
+                made = self._make(stage, recipe, key, args)
+                outcome = Outcome(stage, made, False, time.perf_counter() - began, reason)
+        self.code.remember()
+        self.watcher.finished(outcome)
+        return outcome
+
+    def set_aside(self, damaged: ArtifactDamaged) -> bool:
+        """Take the artifact that a reader found damaged out of use. False if it is none of this store's."""
+        owner = self.store.owner(damaged.path)
+        if owner is None or not self.store.folder(*owner).exists():
+            return False
+        with self.store.lock(*owner):
+            self.store.set_aside(*owner)
+        return True
+
+    def accept(self, stage: Stage[Any], *args: Any) -> Manifest:
+        """Take over an artifact of the same settings and inputs, made by other code, on a person's word.
+
+        Raises UserError if there is nothing to accept.
+        """
+        recipe = self.recipe(stage, args)
+        key = recipe.key()
+        with self.store.lock(stage.name, key):
+            if self.store.look(stage.name, key).manifest:
+                raise UserError(f"{stage.name} has a result made by the present code: there is nothing to accept")
+            old = newest_alike(recipe, self.store)
+            if old is None:
+                raise UserError(
+                    f"no {stage.name} result with these settings and inputs was made by other code: run it instead"
+                )
+            out, _ = self.store.begin(stage.name, key)
+            shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
+            (out / "manifest.json").unlink()
+            files = records_of(out)
+            if content_digest(files) != old.digest:
+                self.store.abandon(stage.name, key)
+                raise UserError(f"the {stage.name} result {old.key} is damaged and cannot be accepted: run it again")
+            differs = code_differences(old.recipe, recipe)
+            word = Accepted(from_key=old.key, differs=differs, at=datetime.now(UTC).isoformat(timespec="seconds"))
+            manifest = old.model_copy(update={"key": key, "recipe": recipe, "files": files, "accepted": word})
+            self.store.publish(out, manifest)
+            return manifest
+
+    def _make(self, stage: Stage[A], recipe: Recipe, key: str, args: tuple[Any, ...]) -> A:
+        out, resume = self.store.begin(stage.name, key)
+        started, began = datetime.now(UTC), time.perf_counter()
+        try:
+            with self.placement.executor() as executor:
+                run = StageRun(
+                    executor=executor,
+                    device=self.placement.device,
+                    report=lambda step, values: self.watcher.progressed(stage, step, values),
+                    resume=resume,
+                )
+                making = Making(recipe, key, args, run, self.store.root)
+                listening: AbstractContextManager[StageRun] = (
+                    load(stage.listen)(making) if stage.listen else nullcontext(run)
+                )
+                with listening as run:
+                    made: A = load(stage.function)(out, *args, run=run)
+            files = records_of(out)
+            manifest = Manifest(
+                key=key,
+                digest=content_digest(files),
+                recipe=recipe,
+                facts=made.facts.model_dump(mode="json"),
+                files=files,
+                opens_with=opens_with(args),
+                environment=environment(),
+                started=started.isoformat(timespec="seconds"),
+                seconds=round(time.perf_counter() - began, 3),
+            )
+            folder = self.store.publish(out, manifest)
+        except Exception as error:
+            if is_disk_full(error):
+                raise UserError(
+                    f"the disk that holds {self.store.root} became full while {stage.name} wrote: make room and run "
+                    "again; nothing half-written was left behind"
+                ) from error
+            raise
+        finally:
+            self.store.abandon(stage.name, key)
+        return replace(made, folder=folder, manifest=manifest)
+
+
+def settings_and_inputs(args: tuple[Any, ...]) -> tuple[list[Config], list[Input]]:
+    """A stage's arguments, apart."""
+    return [a for a in args if isinstance(a, Config)], [a for a in args if not isinstance(a, Config)]
+
+
+def opens_with(args: tuple[Any, ...]) -> list[str]:
+    """The modules that kinds chose: in the settings, or in an input that runs code when it is opened."""
+    configs, inputs = settings_and_inputs(args)
+    chosen = [module for config in configs for module in config.modules()]
+    for artifact in inputs:
+        if isinstance(artifact, Artifact) and artifact.carries_code and artifact.manifest:
+            chosen += artifact.manifest.opens_with
+    return sorted(set(chosen))
+
+
+def explain(recipe: Recipe, store: Store) -> str:
+    """Why there is no result under the recipe's key: how it differs from the nearest one that there is."""
+    differences = [(recipe_differences(old.recipe, recipe), old.started) for old in store.manifests(recipe.stage)]
+    if not differences:
+        return "it has not run before"
+    nearest = min(sorted(differences, key=lambda pair: pair[1], reverse=True), key=lambda pair: len(pair[0]))[0]
+    return "; ".join(nearest[:4]) + (f"; and {len(nearest) - 4} more" if len(nearest) > 4 else "")
+
+
+def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
+    """What changed between two recipes of a stage, a phrase each."""
+    found = []
+    before, after = ({k: v for c in r.configs for k, v in flatten(c)} for r in (old, new))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            found.append(f"{name} was {before.get(name, 'not set')}, is {after.get(name, 'not set')}")
+    found += code_differences(old, new)
+    for i, new_input in enumerate(new.inputs):
+        if i >= len(old.inputs) or old.inputs[i].digest != new_input.digest:
+            found.append(f"{new_input.stage} left other bytes")
+    if old.format != new.format:
+        found.append("the artifact format changed")
+    return found or ["its inputs changed"]
+
+
+def code_differences(old: Recipe, new: Recipe) -> list[str]:
+    """Modules, data files and libraries that differ."""
+    found = []
+    for name in sorted(old.code.keys() | new.code.keys()):
+        if old.code.get(name) != new.code.get(name):
+            module, _, data = name.partition(":")
+            path = module.replace(".", "/") + ".py"
+            found.append(f"{Path(path).parent / data if data else path} changed")
+    for name in sorted(old.libraries.keys() | new.libraries.keys()):
+        if old.libraries.get(name) != new.libraries.get(name):
+            found.append(f"{name} was {old.libraries.get(name, 'unused')}, is {new.libraries.get(name, 'unused')}")
+    return found
+
+
+def newest_alike(recipe: Recipe, store: Store) -> Manifest | None:
+    """The newest result of the same settings and inputs, whatever its code."""
+    inputs = [i.digest for i in recipe.inputs]
+    alike = [
+        old
+        for old in store.manifests(recipe.stage)
+        if old.recipe.configs == recipe.configs and [i.digest for i in old.recipe.inputs] == inputs
+    ]
+    return max(alike, key=lambda old: old.started, default=None)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as (dotted name, value) pairs."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            pairs += flatten(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", list(value) if isinstance(value, tuple) else value))
+    return pairs
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error, of whichever library, says that the disk or the quota is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """What a manifest says of the machine and the code: beside the recipe, for a person to read."""
+    return {"python": platform.python_version(), "platform": platform.platform()} | git_state()
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """The commit that the code is at, and whether the tree differs from it; empty outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            ["git", "-C", str(REPOSITORY), "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}

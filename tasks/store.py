@@ -1,0 +1,170 @@
+"""Where finished artifacts stand: one folder a key, named only when whole, one writer at a time.
+
+    <root>/<stage>/<key>/            finished: data files, observations/, manifest.json
+    <root>/<stage>/<key>.partial/    being written; worth nothing
+    <root>/<stage>/<key>.resume/     what a killed stage needs to go on
+    <root>/<stage>/<key>.damaged/    set aside, for a person to look at
+
+The folder may stand on a local disk or a shared POSIX file system. Another kind of storage is a second class with
+these methods.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+from slm_model.artifact import (
+    MANIFEST,
+    Artifact,
+    ArtifactDamaged,
+    FileRecord,
+    Manifest,
+    difference,
+    hash_file,
+    read_manifest,
+    seal_manifest,
+)
+from tasks.files import sync, write_atomically
+
+A = TypeVar("A", bound=Artifact)
+
+HASH_UP_TO = 64 * 2**20  # bytes; a larger file is hashed on a hit only when its size, mtime or inode changed
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands under a key: a manifest with the names not hashed just now, or the reason why it cannot be used."""
+
+    manifest: Manifest | None = None
+    unhashed: frozenset[str] = frozenset()
+    damage: str | None = None  # None together with no manifest: nothing there
+
+
+class Store:
+    """The artifacts below ``root``."""
+
+    def __init__(self, root: Path, hash_up_to: int = HASH_UP_TO) -> None:
+        self.root, self.hash_up_to = root, hash_up_to
+
+    def folder(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def look(self, stage: str, key: str) -> Found:
+        """What stands under the key, verified as far as it is cheap; readers verify the rest."""
+        folder = self.folder(stage, key)
+        if not folder.exists():
+            return Found()
+        try:
+            manifest = read_manifest(folder)
+            if manifest.key != key or manifest.recipe.key() != key or manifest.recipe.stage != stage:
+                return Found(damage="its manifest is of another artifact")
+            unhashed = set()
+            for record in manifest.files:
+                if not self._trusted_as_it_stands(folder / record.name, record):
+                    if reason := difference(folder / record.name, record):
+                        return Found(damage=f"{record.name}: {reason}")
+                else:
+                    unhashed.add(record.name)
+        except ArtifactDamaged as damaged:
+            return Found(damage=f"{damaged.path.name}: {damaged.reason}")
+        return Found(manifest, frozenset(unhashed))
+
+    def open(self, kind: type[A], stage: str, key: str) -> A | None:
+        """The artifact under the key as ``kind``, or None. Raises ArtifactDamaged."""
+        found = self.look(stage, key)
+        if found.damage:
+            raise ArtifactDamaged(self.folder(stage, key), found.damage)
+        if found.manifest is None:
+            return None
+        facts = kind.facts_type.model_validate(found.manifest.facts)
+        return kind(self.folder(stage, key), facts, found.manifest, set(found.unhashed))
+
+    @contextmanager
+    def lock(self, stage: str, key: str) -> Iterator[None]:
+        """One writer a key: the others wait. A holder that is killed lets go."""
+        path = self.root / stage / f".{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path):
+            yield
+
+    def begin(self, stage: str, key: str) -> tuple[Path, Path]:
+        """An empty folder to fill, and the folder that outlives a killed run. Only under the lock."""
+        out = self.root / stage / f"{key}.partial"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        resume = self.root / stage / f"{key}.resume"
+        resume.mkdir(exist_ok=True)
+        return out, resume
+
+    def abandon(self, stage: str, key: str) -> None:
+        """Nothing half-written stays; what a later run needs to go on does."""
+        shutil.rmtree(self.root / stage / f"{key}.partial", ignore_errors=True)
+        resume = self.root / stage / f"{key}.resume"
+        if resume.exists() and not any(resume.iterdir()):
+            resume.rmdir()
+
+    def publish(self, out: Path, manifest: Manifest) -> Path:
+        """Manifest last, everything on disk, then the name. Only under the lock, and only if nothing has the name."""
+        folder = self.folder(manifest.recipe.stage, manifest.key)
+        if folder.exists():
+            shutil.rmtree(out)
+            return folder
+        for path in sorted(out.rglob("*")):
+            sync(path)
+        write_atomically(out / MANIFEST, seal_manifest(manifest))
+        out.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(folder.with_name(f"{manifest.key}.resume"), ignore_errors=True)
+        return folder
+
+    def set_aside(self, stage: str, key: str) -> Path:
+        """Take a damaged artifact out of use; the last one so taken is kept for a person to look at."""
+        folder = self.folder(stage, key)
+        aside = folder.with_name(f"{key}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        return aside
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """Manifests of all finished artifacts, or those of one stage; unreadable ones are passed over."""
+        for path in sorted(self.root.glob(f"{stage or '*'}/*/{MANIFEST}")):
+            if path.parent.suffix == "":
+                try:
+                    yield read_manifest(path.parent)
+                except ArtifactDamaged:
+                    continue
+
+    def owner(self, path: Path) -> tuple[str, str] | None:
+        """Stage and key of the artifact that a path lies in."""
+        if not path.is_relative_to(self.root):
+            return None
+        parts = path.relative_to(self.root).parts
+        return (parts[0], parts[1]) if len(parts) >= 2 else None
+
+    def _trusted_as_it_stands(self, path: Path, record: FileRecord) -> bool:
+        if record.size <= self.hash_up_to or not path.is_file():
+            return False
+        stat = path.stat()
+        return (stat.st_size, stat.st_mtime_ns, stat.st_ino) == (record.size, record.mtime_ns, record.inode)
+
+
+def records_of(out: Path) -> list[FileRecord]:
+    """A record for every file below a folder that is being finished."""
+    return [
+        FileRecord(
+            name=path.relative_to(out).as_posix(),
+            size=(stat := path.stat()).st_size,
+            sha256=hash_file(path),
+            mtime_ns=stat.st_mtime_ns,
+            inode=stat.st_ino,
+        )
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    ]
