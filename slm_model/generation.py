@@ -1,0 +1,218 @@
+"""Stories from a model: how the next token is drawn, and the loop that draws one after another with a cache.
+
+Past the network's context the story goes on in a sliding window: the last half of the context is read again into a
+new cache, and grows from there. A prompt longer than the context keeps its last tokens, and says how many went.
+"""
+
+# B stories told at once, T tokens, V vocabulary, K tokens among which is drawn
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slm_model.data.normalise import normalise
+from slm_model.networks.base import Cache, Network
+from slm_model.sampling import SamplingConfig, Story
+from slm_model.tokenizer.base import Tokenizer
+
+LIKELIEST = 256  # top-p seldom needs more candidates; sorting a vocabulary of 32,000 costs as much as a small network
+PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
+
+
+def sample(logits_V: Tensor, options: SamplingConfig, generator: torch.Generator, seen: Sequence[int] = ()) -> int:
+    """The next token. ``seen``: the tokens that the repetition penalty falls on.
+
+    Draws one number from ``generator``, and none at temperature 0. Raises ValueError if the logits are not finite.
+    """
+    return choose(logits_V[None], options, [generator], [seen])[0]
+
+
+def choose(
+    logits_BV: Tensor, options: SamplingConfig, generators: Sequence[torch.Generator], seen: Sequence[Sequence[int]]
+) -> list[int]:
+    """``sample`` for each row, with a generator of its own."""
+    logits_BV = logits_BV.double()
+    if options.repetition_penalty != 1:
+        logits_BV = _penalised(logits_BV, options.repetition_penalty, seen)
+    if options.temperature == 0:
+        return _ints(logits_BV.argmax(-1))
+    tokens_BK, shares_BK = candidates(logits_BV, options)
+    cumulative_BK = shares_BK.cumsum(-1)
+    total_B1 = cumulative_BK[:, -1:]
+    if not total_B1.isfinite().all():
+        raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
+    draws = [torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators]
+    below_total_B1 = torch.nextafter(total_B1, torch.zeros(()).double())
+    targets_B1 = torch.minimum(torch.stack(draws) * total_B1, below_total_B1)
+    chosen_B1 = torch.searchsorted(cumulative_BK, targets_B1, right=True)
+    return _ints(tokens_BK.gather(-1, chosen_B1)[:, 0])
+
+
+def candidates(logits_BV: Tensor, options: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """The tokens that may come next, and their shares (they need not sum to 1; 0: filtered out)."""
+    scaled_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / options.temperature
+    shares_BK = scaled_BV.softmax(-1)
+    vocab_size = shares_BK.shape[-1]
+    tokens_BK = torch.arange(vocab_size).expand_as(shares_BK)
+    if options.top_k is not None or options.top_p < 1:
+        all_BV = shares_BK
+        shares_BK, tokens_BK = all_BV.topk(min(options.top_k or LIKELIEST, vocab_size))
+        if options.top_k is not None:
+            shares_BK = shares_BK / shares_BK.sum(-1, keepdim=True)
+        elif shares_BK.sum(-1).min() < options.top_p:
+            shares_BK, tokens_BK = all_BV.sort(descending=True)
+        likelier_BK = shares_BK.cumsum(-1) - shares_BK
+        shares_BK = shares_BK.where(likelier_BK < options.top_p, 0.0)
+    if options.min_p > 0:
+        shares_BK = shares_BK.where(shares_BK >= options.min_p * shares_BK.amax(-1, keepdim=True), 0.0)
+    return tokens_BK, shares_BK
+
+
+def _penalised(logits_BV: Tensor, penalty: float, seen: Sequence[Sequence[int]]) -> Tensor:
+    logits_BV = logits_BV.clone()
+    for logits_V, tokens in zip(logits_BV, seen, strict=True):
+        index = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+        logits = logits_V[index]
+        logits_V[index] = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return logits_BV
+
+
+def _ints(tokens_B: Tensor) -> list[int]:
+    return [int(token) for token in tokens_B.tolist()]
+
+
+class _Telling:
+    """A story while it is told."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str, context: int, options: SamplingConfig, index: int) -> None:
+        self.tokenizer, self.options = tokenizer, options
+        self.prompt = normalise(prompt)
+        ids = [tokenizer.bos_id, *tokenizer.encode(self.prompt)]
+        self.dropped_tokens = max(0, len(ids) - context)
+        self.ids = ids[self.dropped_tokens :]
+        self.prompt_length = len(self.ids)
+        seed = hashlib.sha256(f"{options.seed} {index}".encode()).digest()[:8]
+        self.generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+        self.ended: Literal["eos", "stop", "max_tokens"] | None = None
+        self.added = ""  # text after the prompt that no later token can change
+        self._held = ""  # text after that, with which a stop string may begin
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps the bytes of a half-told character
+
+    def add(self, token: int) -> None:
+        """One more token."""
+        self.ids.append(token)
+        if token == self.tokenizer.eos_id:
+            self.ended = "eos"
+        elif len(self.ids) - self.prompt_length == self.options.max_tokens:
+            self.ended = "max_tokens"
+        text = self._held + self._decoder.decode(self.tokenizer.token_bytes(token))
+        stops = [place for stop in self.options.stop if (place := text.find(stop)) >= 0]
+        if stops:
+            text, self.ended = text[: min(stops)], "stop"
+        held = 0 if self.ended else _begun(text, self.options.stop)
+        released = len(text) - held
+        self.added, self._held = self.added + text[:released], text[released:]
+
+    def story(self) -> Story:
+        """The finished story."""
+        assert self.ended is not None
+        return Story(
+            prompt=self.prompt,
+            text=self.prompt + self.added,
+            ended=self.ended,
+            num_tokens=len(self.ids) - self.prompt_length,
+            unknown_bytes=self.tokenizer.unknown_bytes(self.prompt),
+            dropped_tokens=self.dropped_tokens,
+        )
+
+
+def _begun(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of the text with which a stop string begins."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
+
+class Generator:
+    """Tells stories with a network and its tokenizer."""
+
+    def __init__(self, network: Network, tokenizer: Tokenizer, batch_size: int = 64) -> None:
+        """``batch_size``: most stories told at once; it bounds the memory."""
+        self.network, self.tokenizer, self.batch_size = network.eval(), tokenizer, batch_size
+        self.never = torch.tensor([i for i in tokenizer.special_ids if i != tokenizer.eos_id], device=network.device)
+
+    def generate(self, prompts: Sequence[str], options: SamplingConfig, num: int = 1) -> list[Story]:
+        """``num`` stories a prompt, those of the first prompt first.
+
+        Story i of a prompt draws from a generator of its own, seeded from ``(options.seed, i)``: it comes out the same
+        whichever others are told beside it (but for the rounding of a network that adds up in another order in another
+        batch). An empty prompt starts from the beginning mark alone.
+        """
+        all_tellings = [self._telling(prompt, options, index) for prompt in prompts for index in range(num)]
+        for start in range(0, len(all_tellings), self.batch_size):
+            for _ in self._tell(all_tellings[start : start + self.batch_size], options):
+                pass
+        return [telling.story() for telling in all_tellings]
+
+    def stream(self, prompt: str, options: SamplingConfig) -> Iterator[str]:
+        """The text of ``generate([prompt], options)[0]`` in pieces as they come, the prompt first."""
+        telling = self._telling(prompt, options, 0)
+        if telling.prompt:
+            yield telling.prompt
+        given = 0
+        for _ in self._tell([telling], options):
+            if len(telling.added) > given:
+                yield telling.added[given:]
+                given = len(telling.added)
+
+    def _telling(self, prompt: str, options: SamplingConfig, index: int) -> _Telling:
+        return _Telling(self.tokenizer, prompt, self.network.context, options, index)
+
+    def _tell(self, tellings: list[_Telling], options: SamplingConfig) -> Iterator[None]:
+        """Add to every story until its end, pausing after each token.
+
+        The stories go forward in step, all at the same position: a longer prompt gives its own next token where a
+        shorter one already draws. So no padding is needed, and the window slides for a story where it would alone.
+        """
+        context = self.network.context
+        length = min(len(telling.ids) for telling in tellings)  # tokens that the network is to have read
+        start = read = 0  # where the window begins, and how far it was read
+        cache = self.network.new_cache(len(tellings))
+        while True:
+            if length - start > context:
+                start = read = length - context // 2
+                cache = self.network.new_cache(len(tellings))
+            logits_BV = self._read([telling.ids[read:length] for telling in tellings], cache)
+            read = length
+            drawing = [row for row, telling in enumerate(tellings) if len(telling.ids) == length]
+            if drawing:
+                tokens = choose(
+                    logits_BV[drawing],
+                    options,
+                    [tellings[row].generator for row in drawing],
+                    [tellings[row].ids for row in drawing],
+                )
+                for row, token in zip(drawing, tokens, strict=True):
+                    tellings[row].add(token)
+            yield
+            length += 1
+            going_on = [row for row, telling in enumerate(tellings) if telling.ended is None]
+            if not going_on:
+                return
+            if len(going_on) < len(tellings):
+                tellings = [tellings[row] for row in going_on]
+                cache = cache.select(torch.tensor(going_on, device=self.network.device))
+
+    @torch.inference_mode()
+    def _read(self, ids_BT: list[list[int]], cache: Cache) -> Tensor:
+        """Logits of the token after these, on the CPU; marks that no story contains are out of the question."""
+        step = max(1, PREFILL_LOGITS // (len(ids_BT) * self.network.vocab_size))
+        tokens_BT = torch.tensor(ids_BT, device=self.network.device)
+        for start in range(0, tokens_BT.shape[1], step):
+            logits_BTV, _ = self.network(tokens_BT[:, start : start + step], cache)
+        logits_BV: Tensor = logits_BTV[:, -1].float()
+        return logits_BV.index_fill(-1, self.never, -torch.inf).cpu()
