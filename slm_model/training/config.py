@@ -1,0 +1,80 @@
+"""How a network is trained: budget, optimizer, schedule, cadence and numerics."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from slm_model.artifact import Config
+
+
+class OptimizerConfig(Config):
+    """AdamW (Loshchilov and Hutter, 2019); weight decay on matrices alone."""
+
+    learning_rate: float = Field(6e-3, gt=0, description="Peak learning rate, reached when warm-up ends.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's running mean.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient's running mean.")
+    epsilon: float = Field(1e-8, gt=0, description="Added to the root of the squared gradient's running mean.")
+    weight_decay: float = Field(0.1, ge=0, description="Decay of the matrices, times the learning rate, a step.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Gradients are scaled down to this norm. None: never.")
+
+
+class ScheduleConfig(Config):
+    """The learning rate's way: linear warm-up from zero, then decay to a floor at the last step."""
+
+    warmup_steps: int = Field(50, ge=0, description="Optimizer steps of linear warm-up from zero.")
+    decay: Literal["linear", "cosine"] = Field(
+        "cosine", description="Shape of the decay, from the first to the last step."
+    )
+    floor: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak.")
+
+
+class NumericsConfig(Config):
+    """What can change a weight's last bit. What is asked for is identity; what ``auto`` came to is recorded."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of products in training; weights stay fp32. auto: bf16 on cuda, fp32 elsewhere."
+    )
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile. auto: off.")
+    num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
+        "auto", description="Threads of one operation on a CPU. auto: as many as torch finds."
+    )
+
+
+class TrainConfig(Config):
+    """A training: how long, in what steps, how watched.
+
+    The budget is the smallest of ``max_steps``, ``max_tokens`` and ``max_minutes`` that is given; if none is, one pass
+    over the training stories. Whoever puts settings on top of a preset drops the preset's budgets when any of
+    ``budgets`` is given anew: five minutes asked for are five minutes, whatever the preset's steps were.
+    """
+
+    budgets: ClassVar[tuple[str, ...]] = ("max_steps", "max_tokens", "max_minutes")
+    not_identity: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})
+
+    max_steps: int | None = Field(None, ge=1, description="Budget in optimizer steps. None: not limited by steps.")
+    max_tokens: int | None = Field(None, ge=1, description="Budget in trained tokens. None: not limited by tokens.")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Budget in minutes of training from the first step, without validation, sample stories and "
+        "checkpoints; a short calibration turns it into steps once. None: not limited by time.",
+    )
+    batch_size: int = Field(16, ge=1, description="Rows in a batch; each is as long as the network's context.")
+    accumulation: int = Field(1, ge=1, description="Batches whose gradients are averaged in one optimizer step.")
+    seed: int = Field(0, ge=0, lt=1 << 31, description="Decides initial weights, order of stories and dropout.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over the training.")
+    numerics: NumericsConfig = Field(NumericsConfig(), description="Device and arithmetic.")
+    num_validations: int = Field(
+        10, ge=1, description="Validations, evenly spaced and the last one at the end; sample stories are told at each."
+    )
+    sample_prompts: tuple[str, ...] = Field(
+        ("Once upon a time", "One day, a little girl named"), description="How the sample stories begin."
+    )
+    sample_tokens: int = Field(200, ge=0, description="Most tokens of a sample story. 0: no sample stories.")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="Seconds between two states from which a killed training goes on. 0: after every step."
+    )
