@@ -1,0 +1,54 @@
+"""Settings of the cleaning and splitting stages."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from slm_model.artifact import Config
+
+
+class CleanConfig(Config):
+    """Which stories are kept. Lengths are in characters of the normalised text; see filters.py for what is measured."""
+
+    min_chars: int = Field(100, ge=1, description="Shortest story kept, in characters.")
+    max_chars: int = Field(8000, ge=1, description="Longest story kept, in characters.")
+    reject_cut_off: bool = Field(True, description="Reject a story that does not end as a sentence does.")
+    max_foreign_share: float = Field(
+        0.02, ge=0, le=1, description="Most letters outside a-z that a story may have, as a share of its letters."
+    )
+    reject_markup: bool = Field(True, description="Reject a story with remains of HTML, Markdown, links or code.")
+    max_repeated_share: float = Field(
+        0.3, ge=0, le=1, description="Most characters that may stand in repeated sentences, as a share of the story."
+    )
+    reject_duplicates: bool = Field(True, description="Keep one story of those that are equal once normalised.")
+
+    @model_validator(mode="after")
+    def _lengths_in_order(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars ({self.min_chars}) must not be greater than max_chars ({self.max_chars})")
+        return self
+
+
+class SplitConfig(Config):
+    """How stories are shared out. A story's side depends on its own text and the seed alone."""
+
+    validation_share: float = Field(
+        0.02, gt=0, lt=1, description="Share of the training stories that are held out to steer training."
+    )
+    test_share: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description="Share held out for the test, where the source has no held-out stories of its own.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the hash that shares stories out.")
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"validation_share and test_share ({self.validation_share} + {self.test_share}) leave nothing"
+            )
+        return self

@@ -1,0 +1,91 @@
+"""Stories on disk: as the source had them, as cleaning left them, and shared out among the sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from slm_model.artifact import Artifact, Facts
+
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
+STORIES_PER_PART = 8192  # the unit of parallel work: some 7 MB of text, half a second of cleaning
+
+
+class RawFacts(Facts):
+    description: str  # of the pinned source
+    files: dict[str, str]  # where an origin that begins with the key was read; empty for other sources
+    num_stories: int
+    num_null: int  # stories that the source had no text for; they stand as empty ones
+    num_bytes: int  # UTF-8
+    by_split: dict[str, int]
+
+
+class RawStories(Artifact):
+    """Parts ``raw-00000.parquet``: text, split (as the source has it), origin (where the source has it)."""
+
+    stage: ClassVar[str] = "download"
+    facts_type: ClassVar[type[Facts]] = RawFacts
+
+    def parts(self) -> list[Path]:
+        return self.files("raw-")
+
+
+class StoriesFacts(Facts):
+    num_raw: int  # == num_stories + sum(rejected.values())
+    num_stories: int
+    rejected: dict[str, int]  # reason -> stories
+    repaired: dict[str, int]  # kind of damage -> kept stories that had it
+    by_split: dict[str, int]  # kept, by the source's split
+    num_bytes: int  # UTF-8, kept
+    length_quantiles: dict[str, int]  # UTF-8 bytes of kept stories at 0, 0.05, 0.25, 0.5, 0.75, 0.95 and 1
+
+
+class Stories(Artifact):
+    """Parts ``stories-00000.parquet``: id, text, split, repairs. Beside them ``rejected.parquet``: text, split, origin,
+    reason, duplicate_of (the id of the story kept instead).
+
+    An id is the first 16 hex digits of the sha256 of the normalised text: equal stories, equal ids, anywhere.
+    """
+
+    stage: ClassVar[str] = "clean"
+    facts_type: ClassVar[type[Facts]] = StoriesFacts
+
+    def parts(self) -> list[Path]:
+        return self.files("stories-")
+
+    def rejected(self) -> Path:
+        return self.file("rejected.parquet")
+
+
+class SplitsFacts(Facts):
+    num_stories: dict[str, int]  # side -> stories
+    num_bytes: dict[str, int]  # side -> UTF-8 bytes
+    test_from: Literal["source", "share"]  # the source's own held-out stories, or a share by hash
+    test_digest: str  # over the ordered ids of the test stories: the identity of the test set
+
+
+class Splits(Artifact):
+    """Parts ``train-00000.parquet``, ``validation-...`` and ``test-...``: id, text. No story stands on two sides."""
+
+    stage: ClassVar[str] = "split"
+    facts_type: ClassVar[type[Facts]] = SplitsFacts
+
+    def parts(self, side: Side) -> list[Path]:
+        return self.files(f"{side}-")
+
+    def texts(self, side: Side) -> Iterator[str]:
+        """The stories of a side, in its order."""
+        return self._column(side, "text")
+
+    def ids(self, side: Side) -> Iterator[str]:
+        """The ids of the stories of a side, in its order."""
+        return self._column(side, "id")
+
+    def _column(self, side: Side, name: str) -> Iterator[Any]:
+        from slm_model.data.parquet import read_batches
+
+        for path in self.parts(side):
+            for batch in read_batches(path, [name]):
+                yield from batch.column(0).to_pylist()
