@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,6 +29,11 @@ class StoryScore:
     def bits(self) -> float:
         """Bits to send this story: those of its tokens, and 8 for each byte that its tokens cannot spell."""
         return self.nats / math.log(2) + UNKNOWN_BITS * self.unknown_bytes
+
+
+def bits_per_byte(scores: Sequence[StoryScore]) -> float:
+    """Bits to send all of these stories, by a byte of their text."""
+    return math.fsum(score.bits for score in scores) / sum(score.num_bytes for score in scores)
 
 
 class PositionLoss(BaseModel):
