@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from slm_model.artifact import Config, UserError
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
+from slm_model.tokenizer.document import kind_of
 
-EVERY_CHARACTER = r"[\s\S]"  # the pattern by which a vocabulary of characters is known from one of words
 KINDS: dict[str, type[Config]] = {
     "char": CharConfig,
     "word": WordConfig,
@@ -29,16 +28,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
     try:
-        config = KINDS[_kind(document)]()
+        config = KINDS[kind_of(document)]()
         tokenizer: Tokenizer = config.implementation().open_json(document)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is no tokenizer of ours ({error!r}): {remedy}") from None
     return tokenizer
-
-
-def _kind(document: Any) -> str:
-    """The kind, by the file's own structure: the library leaves no room for a name of ours."""
-    model = str(document["model"]["type"])
-    if model == "WordLevel":
-        return "char" if document["pre_tokenizer"]["pattern"]["Regex"] == EVERY_CHARACTER else "word"
-    return model.lower()

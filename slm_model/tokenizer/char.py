@@ -1,0 +1,35 @@
+"""Characters: the smallest vocabulary, and the longest sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from slm_model.artifact import UserError
+from slm_model.tokenizer.base import SPECIALS, Tokenizer
+from slm_model.tokenizer.config import CharConfig
+from slm_model.tokenizer.document import EVERY_CHARACTER, tokens_of
+from slm_model.tokenizer.pieces import PieceTokenizer, count_pieces, most_common
+
+
+class CharTokenizer(PieceTokenizer):
+    kind = "char"
+
+    def split(self, text: str) -> Iterable[str]:
+        return text
+
+
+def build(texts: Iterable[str], config: CharConfig) -> Tokenizer:
+    """Every character that occurs often enough. Raises UserError if ``size`` has no room for them."""
+    characters = most_common(count_pieces(texts, list), config.min_count)
+    needed = len(characters) + len(SPECIALS)
+    if config.size is not None and config.size < needed:
+        raise UserError(
+            f"size {config.size} is smaller than the {needed} tokens that {len(characters)} characters and the special "
+            f"tokens need: raise size to {needed}, leave it out, or raise min_count ({config.min_count})"
+        )
+    return CharTokenizer([*SPECIALS, *characters], EVERY_CHARACTER)
+
+
+def open_json(document: Any) -> Tokenizer:
+    return CharTokenizer(tokens_of(document), EVERY_CHARACTER)

@@ -1,0 +1,60 @@
+"""A text in pieces, counted and looked up by hand: what characters, words and partly WordPiece share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from slm_model.artifact import UserError
+from slm_model.tokenizer.base import UNK, Tokenizer
+from slm_model.tokenizer.document import split_by, tokenizer_document, write
+
+# A word with its apostrophes ("don't") takes the space before it along, and so does any single character that is no
+# letter; what is left are spaces and line ends, one by one. So the pieces of a text, end to end, are the text.
+# The letters are listed, since Python's and the library's idea of a letter change with their Unicode versions.
+LETTER = "[A-Za-zÀ-ÖØ-öø-ɏ]"
+WORDS = rf" ?{LETTER}+(?:'{LETTER}+)*| ?[^ \n]|[ \n]"
+
+
+class PieceTokenizer(Tokenizer):
+    """Cuts a text into pieces, and looks each of them up. A piece that is not in the vocabulary is unknown."""
+
+    unk_id: int
+
+    def __init__(self, tokens: Sequence[str], pattern: str) -> None:
+        """``pattern``: a regular expression whose matches, end to end, are the text; each is a piece."""
+        super().__init__(tokens, [token.encode() for token in tokens])
+        self.pattern = pattern
+        self._ids = {token: index for index, token in enumerate(tokens) if index not in self.special_ids}
+
+    @abstractmethod
+    def split(self, text: str) -> Iterable[str]:
+        """The pieces of a text; joined they are the text."""
+
+    def encode(self, text: str) -> list[int]:
+        ids, unknown = self._ids, self.unk_id
+        return [ids.get(piece, unknown) for piece in self.split(text)]
+
+    def unknown_bytes(self, text: str) -> int:
+        return sum(len(piece.encode()) for piece in self.split(text) if piece not in self._ids)
+
+    def to_json(self) -> str:
+        vocab = {token: index for index, token in enumerate(self.tokens)}
+        model = {"type": "WordLevel", "vocab": vocab, "unk_token": UNK}
+        return write(tokenizer_document(model, split_by(self.pattern), [{"type": "Fuse"}]))
+
+
+def count_pieces(texts: Iterable[str], split: Callable[[str], Iterable[str]]) -> Counter[str]:
+    """How often each piece occurs. Raises UserError if there is none."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(split(text))
+    if not counts:
+        raise UserError("no training story holds any text, and a vocabulary needs some: check what split has left")
+    return counts
+
+
+def most_common(counts: Counter[str], min_count: int) -> list[str]:
+    """Pieces that occur ``min_count`` times, the commonest first, equally common ones by codepoint."""
+    return sorted((piece for piece in counts if counts[piece] >= min_count), key=lambda piece: (-counts[piece], piece))
