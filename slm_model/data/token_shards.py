@@ -1,0 +1,101 @@
+"""TokenShards: what the shard stage leaves, every story as token ids; and a side of it in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from slm_model.artifact import Artifact, Facts, UserError
+from slm_model.data.stories import Side
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class TokenShardsFacts(Facts):
+    """Counts are by side; tokens include a beginning and an end mark for every story."""
+
+    num_stories: dict[str, int]
+    num_tokens: dict[str, int]
+    num_bytes: dict[str, int]  # UTF-8
+    unknown_bytes: dict[str, int]  # of them, those that the vocabulary cannot spell
+    vocab_size: int
+    tokenizer_sha256: str
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    test_digest: str  # the identity of the test set, from the split
+
+
+@dataclass(frozen=True)
+class SideTokens:
+    """A side's stories, in the order of its split, as flat arrays."""
+
+    tokens: NDArray[np.unsignedinteger]  # all stories end to end, each from its beginning mark to its end mark
+    offsets: NDArray[np.int64]  # story i is tokens[offsets[i] : offsets[i + 1]]
+    num_bytes: NDArray[np.uint32]  # UTF-8, by story
+    unknown_bytes: NDArray[np.uint32]  # of them, those that the vocabulary cannot spell
+    ids: NDArray[np.uint64]  # the stories' ids, as the numbers that their hex digits write
+
+    @property
+    def num_stories(self) -> int:
+        return len(self.ids)
+
+    def story(self, i: int) -> NDArray[np.unsignedinteger]:
+        """The tokens of story i, with its beginning and end marks."""
+        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    def story_id(self, i: int) -> str:
+        """The id of story i as it stands in the split."""
+        return f"{int(self.ids[i]):016x}"
+
+
+@dataclass(frozen=True)
+class TokenShards(Artifact):
+    """Parts ``train-00000.parquet``, ``validation-...`` and ``test-...``: id, tokens, num_bytes, unknown_bytes."""
+
+    facts: TokenShardsFacts
+
+    stage: ClassVar[str] = "shard"
+    facts_type: ClassVar[type[Facts]] = TokenShardsFacts
+
+    def require_vocabulary(self, tokenizer_sha256: str) -> None:
+        """Raise UserError unless the stories were encoded with this vocabulary."""
+        found = self.facts.tokenizer_sha256
+        if found != tokenizer_sha256:
+            raise UserError(
+                f"{self.folder} was sharded with vocabulary {found[:8]}, and {tokenizer_sha256[:8]} is wanted: "
+                f"run the shard stage with that vocabulary"
+            )
+
+    def load(self, side: Side) -> SideTokens:
+        """A side in memory: a token takes as many bytes as in its file, and a story 24 more."""
+        import numpy as np
+
+        from slm_model.data.parquet import read_batches
+
+        num_stories, num_tokens = self.facts.num_stories[side], self.facts.num_tokens[side]
+        tokens = np.empty(num_tokens, token_dtype(self.facts.vocab_size))
+        offsets = np.zeros(num_stories + 1, np.int64)
+        num_bytes, unknown_bytes = np.empty(num_stories, np.uint32), np.empty(num_stories, np.uint32)
+        ids = np.empty(num_stories, np.uint64)
+        story = 0
+        for path in self.files(f"{side}-"):
+            for batch in read_batches(path):
+                rows = slice(story, story + batch.num_rows)
+                ends = offsets[story] + np.cumsum(batch["tokens"].value_lengths().to_numpy())
+                tokens[offsets[story] : ends[-1]] = batch["tokens"].flatten().to_numpy()
+                offsets[rows.start + 1 : rows.stop + 1] = ends
+                num_bytes[rows], unknown_bytes[rows] = batch["num_bytes"], batch["unknown_bytes"]
+                ids[rows] = [int(name, 16) for name in batch["id"].to_pylist()]
+                story = rows.stop
+        assert story == num_stories and offsets[-1] == num_tokens, "the facts count what the parts hold"
+        return SideTokens(tokens, offsets, num_bytes, unknown_bytes, ids)
+
+
+def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest unsigned type that holds every id."""
+    import numpy as np
+
+    return np.uint8 if vocab_size <= 2**8 else np.uint16 if vocab_size <= 2**16 else np.uint32
