@@ -1,0 +1,113 @@
+"""One form for every text: repair what a wrong decoding did to it, then spell it in one, ASCII-leaning way.
+
+The same function cleans the stories and prepares a prompt. What it settles:
+
+- damage: UTF-8 that was read as Windows-1252 or Latin-1 is read again, as often as it happened (see ``repair``);
+- characters: Unicode NFC; quotes and primes become ' and "; an ellipsis becomes three full stops; hyphens and the
+  minus sign become -, a dash between words becomes a hyphen between blanks; control characters, characters without
+  width and lone surrogates go;
+- white space: any run of blanks is one space and any run of line breaks one newline (TinyStories sets a paragraph off
+  by one or by two, and means the same); lines are trimmed, so nothing is left at the start or the end of a text.
+  A prompt's trailing blank goes too: what follows brings its own.
+
+Everything else stays: é is a letter, € a sign, and â a letter of "château".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+
+def normalise(text: str) -> str:
+    """The text in its one form; the form of that form is itself."""
+    while (tidier := _tidy(text)) != text:  # nearly always once: only removals can bring new neighbours together
+        text = tidier
+    return text
+
+
+def repair(text: str) -> tuple[str, tuple[str, ...]]:
+    """Undo encoding damage. Returns the text and what was found, sorted.
+
+    "mojibake" is a whole sequence; "lost_byte" a closing quote whose third byte was dropped on the way (``â€`` for
+    ``â€\\x9d``), as it often was in TinyStories.
+
+    Only sequences that do not occur in undamaged text are touched. Damage that could as well be text ("IRMÃ”", a quoted
+    Portuguese sister) is left.
+    """
+    kinds: set[str] = set()
+
+    def undo(match: re.Match[str]) -> str:
+        found = match.group()
+        kinds.add("lost_byte" if len(found) == 2 and found[0] == "â" else "mojibake")
+        return "”" if found in _LOST else bytes(map(_BYTES.__getitem__, found)).decode()
+
+    if not text.isascii():
+        while (mended := _DAMAGE.sub(undo, text)) != text:  # once more for each time that it was wrongly decoded
+            text = mended
+    return text, tuple(sorted(kinds))
+
+
+def _tidy(text: str) -> str:
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", repair(text)[0])
+        text = _DASH_BETWEEN_WORDS.sub(" - ", text)
+        text = unicodedata.normalize("NFC", _ODD.sub(_spell, text))  # what stood apart may have come together
+    elif not text.replace("\n", "").isprintable():
+        text = _ODD.sub(_spell, text)
+    while "  " in text:
+        text = text.replace("  ", " ")
+    text = text.replace(" \n", "\n").replace("\n ", "\n")
+    while "\n\n" in text:
+        text = text.replace("\n\n", "\n")
+    return text.strip(" \n")
+
+
+def _spell(match: re.Match[str]) -> str:
+    return _SPELLINGS.get(match.group(), match.group())
+
+
+# Bytes 0x80 to 0xFF as Windows-1252 shows them; Latin-1 and the five bytes that Windows-1252 leaves open show as C1.
+_BYTES = {chr(byte): byte for byte in range(0x80, 0x100)}
+_BYTES |= {bytes([byte]).decode("cp1252", "ignore"): byte for byte in range(0x80, 0xA0)}
+_BYTES.pop("", None)
+
+
+def _shown(spans: str) -> str:
+    """The class, as a regular expression has it, of the characters that show these bytes."""
+    bounds = [[int(bound, 16) for bound in span.split("-")] for span in spans.split()]
+    shown = [char for char, byte in _BYTES.items() if any(span[0] <= byte <= span[-1] for span in bounds)]
+    return f"[{re.escape(''.join(shown))}]"
+
+
+_LOST = ("â€", "â\x80")
+_ANY = _shown("80-BF")
+# What may follow a word in capitals in sound text, as in "IRMÃ”".
+_AFTER_CAPITAL = _shown("85 8B 91-97 99 9B A0 AB BB")
+_DAMAGE = re.compile(
+    # E2 80 xx: quotes, dashes, an ellipsis, blanks and marks. A dagger, E2 80 A0, would be a lost byte before a blank.
+    f"â[€\x80]{_shown('82-83 89-9F A2 A6 A8-AF B2-B3 B9-BA')}|â[€\x80]"
+    # Other symbols, where the second byte does not show as ordinary punctuation: euro, trademark, hearts, stars; emoji.
+    f"|â{_shown('81-84 86-8A 8C-8E 98 9A 9C-9F')}{_ANY}|ð{_shown('9F')}{_ANY}{_ANY}"
+    "|ï»¿|ï¿½"  # a byte order mark, and the sign for a character that was lost
+    # Latin-1's letters and signs.
+    f"|(?<![A-ZÀ-ÖØ-Þ])(?:Â{_shown('A0-BF')}|Ã{_ANY})"
+    f"|Â(?!{_AFTER_CAPITAL}){_shown('A0-BF')}|Ã(?!{_AFTER_CAPITAL}){_ANY}"
+)
+
+_DASH_BETWEEN_WORDS = re.compile(r"(?<=[\w.,!?;:)])[ \t]*(?!(?<=\d)[–—―]\d)[–—―]+[ \t]*(?=\w)")
+_ODD = re.compile(r"[^\n -~]")
+_BLANKS = [0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]
+_LINE_BREAKS = [0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029]
+_GONE = [*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0xFEFF]  # without width, or of no meaning in a text
+_GONE += [*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFE00, 0xFE10)]
+_GONE += [*range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080), *range(0xD800, 0xE000)]
+_SPELLINGS = {
+    **dict.fromkeys(map(chr, _GONE), ""),
+    **dict.fromkeys(map(chr, _BLANKS), " "),
+    **dict.fromkeys(map(chr, _LINE_BREAKS), "\n"),
+    **dict.fromkeys("‘’‚‛′‹›ʻʼ´", "'"),
+    **dict.fromkeys("“”„‟″«»", '"'),
+    **dict.fromkeys("‐‑‒–—―−", "-"),
+    "…": "...",
+}
