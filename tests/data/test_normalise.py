@@ -50,7 +50,7 @@ WORDS += [
     "»",
     "þorn",
 ]
-PUNCTUATION = ["", " ", ", ", ".", "!", "…", "—", " – ", "“", "”", "‘", "’", "”\n", ".”", "…”", "\xa0»", "™ ", "\n\n"]
+PUNCTUATION = [" ", ", ", ".", "!", "…", "—", " – ", "“", "”", "‘", "’", "”\n", ".”", "…”", "\xa0»", "™ ", "\n\n"]
 sound = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(PUNCTUATION)), max_size=12).map(
     lambda pairs: "".join(word + mark for word, mark in pairs)
 )
