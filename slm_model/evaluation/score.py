@@ -27,7 +27,7 @@ LOGITS_AT_ONCE = 2**24  # 64 MiB in float32; four times as many gain nothing
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The network reads tokens ``start`` to ``end``; what it says from ``scored`` on counts, each of the token after."""
+    """The network reads tokens ``start`` to ``end``; what it says from ``scored`` on is scored, of the token after."""
 
     start: int
     scored: int
