@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from slm_model.artifact import Artifact
 from tasks.stage import Engine, Stage, explain
+
+if TYPE_CHECKING:
+    from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
+    from slm_model.evaluation.judge import Verdict
+    from tasks.release import Release
 
 A = TypeVar("A", bound=Artifact)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Stands for an artifact that is not there yet."""
+    """Stands for a result that is not there yet."""
 
     stage: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """A stage's fate: ``cached``, ``will run`` because of ``reason``, or ``may run`` if ``reason`` leaves other bytes."""
+    """A stage's fate: ``cached``; ``will run``, for a reason; or ``may run``, if something leaves other bytes."""
 
     stage: str
     fate: str
@@ -34,11 +40,13 @@ class Planner:
 
     engine: Engine
     lines: list[Line] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)  # those that are there, by stage
+    source: PinnedSource | None = None
 
     def __call__(self, stage: Stage[A], *args: Any) -> A:
         waiting = [arg.stage for arg in args if isinstance(arg, Planned)]
         if waiting:
-            self.lines.append(Line(stage.name, "may run", f"if {' or '.join(waiting)} changes"))
+            self.lines.append(Line(stage.name, "may run", f"if {' or '.join(waiting)} leaves other bytes"))
             return cast(A, Planned(stage.name))
         recipe = self.engine.recipe(stage, args)
         found = self.engine.store.look(stage.name, recipe.key())
@@ -49,8 +57,31 @@ class Planner:
         self.lines.append(Line(stage.name, "cached", accepted=found.manifest.accepted is not None))
         kind = stage.kind()
         facts = kind.facts_type.model_validate(found.manifest.facts)
-        return kind(self.engine.store.folder(stage.name, recipe.key()), facts, found.manifest, set(found.unhashed))
+        there = kind(self.engine.store.folder(stage.name, recipe.key()), facts, found.manifest, set(found.unhashed))
+        self.artifacts[stage.name] = there
+        return there
+
+    def resolve(self, config: StorygenSource | FilesSource | HubSource) -> PinnedSource:
+        from tasks.resolve import foreseen
+
+        source = foreseen(config, self.engine.store.root)
+        if source is None:
+            self.lines.append(Line("resolve", "will run", "the source has never been looked up"))
+            return cast("PinnedSource", Planned("resolve"))
+        self.lines.append(Line("resolve", "cached", source.describe()))
+        self.source = source
+        return source
+
+    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
+        """A plan shows no pages."""
+
+    def judge(self, *args: Any) -> Verdict:
+        return cast("Verdict", Planned("judge"))
+
+    def register(self, *args: Any) -> Release:
+        return cast("Release", Planned("register"))
 
     @property
     def nothing_to_do(self) -> bool:
+        """Whether every stage's result is there. The registry is asked apart."""
         return all(line.fate == "cached" for line in self.lines)

@@ -11,6 +11,7 @@ these methods.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,14 +133,18 @@ class Store:
         folder.rename(aside)
         return aside
 
-    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
-        """Manifests of all finished artifacts, or those of one stage; unreadable ones are passed over."""
-        for path in sorted(self.root.glob(f"{stage or '*'}/*/{MANIFEST}")):
-            if path.parent.suffix == "":
+    def everything(self, stage: str | None = None) -> Iterator[tuple[Path, Manifest | ArtifactDamaged]]:
+        """Every finished artifact, or those of one stage: its folder and its manifest, or what is wrong with that."""
+        for folder in sorted(self.root.glob(f"{stage or '*'}/*/")):
+            if re.fullmatch("[0-9a-f]{32}", folder.name):
                 try:
-                    yield read_manifest(path.parent)
-                except ArtifactDamaged:
-                    continue
+                    yield folder, read_manifest(folder)
+                except ArtifactDamaged as damaged:
+                    yield folder, damaged
+
+    def manifests(self, stage: str) -> Iterator[Manifest]:
+        """Manifests of a stage's finished artifacts; unreadable ones are passed over."""
+        return (manifest for _, manifest in self.everything(stage) if isinstance(manifest, Manifest))
 
     def owner(self, path: Path) -> tuple[str, str] | None:
         """Stage and key of the artifact that a path lies in."""

@@ -1,0 +1,52 @@
+# make run: from nothing to a registered model that tells stories. make test: the fast tests. Both set themselves up.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all check format lock clean
+
+help:
+	@echo "make run       build a model from the bundled stories and print what it tells (no network once installed)"
+	@echo "make test      fast tests             make test-all   all tests: real servers, kills, whole runs"
+	@echo "make check     ruff, format, mypy     make format     put the code in order"
+	@echo "make lock      pin the newest versions that pyproject.toml allows"
+	@echo "make clean     remove the environment and caches; artifacts/ stays"
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.11, or name another with PYTHON=..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r requirements.lock
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(VENV)/.installed
+	@$(BIN)/slm run quick
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt setuptools wheel -e ".[dev]"
+	{ sed -n '/^#/p' constraints.txt; $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | grep -viE '^pip==|^torch==' ; grep '^torch==' constraints.txt; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+"""build_model: the pipeline as a Prefect flow. The DAG itself is in pipeline.py: read that first."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.config import PipelineConfig
+from flows.pipeline import pipeline
+from tasks.home import artifacts_root
+from tasks.placement import Placement
+from tasks.prefect_stages import PrefectStages
+from tasks.release import Release
+from tasks.runner import to_the_end
+from tasks.stage import Engine
+from tasks.watch import onlooker
+
+
+def _run_name() -> str:
+    config: PipelineConfig = flow_run.parameters["config"]
+    return f"{config.release.model_name}: {config.model.kind} on {config.source.kind}"
+
+
+@flow(name="build-model", flow_run_name=_run_name, validate_parameters=True, persist_result=False)
+def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement = Placement()) -> Release:  # noqa: B008
+    """Build a small language model from raw stories, judge it against the champion, and register it.
+
+    Args:
+        config: What is built. Every setting is part of the identity of what the stages leave.
+        placement: How it is carried out: workers, device, network. Changes no byte of the result.
+    """
+    engine = Engine.at(artifacts_root(), placement, onlooker())
+    stages = PrefectStages(engine)
+    return to_the_end(lambda: pipeline(config, stages), engine)

@@ -1,0 +1,154 @@
+"""``slm``: the command line. It parses, hands over to commands.py, and turns a user's mistake into one line.
+
+Nothing heavy is imported here, so that ``slm --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+EPILOG = """\
+settings are given as --section.name value on top of a preset, for example
+  slm run quick --train.max-minutes 5 --model.width 192
+  slm run sample --source.path stories.parquet --source.validation-path held-out.parquet
+`slm settings` lists them all. The presets are the deployments of prefect.yaml.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and what each takes, besides settings."""
+    top = argparse.ArgumentParser(
+        prog="slm",
+        description="Small language models, from raw stories to a registered model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, settings: bool = False) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            epilog=EPILOG if settings else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if settings:
+            made.add_argument("preset", nargs="?", help="a deployment of prefect.yaml; none: TinyStories from the hub")
+            made.add_argument(
+                "--workers", type=int, default=1, metavar="N", help="processes that share a stage's parts"
+            )
+            made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+            made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
+        return made
+
+    command("run", "build, judge and register a model; whatever is there already is used again", settings=True)
+    command("plan", "say what a run would do, stage by stage, and why", settings=True)
+    accept = command("accept", "vouch that changed code leaves a stage's result as it was", settings=True)
+    accept.add_argument("--stage", required=True, help="the stage whose result is taken over")
+    verify = command("verify", "hash every byte of every artifact")
+    verify.add_argument("stage", nargs="?", help="only this stage's artifacts")
+    generate = command("generate", "tell stories, or go on with one")
+    generate.add_argument("prompt", nargs="?", default="", help="how the story begins")
+    generate.add_argument(
+        "--model", default=None, metavar="REF", help="NAME (its champion), NAME/VERSION, or a checkpoint folder"
+    )
+    generate.add_argument("--num", type=int, default=1, help="stories to tell")
+    for option, kind, text in SAMPLING:
+        generate.add_argument(option, type=kind, default=None, help=text)
+    generate.add_argument("--stop", action="append", default=None, help="end before this text; may be repeated")
+    models = command("models", "list registered models with their aliases and verdicts")
+    models.add_argument("name", nargs="?", help="only this registered model")
+    show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
+    show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
+    walk = command("walk", "follow one story through the pipeline", settings=True)
+    walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    command("settings", "list every setting with its default and meaning")
+    return top
+
+
+SAMPLING: tuple[tuple[str, type, str], ...] = (
+    ("--temperature", float, "divides the logits; 0 always takes the likeliest token"),
+    ("--top-k", int, "keep this many of the likeliest tokens"),
+    ("--top-p", float, "keep the fewest likeliest tokens whose shares sum to this"),
+    ("--min-p", float, "drop tokens less likely than this share of the likeliest"),
+    ("--repetition-penalty", float, "above 1: tokens already there become less likely"),
+    ("--max-tokens", int, "most tokens to add"),
+    ("--seed", int, "the same seed tells the same story"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    from slm_model.artifact import Stopped, UserError
+
+    try:
+        settings = overrides(rest, top, options.command)
+        from flows import commands
+
+        sys.exit(getattr(commands, options.command)(options, settings))
+    except UserError as error:
+        print(f"slm: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except (KeyboardInterrupt, Stopped, _Terminated):
+        again = f"`slm {' '.join(arguments)}` goes on from there" if options.command == "run" else ""
+        print(f"\nslm: stopped; what was finished is kept{'; ' + again if again else ''}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output left; nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def overrides(rest: Sequence[str], top: argparse.ArgumentParser, command: str) -> dict[str, Any]:
+    """``--section.name value`` and ``--section.name=value`` as a mapping of dotted names to JSON values or strings."""
+    found: dict[str, Any] = {}
+    words = iter(rest)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or command not in ("run", "plan", "accept", "walk"):
+            top.error(f"unrecognized argument: {word}")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                top.error(f"{name} wants a value")
+            value = following
+        found[name.removeprefix("--")] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """A number, list, true, false or none; anything else is the text itself."""
+    if text.lower() in ("none", "true", "false"):
+        return {"none": None, "true": True, "false": False}[text.lower()]
+    try:
+        return json.loads(text, parse_constant=lambda _: text)
+    except ValueError:
+        return text
+
+
+class _Terminated(BaseException):
+    """SIGTERM, where nobody else waits for it."""
+
+
+def _terminated(number: int, frame: Any) -> NoReturn:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""What each ``slm`` command does. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.config import PipelineConfig
+from flows.pipeline import pipeline
+from flows.presets import configure, described
+from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
+from tasks.home import artifacts_root, settle_environment
+from tasks.placement import Placement
+from tasks.plan import Planned, Planner
+from tasks.registry import (
+    MlflowStore,
+    aliased,
+    bundle_folder,
+    checkpoint_folder,
+    find_version,
+    list_models,
+    list_versions,
+)
+from tasks.stage import Engine
+from tasks.store import Store
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
+    from tasks.registry import Version
+
+FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
+
+
+def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Build, judge and register; or say that there is nothing to do."""
+    console = Console(highlight=False)
+    config, placement = configure(options.preset, settings), _placement(options)
+    root = artifacts_root()
+    settle_environment(root)
+    plan = _walked(config, Engine.at(root, placement))
+    if plan.nothing_to_do:
+        version = _registered(config, plan, root)
+        if version is not None:
+            console.print(
+                f"Nothing to do: {version.name} was built from these very settings, stories and code"
+                f" ({version.verdict or 'no verdict'})."
+            )
+            _look_further(console, config.release.model_name, options.preset)
+            return 0
+    console.print(f"[bold]slm run[/] {options.preset or ''}")
+    _estimate(console, config, plan, root)
+    from tasks.terminal import Terminal
+    from tasks.watch import watched_by
+
+    terminal = Terminal(console)
+    began = time.perf_counter()
+    with watched_by(terminal):
+        try:
+            from flows.build_model import build_model
+
+            release = build_model(config=config, placement=placement)
+        finally:
+            terminal.close()
+    seconds = time.perf_counter() - began
+    word = "[green]champion[/]" if "champion" in release.aliases else "not the champion"
+    console.print(f"\n[bold]{release.name}[/] is {word}: {'; '.join(release.reasons)}. {seconds:.0f} s in all.\n")
+    for story in release.stories[:3]:
+        console.print(story.strip(), style="italic", markup=False)
+        console.print()
+    _look_further(console, config.release.model_name, options.preset)
+    return 0
+
+
+def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Say what a run would do."""
+    console = Console(highlight=False)
+    config, root = configure(options.preset, settings), artifacts_root()
+    planned = _walked(config, Engine.at(root, _placement(options)))
+    for line in planned.lines:
+        said = f"{line.fate}{' (accepted, code differs)' if line.accepted else ''}"
+        because = f", because {line.reason}" if line.fate == "will run" and line.reason else f", {line.reason}"
+        console.print(f"  {line.stage:<12}[{FATES[line.fate]}]{said}[/]", end="")
+        console.print(because if line.reason else "", markup=False)
+    if planned.nothing_to_do:
+        version = _registered(config, planned, root)
+        console.print(f"  {'register':<12}" + (f"[cyan]done[/], {version.name}" if version else "[yellow]will run[/]"))
+    else:
+        _estimate(console, config, planned, root)
+    return 0
+
+
+def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Take over a stage's result that other code made."""
+    config, engine = configure(options.preset, settings), Engine.at(artifacts_root(), _placement(options))
+    accepted: list[Manifest] = []
+
+    class Accepting(Planner):
+        def __call__(self, stage: Any, *args: Any) -> Any:
+            if stage.name == options.stage and not any(isinstance(arg, Planned) for arg in args):
+                accepted.append(engine.accept(stage, *args))
+            return super().__call__(stage, *args)
+
+    walked = Accepting(engine)
+    pipeline(config, walked)
+    if not accepted:
+        stages = [line.stage for line in walked.lines]
+        if options.stage not in stages:
+            raise UserError(f"there is no stage {options.stage!r}: there are {', '.join(stages)}")
+        raise UserError(f"{options.stage} stands below a stage that will run: accept or run that one first")
+    word = accepted[0].accepted
+    assert word is not None
+    print(f"{options.stage}: {word.from_key} taken over as {accepted[0].key}; differs: {'; '.join(word.differs)}")
+    return 0
+
+
+def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Hash every byte of every artifact. Exit code 1 if one is damaged."""
+    store = Store(artifacts_root())
+    damaged, whole, size = 0, 0, 0
+    for folder, found in store.everything(options.stage):
+        if isinstance(found, ArtifactDamaged):
+            reasons = [f"{found.path.name}: {found.reason}"]
+        else:
+            differing = ((record.name, difference(folder / record.name, record)) for record in found.files)
+            reasons = [f"{name}: {reason}" for name, reason in differing if reason]
+            size += sum(record.size for record in found.files)
+        damaged, whole = damaged + bool(reasons), whole + (not reasons)
+        for reason in reasons:
+            print(f"damaged  {folder.parent.name}/{folder.name}: {reason}")
+    print(f"{whole} whole, {damaged} damaged, {size / 1e6:,.1f} MB hashed")
+    if damaged:
+        print("the next run sets a damaged one aside and makes it again")
+    return 1 if damaged else 0
+
+
+def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Tell stories, as they come."""
+    from flows.presets import checked
+    from slm_model.sampling import SamplingConfig
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    sampling = checked(SamplingConfig, given)
+    if options.num < 1:
+        raise UserError(f"--num is {options.num}: at least one story")
+    checkpoint, name = _model(options.model)
+    try:
+        network, tokenizer = checkpoint.load()
+    except ArtifactDamaged as damaged:
+        raise UserError(f"{damaged}: copy or train the model again") from None
+    from slm_model.generation import Generator
+
+    generator = Generator(network, tokenizer)
+    print(f"[{name}]", file=sys.stderr)
+    for number in range(options.num):
+        for piece in generator.stream(options.prompt, sampling, index=number):
+            print(piece, end="", flush=True)
+        print("\n" if number + 1 < options.num else "")
+    return 0
+
+
+def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """List registered models."""
+    store = MlflowStore.at(artifacts_root())
+    names = [options.name] if options.name else list_models(store)
+    table = Table("model", "aliases", "verdict", "bits per byte", "made", "checkpoint", box=None, pad_edge=False)
+    for name in names:
+        for version in list_versions(store, name):
+            bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
+            made = f"{version.created:%Y-%m-%d %H:%M}"
+            aliases = ", ".join(version.aliases)
+            table.add_row(version.name, aliases, version.verdict or "", bits, made, (version.key or "")[:12])
+    if not table.row_count:
+        raise UserError("no model is registered yet: run `slm run quick` first")
+    Console(highlight=False).print(table)
+    return 0
+
+
+def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """An artifact or a model version, with what it was made from."""
+    console, root = Console(highlight=False), artifacts_root()
+    key = options.reference
+    if "/" in key or "@" in key:
+        version = _version(MlflowStore.at(root), key)
+        console.print(f"[bold]{version.name}[/]  {', '.join(version.aliases)}")
+        for name, value in sorted(version.tags.items()):
+            console.print(f"  {name:<24}{value}", markup=False)
+        key = version.key or ""
+    found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key)]
+    if not found:
+        raise UserError(f"no artifact's key begins with {key!r}: `ls {root}/*` shows those there are")
+    for folder, manifest in found:
+        if isinstance(manifest, ArtifactDamaged):
+            console.print(f"{folder}: damaged: {manifest.reason}", markup=False)
+        else:
+            _show_manifest(console, folder, manifest)
+    return 0
+
+
+def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Follow one story through the pipeline."""
+    from rich.markdown import Markdown
+    from tasks.walk import follow
+
+    engine = Engine.at(artifacts_root(), _placement(options))
+    planned = _walked(configure(options.preset, settings), engine)
+    Console(highlight=False).print(Markdown(follow(planned, options.story)))
+    return 0
+
+
+def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """List every setting."""
+    console = Console(highlight=False)
+    for name, default, text in described():
+        console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
+        console.print(f"    {text}", markup=False)
+    return 0
+
+
+def _placement(options: argparse.Namespace) -> Placement:
+    from flows.presets import checked
+
+    return checked(Placement, {"num_workers": options.workers, "device": options.device, "offline": options.offline})
+
+
+def _walked(config: PipelineConfig, engine: Engine) -> Planner:
+    planner = Planner(engine)
+    pipeline(config, planner)
+    engine.code.remember()
+    return planner
+
+
+def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | None:
+    key = plan.artifacts["train"].key
+    version = find_version(MlflowStore.at(root), config.release.model_name, key)
+    return version if version is not None and version.verdict else None
+
+
+def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Path) -> None:
+    """Time and disk before a long run, as far as they can be known."""
+    from tasks.estimate import estimate
+
+    for line in estimate(config.source, plan.source, config.model, config.train, Store(root)):
+        console.print(f"  [dim]{line}[/]")
+    free = shutil.disk_usage(root if root.exists() else root.parent).free
+    if free < 1e9:
+        console.print(f"  [red]only {free / 1e6:,.0f} MB are free on the disk of {root}[/]")
+
+
+def _look_further(console: Console, model_name: str, preset: str | None) -> None:
+    console.print(f'  slm generate "Once upon a time" --model {model_name}     more stories')
+    console.print(f"  slm walk {preset or ''}     one story through the whole pipeline")
+    console.print("  slm models     what is registered")
+
+
+def _model(reference: str | None) -> tuple[Checkpoint, str]:
+    """A checkpoint by reference: a folder, NAME, NAME/VERSION, NAME@ALIAS; None: the newest champion of any name."""
+    from slm_model.checkpoint import open_checkpoint
+
+    if reference and Path(reference).is_dir():
+        return open_checkpoint(Path(reference)), reference
+    version = _version(MlflowStore.at(artifacts_root()), reference)
+    return open_checkpoint(checkpoint_folder(bundle_folder(MlflowStore.at(artifacts_root()), version))), version.name
+
+
+def _version(store: MlflowStore, reference: str | None) -> Version:
+    if reference is None:
+        champions = [c for name in list_models(store) if (c := aliased(store, name))]
+        if not champions:
+            raise UserError("there is no champion yet: run `slm run quick` first")
+        return max(champions, key=lambda version: version.created)
+    name, slash, number = reference.partition("/")
+    name, _, alias = name.partition("@")
+    if slash:
+        version = next((v for v in list_versions(store, name) if str(v.number) == number), None)
+    else:
+        version = aliased(store, name, alias or "champion")
+    if version is None:
+        raise UserError(
+            f"{reference!r} is no folder and no registered model's {alias or 'champion' if not slash else 'version'}: "
+            "`slm models` lists them"
+        )
+    return version
+
+
+def _show_manifest(console: Console, folder: Path, manifest: Manifest) -> None:
+    recipe = manifest.recipe
+    console.print(f"[bold]{recipe.stage}[/] {manifest.key}  {folder}")
+    if manifest.accepted:
+        differs = "; ".join(manifest.accepted.differs)
+        console.print(f"  accepted, code differs: from {manifest.accepted.from_key}: {differs}", markup=False)
+    console.print(f"  made {manifest.started} in {manifest.seconds:,.1f} s, content {manifest.digest[:12]}")
+    for one in recipe.inputs:
+        console.print(f"  from {one.stage} {one.key[:12]}, content {one.digest[:12]}", markup=False)
+    for title, pairs in (("facts", manifest.facts), ("environment", manifest.environment)):
+        console.print(f"  {title}")
+        for name, value in pairs.items():
+            console.print(f"    {name:<28}{value}", markup=False)
+    console.print("  settings")
+    for config in recipe.configs:
+        for name, value in config.items():
+            console.print(f"    {name:<28}{value}", markup=False)
+    console.print(f"  files ({sum(f.size for f in manifest.files) / 1e6:,.1f} MB)")
+    for file in manifest.files:
+        console.print(f"    {file.size:>12,}  {file.sha256[:12]}  {file.name}", markup=False)

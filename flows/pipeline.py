@@ -1,0 +1,61 @@
+"""The DAG: which stage follows which. Written once; a run, a plan and the nothing-to-do check all walk it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from flows.config import PipelineConfig
+from slm_model.artifact import Artifact
+from tasks.build_vocab import build_vocab
+from tasks.clean import clean
+from tasks.download import download
+from tasks.evaluate import evaluate
+from tasks.pages import data_page, model_page, walk_page
+from tasks.shard import shard
+from tasks.split import split
+from tasks.stage import Stage
+from tasks.train import train
+from tasks.walk import walk
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.data.source import PinnedSource, SourceConfig
+    from slm_model.data.stories import Splits
+    from slm_model.data.token_shards import TokenShards
+        from slm_model.evaluation.judge import Verdict
+    from slm_model.evaluation.scores import Scores
+    from tasks.release import Release, ReleaseConfig
+
+A = TypeVar("A", bound=Artifact)
+
+
+class Stages(Protocol):
+    """Whoever walks the DAG: runs a stage, or says what would become of it."""
+
+    def __call__(self, stage: Stage[A], *args: Any) -> A: ...
+    def resolve(self, config: SourceConfig) -> PinnedSource: ...
+    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
+    def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict: ...
+    def register(
+        self, model: Checkpoint, scores: Scores, shards: TokenShards, verdict: Verdict, config: ReleaseConfig
+    ) -> Release: ...
+
+
+def pipeline(config: PipelineConfig, stages: Stages) -> Release:
+    """From raw stories to a registered model."""
+    source = stages.resolve(config.source)  # a moving name becomes a pinned revision
+    raw = stages(download, source, config.source)
+    stories = stages(clean, raw, config.clean)
+    splits = stages(split, stories, config.split)
+    vocab = stages(build_vocab, splits, config.vocab)
+    shards = stages(shard, splits, vocab, config.shard)
+    stages.show("data", data_page, raw, stories, splits, vocab, shards)
+    model = stages(train, shards, vocab, config.model, config.train)
+    scores = stages(evaluate, model, shards, splits, config.evaluate)
+    one_story = stages(walk, raw, stories, splits, vocab, shards, model)
+    stages.show("walk", walk_page, one_story)
+    verdict = stages.judge(model, scores, splits, config.release)
+    release = stages.register(model, scores, shards, verdict, config.release)
+    stages.show("model", model_page, model, scores, verdict, release)
+    return release

@@ -1,0 +1,186 @@
+"""Presets are the deployments of prefect.yaml; here they become a PipelineConfig, with a user's settings on top.
+
+A user's mistake leaves as one UserError that names the setting, says what was found and what is wanted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from flows.config import PipelineConfig
+from slm_model.artifact import Config, UserError
+from tasks.home import REPOSITORY
+
+M = TypeVar("M", bound=BaseModel)
+
+DEFAULT = "tinystories-1m"
+
+
+def deployments() -> dict[str, dict[str, Any]]:
+    """The deployments of the pipeline in prefect.yaml, by name."""
+    import yaml
+
+    path = REPOSITORY / "prefect.yaml"
+    content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {deployment["name"]: deployment for deployment in content["deployments"]}
+
+
+def configure(preset: str | None, overrides: Mapping[str, Any]) -> PipelineConfig:
+    """A preset's settings with the user's on top. ``overrides``: dotted names, ``train.max_minutes``, to values."""
+    known = deployments()
+    name = preset or DEFAULT
+    if name not in known:
+        raise UserError(f"there is no preset {name!r}: there are {', '.join(known)}{_perhaps(name, known)}")
+    settings: dict[str, Any] = json.loads(json.dumps(known[name]["parameters"].get("config", {})))
+    for section, given in _nested(overrides).items():
+        settings[section] = _laid_over(settings.get(section, {}), given, _section_default(section))
+    return validated(settings)
+
+
+def validated(settings: Mapping[str, Any]) -> PipelineConfig:
+    """The config that these settings are. Raises UserError for the first that is not legal."""
+    try:
+        return PipelineConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UserError("; ".join(_in_words(e, settings) for e in _foremost(error))) from None
+
+
+def checked(kind: type[M], values: Mapping[str, Any]) -> M:
+    """Options of the command line as ``kind``. Raises UserError for the first that is not legal."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_in_words(e, values) for e in _foremost(error))) from None
+
+
+def described() -> Iterator[tuple[str, str, str]]:
+    """Every setting: its name on the command line, its default, and what it means."""
+    yield from _described("", PipelineConfig)
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        *path, last = dotted.replace("-", "_").split(".")
+        if not path:
+            sections = ", ".join(PipelineConfig.model_fields)
+            raise UserError(f"--{dotted} is no setting: settings are --section.name, with the sections {sections}")
+        branch = tree
+        for name in path:
+            branch = branch.setdefault(name, {})
+        branch[last] = value
+    return tree
+
+
+def _laid_over(preset: dict[str, Any], given: dict[str, Any], default: Config | None) -> dict[str, Any]:
+    """The user's settings of a section over the preset's. A new kind, or a new budget, drops what it replaces."""
+    base = dict(preset)
+    kind = base.get("kind", getattr(default, "kind", None))
+    if "kind" in given and given["kind"] != kind:
+        base = {}
+    elif kind is not None:
+        base.setdefault("kind", kind)
+    budgets = getattr(default, "budgets", ())
+    if any(name in given for name in budgets):
+        base = {name: value for name, value in base.items() if name not in budgets}
+    for name, value in given.items():
+        inner = getattr(default, name, None)
+        if isinstance(value, dict) and (isinstance(base.get(name), dict) or isinstance(inner, Config)):
+            base[name] = _laid_over(base.get(name, {}), value, inner if isinstance(inner, Config) else None)
+        else:
+            base[name] = value
+    return base
+
+
+def _section_default(section: str) -> Config | None:
+    field = PipelineConfig.model_fields.get(section)
+    return field.default if field else None
+
+
+def _foremost(error: ValidationError) -> list[Any]:
+    """The errors worth telling: a wrong name or value, not the consequences in other branches of a union."""
+    return error.errors(include_url=False)[:3]
+
+
+def _in_words(error: Any, settings: Mapping[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    named = _without_tags(path, settings)
+    option = "--" + ".".join(named).replace("_", "-")
+    if error["type"] == "extra_forbidden":
+        return _unknown_setting(option, path, named, settings)
+    if error["type"] == "union_tag_invalid":
+        return f"{option}.kind is {error['ctx']['tag']!r}: it may be {error['ctx']['expected_tags']}"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict | BaseModel):
+        return f"{option}: {message}"
+    return f"{option} is {error['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _without_tags(path: list[str], settings: Mapping[str, Any]) -> list[str]:
+    """A location without the kinds that pydantic inserts into it."""
+    if len(path) > 1 and path[0] in ("source", "vocab", "model"):
+        return [path[0], *path[2:]]
+    return path
+
+
+def _unknown_setting(option: str, path: list[str], named: list[str], settings: Mapping[str, Any]) -> str:
+    section, last = named[0], named[-1]
+    if len(named) == 1:
+        return f"{option}: there is no such section: there are {', '.join(PipelineConfig.model_fields)}"
+    kinds = {kind.model_fields["kind"].default: kind for kind in _kinds(section)}
+    elsewhere = [name for name, kind in kinds.items() if len(named) == 2 and last in kind.model_fields]
+    if elsewhere:
+        return f"{option} belongs to the kind {elsewhere[0]!r}: add --{section}.kind {elsewhere[0]}"
+    here = kinds[path[1]] if len(path) > 1 and path[1] in kinds else _config_at(named[:-1])
+    names = [name.replace("_", "-") for name in (here.model_fields if here else {})]
+    return f"{option} is no setting: --{'.'.join(named[:-1])} has {', '.join(names)}{_perhaps(last, names)}"
+
+
+def _config_at(path: list[str]) -> type[BaseModel] | None:
+    config: type[BaseModel] | None = PipelineConfig
+    for name in path:
+        annotation = config.model_fields[name].annotation if config and name in config.model_fields else None
+        config = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return config
+
+
+def _kinds(section: str) -> list[type[BaseModel]]:
+    field = PipelineConfig.model_fields.get(section)
+    return _members(field) if field else []
+
+
+def _members(field: FieldInfo) -> list[type[BaseModel]]:
+    annotation = field.annotation
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    if typing.get_origin(annotation) is typing.Union:
+        members = typing.get_args(annotation)
+    return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def _perhaps(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _described(prefix: str, config: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    for name, field in config.model_fields.items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        members = _members(field)
+        if members:
+            for member in members:
+                kind = member.model_fields["kind"].default
+                yield f"{option}.kind {kind}", "", (member.__doc__ or "").strip().split("\n")[0]
+                yield from (row for row in _described(f"{option}.", member) if not row[0].endswith(".kind"))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _described(f"{option}.", field.annotation)
+        else:
+            default = json.dumps(field.default, ensure_ascii=False) if field.default is not None else "none"
+            yield option, default, field.description or ""

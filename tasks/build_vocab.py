@@ -1,0 +1,23 @@
+"""Build the vocabulary: a tokenizer learnt from the training stories alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.stage import Stage
+
+if TYPE_CHECKING:
+    from slm_model.tokenizer.vocab import Vocab
+
+
+def headline(vocab: Vocab) -> str:
+    return f"{vocab.facts.kind}, {vocab.facts.vocab_size:,} tokens"
+
+
+build_vocab: Stage[Vocab] = Stage(
+    name="build_vocab",
+    function="slm_model.tokenizer.build:build_vocab",
+    artifact="slm_model.tokenizer.vocab:Vocab",
+    headline=headline,
+    tags=("tokenizer",),
+)

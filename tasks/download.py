@@ -1,0 +1,24 @@
+"""Download: the stories as the source has them. Connections break, so it may try again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.stage import Stage
+
+if TYPE_CHECKING:
+    from slm_model.data.stories import RawStories
+
+
+def headline(raw: RawStories) -> str:
+    return f"{raw.facts.num_stories:,} stories, {raw.facts.num_bytes / 1e6:.1f} MB"
+
+
+download: Stage[RawStories] = Stage(
+    name="download",
+    function="slm_model.data.download:download",
+    artifact="slm_model.data.stories:RawStories",
+    headline=headline,
+    retries=2,
+    tags=("data",),
+)

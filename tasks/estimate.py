@@ -1,0 +1,59 @@
+"""How long a run may take and how much disk, said before it begins; by this machine's own earlier runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.store import Store
+
+if TYPE_CHECKING:
+    from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
+    from slm_model.networks.config import NetworkConfig
+    from slm_model.training.config import TrainConfig
+
+BYTES_A_STORY = 900  # TinyStories; the bundled generator's are somewhat shorter
+DISK_A_BYTE = 1.6  # raw, cleaned, split and token shards, all compressed, per byte of text (measured: DECISIONS.md)
+
+
+def estimate(
+    source: StorygenSource | FilesSource | HubSource,
+    pinned: PinnedSource | None,
+    network: NetworkConfig,
+    train: TrainConfig,
+    store: Store,
+) -> list[str]:
+    """Lines for a person; one for each thing that can be said."""
+    lines = []
+    size = _text_bytes(source, pinned)
+    if size:
+        lines.append(f"about {size / 1e6:,.0f} MB of text, {size * DISK_A_BYTE / 1e6:,.0f} MB of disk")
+    if train.max_minutes is not None:
+        lines.append(f"training: at most {train.max_minutes:g} min, validation and sample stories apart")
+    tokens = _tokens(network, train)
+    speed = _tokens_a_second(network, store)
+    if tokens and speed:
+        lines.append(f"training: {tokens:,} tokens, about {tokens / speed / 60:.1f} min at the last run's speed")
+    elif tokens:
+        lines.append(
+            f"training: at most {tokens:,} tokens; this network has not been trained here, so its speed is unknown"
+        )
+    return lines
+
+
+def _text_bytes(source: StorygenSource | FilesSource | HubSource, pinned: PinnedSource | None) -> int | None:
+    if source.kind == "files":
+        return sum(file.size for file in pinned.files) if pinned else None
+    return source.num_stories * BYTES_A_STORY if source.num_stories else None
+
+
+def _tokens(network: NetworkConfig, train: TrainConfig) -> int | None:
+    limits = [train.max_tokens] if train.max_tokens else []
+    if train.max_steps:
+        limits.append(train.max_steps * train.batch_size * train.accumulation * network.context)
+    return min(limits, default=None)
+
+
+def _tokens_a_second(network: NetworkConfig, store: Store) -> float | None:
+    alike = [m for m in store.manifests("train") if network.model_dump(mode="json") in m.recipe.configs]
+    newest = max(alike, key=lambda manifest: manifest.started, default=None)
+    return newest.facts["tokens"] / newest.seconds if newest and newest.seconds else None

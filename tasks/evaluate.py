@@ -1,0 +1,24 @@
+"""Evaluate: scores over every held-out token, and stories for a fixed list of prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.stage import Stage
+
+if TYPE_CHECKING:
+    from slm_model.evaluation.scores import Scores
+
+
+def headline(scores: Scores) -> str:
+    facts = scores.facts
+    return f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side"
+
+
+evaluate: Stage[Scores] = Stage(
+    name="evaluate",
+    function="slm_model.evaluation.evaluate:evaluate",
+    artifact="slm_model.evaluation.scores:Scores",
+    headline=headline,
+    tags=("model",),
+)

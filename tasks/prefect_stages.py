@@ -1,0 +1,136 @@
+"""The DAG as Prefect sees it: a task a step, named as the step; ``Cached`` where our own cache had the result.
+
+Prefect's caching is off: our code decides under our lock, and Prefect mirrors it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from slm_model.artifact import UserError
+from slm_model.data.source import SourceUnreachable
+from tasks.runner import Runner
+from tasks.stage import Engine, Outcome, Stage, Watcher
+
+T = TypeVar("T")
+
+
+class PrefectStages(Runner):
+    """Runs every step as a Prefect task, one after another."""
+
+    def __init__(self, engine: Engine) -> None:
+        engine.watcher = Both(engine.watcher, Page())
+        super().__init__(engine)
+        self._last: State[Any] | None = None
+
+    def step(
+        self,
+        name: str,
+        work: Callable[[], tuple[T, bool]],
+        retries: int,
+        tags: tuple[str, ...],
+        timeout_seconds: float | None = None,
+    ) -> T:
+        def body() -> Any:
+            result, cached = work()
+            return Completed(name="Cached", data=result) if cached else result
+
+        as_task = task(
+            body,
+            name=name,
+            task_run_name=name,
+            tags=list(tags),
+            retries=retries,
+            retry_delay_seconds=5,
+            retry_condition_fn=worth_another_try,
+            timeout_seconds=timeout_seconds,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            log_prints=False,
+        )
+        state: State[Any] = as_task(return_state=True, wait_for=[self._last] if self._last else None)
+        self._last = state
+        return state.result()  # type: ignore[no-any-return]
+
+    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
+        super().show(name, page, *artifacts)
+        create_markdown_artifact(self.pages[name], key=f"{name}-page", description=f"The {name} of this run")
+
+
+def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether time may mend what went wrong: a source out of reach, or a failure that is not the user's."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, SourceUnreachable) or not isinstance(error, UserError)
+
+
+class Both:
+    """Two watchers as one."""
+
+    def __init__(self, one: Watcher, other: Watcher) -> None:
+        self._all = (one, other)
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None:
+        for watcher in self._all:
+            watcher.started(stage, key, reason)
+
+    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
+        for watcher in self._all:
+            watcher.progressed(stage, step, values)
+
+    def finished(self, outcome: Outcome[Any]) -> None:
+        for watcher in self._all:
+            watcher.finished(outcome)
+
+    def noted(self, name: str, text: str, seconds: float | None) -> None:
+        for watcher in self._all:
+            watcher.noted(name, text, seconds)
+
+
+class Page:
+    """Watches a run for Prefect's pages: log lines, and a progress bar for a stage that says how far it has to go."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._progress: UUID | None = None
+        self._told = 0.0
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None:
+        self._total, self._progress = 0, None
+        get_run_logger().info("%s: making %s, because %s", stage.name, key, reason)
+
+    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
+        if TaskRunContext.get() is None:
+            return
+        if "total_steps" in values:
+            self._total = int(values["total_steps"])
+            self._progress = create_progress_artifact(0.0, key=f"{stage.name}-progress", description=stage.name)
+        if self._progress is None or self._total == 0 or time.monotonic() - self._told < self.EVERY_SECONDS:
+            return
+        self._told = time.monotonic()
+        update_progress_artifact(self._progress, progress=min(100.0, 100 * step / self._total))
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, int | float))
+        get_run_logger().info("%s: step %s of %s: %s", stage.name, f"{step:,}", f"{self._total:,}", figures)
+
+    def finished(self, outcome: Outcome[Any]) -> None:
+        if self._progress is not None:
+            update_progress_artifact(self._progress, progress=100.0)
+            self._progress = None
+        said = "cached" if outcome.cached else f"made in {outcome.seconds:.1f} s"
+        figure = outcome.stage.headline(outcome.artifact)
+        get_run_logger().info("%s: %s: %s (%s)", outcome.stage.name, said, figure, outcome.artifact.folder)
+
+    def noted(self, name: str, text: str, seconds: float | None) -> None:
+        get_run_logger().info("%s: %s", name, text)

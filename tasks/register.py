@@ -1,0 +1,135 @@
+"""Register: a model version, its run, its verdict and its aliases. Runs every time, and makes only what is missing."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm_model.evaluation.judge import Verdict
+from tasks.judge import VERDICT_TAG
+from tasks.registry import BITS_PER_BYTE, CHALLENGER, CHAMPION, MlflowStore, Version, find_version
+from tasks.release import Release, ReleaseConfig
+
+if TYPE_CHECKING:
+    from slm_model.artifact import Artifact
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.data.token_shards import TokenShards
+    from slm_model.evaluation.scores import Scores
+
+
+def register_model(
+    model: Checkpoint,
+    scores: Scores,
+    shards: TokenShards,
+    pages: dict[str, str],
+    verdict: Verdict,
+    config: ReleaseConfig,
+    root: Path,
+) -> tuple[Release, bool]:
+    """The release, and whether all of it was there. ``pages``: Markdown by name, kept with the run.
+
+    Raises RegistryUnreachable.
+    """
+    store = MlflowStore.at(root)
+    version = find_version(store, config.model_name, model.key)
+    known = version is not None and VERDICT_TAG in version.tags
+    if version is None:
+        from tasks.tracking import register_version
+
+        version = register_version(
+            store,
+            config.model_name,
+            model.folder,
+            run_id=_filled_run(store, model, scores, shards, pages),
+            key=model.key,
+            verdict="passed" if verdict.passed else "rejected",
+            metrics=_metrics(scores),
+            tags=_tags(model, scores, verdict),
+            step=model.facts.steps,
+        )
+    if not known:
+        version = _announce(store, version, verdict)
+    return _release(store, version, verdict, model), known
+
+
+def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version:
+    """Give the verdict and its alias to a version; the verdict last, so that a killed run is finished by the next."""
+    from tasks.tracking import set_alias, set_tags
+
+    if verdict.passed:
+        set_alias(store, version, CHAMPION)
+    elif verdict.champion is not None and verdict.difference is not None:
+        set_alias(store, version, CHALLENGER)
+    set_tags(store, version, {VERDICT_TAG: verdict.model_dump_json()})
+    found = find_version(store, version.model_name, version.key or "")
+    assert found is not None
+    return found
+
+
+def _filled_run(
+    store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, pages: dict[str, str]
+) -> str:
+    """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
+    from slm_model.evaluation.figures import figures
+
+    from tasks.tracking import fill_run
+    from tasks.train import describe
+
+    assert model.manifest is not None
+    network, training = model.manifest.recipe.configs
+    history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
+    history.append((model.facts.steps, _metrics(scores)))
+    stories = [
+        {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens} for s in scores.samples()
+    ]
+    on_the_way = [{name: str(value) for name, value in line.items()} for line in model.samples()]
+    return fill_run(
+        store,
+        describe(model.key, shards, network, training),
+        history,
+        started=datetime.fromisoformat(model.manifest.started),
+        seconds=model.manifest.seconds,
+        files={f"figures/{name}": data for name, data in figures(model, scores).items()}
+        | {f"pages/{name}.md": text.encode() for name, text in pages.items()}
+        | {"scores.json": scores.file("scores.json").read_bytes()},
+        tables={"stories.json": stories, "stories_on_the_way.json": on_the_way},
+    )
+
+
+def _metrics(scores: Scores) -> dict[str, float]:
+    facts = scores.facts
+    return {
+        "test/loss": facts.test_loss,
+        "test/perplexity": facts.test_perplexity,
+        "test/bits_per_byte": facts.test_bits_per_byte,
+        "test/accuracy": facts.test_accuracy,
+    }
+
+
+def _tags(model: Checkpoint, scores: Scores, verdict: Verdict) -> dict[str, str]:
+    return {
+        BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
+        "slm.test_digest": scores.facts.test_digest,
+        "slm.folder": str(model.folder),
+        "slm.reasons": "; ".join(verdict.reasons),
+        "slm.lineage": json.dumps(_lineage(model, scores)),
+    }
+
+
+def _lineage(*artifacts: Artifact) -> dict[str, str]:
+    return {artifact.stage: artifact.key for artifact in artifacts}
+
+
+def _release(store: MlflowStore, version: Version, verdict: Verdict, model: Checkpoint) -> Release:
+    return Release(
+        model_name=version.model_name,
+        version=str(version.number),
+        aliases=list(version.aliases),
+        passed=verdict.passed,
+        reasons=verdict.reasons,
+        model_key=model.key,
+        run_id=version.run_id or "",
+        tracking_uri=store.uri,
+    )

@@ -1,0 +1,38 @@
+"""Under which name a model is released, and what came of it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from slm_model.artifact import Config
+from slm_model.evaluation.config import GateConfig
+
+
+class ReleaseConfig(Config):
+    """Under which name a model is registered, and what it must reach to become the champion there."""
+
+    model_name: str = Field(
+        "tinystories",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$",
+        description="Registered model in MLflow. Models of one name compete for its champion alias.",
+    )
+    gate: GateConfig = Field(GateConfig(), description="What a model must reach to be released.")
+
+
+class Release(BaseModel):
+    """A registered model version and the verdict on it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_name: str
+    version: str
+    aliases: list[str]
+    passed: bool
+    reasons: list[str]
+    model_key: str  # of the train stage's artifact
+    run_id: str
+    tracking_uri: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.model_name}/{self.version}"

@@ -1,0 +1,104 @@
+"""Walks the DAG and does what it says: by itself here, as Prefect tasks in prefect_stages.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from slm_model.artifact import Artifact, ArtifactDamaged
+from tasks.stage import Engine, Outcome, Stage
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
+    from slm_model.data.stories import Splits
+    from slm_model.data.token_shards import TokenShards
+    from slm_model.evaluation.judge import Verdict
+    from slm_model.evaluation.scores import Scores
+    from tasks.release import Release, ReleaseConfig
+
+A = TypeVar("A", bound=Artifact)
+T = TypeVar("T")
+
+MOST_REBUILDS = 8  # every stage damaged once; more is a disk that cannot be worked on
+
+
+class Runner:
+    """Runs stages one after another in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.pages: dict[str, str] = {}  # Markdown by name, for whoever keeps or shows them
+
+    def __call__(self, stage: Stage[A], *args: Any) -> A:
+        def work() -> tuple[A, bool]:
+            outcome: Outcome[A] = self.engine.run(stage, *args)
+            return outcome.artifact, outcome.cached
+
+        return self.step(stage.name, work, stage.retries, stage.tags, stage.timeout_seconds)
+
+    def resolve(self, config: StorygenSource | FilesSource | HubSource) -> PinnedSource:
+        from tasks.resolve import pin
+
+        def work() -> tuple[PinnedSource, bool]:
+            began = time.perf_counter()
+            source = pin(config, self.engine.store.root, self.engine.placement.offline)
+            self.engine.watcher.noted("resolve", source.describe(), time.perf_counter() - began)
+            return source, False
+
+        return self.step("resolve", work, 2, ("data",))
+
+    def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict:
+        from tasks.judge import judge_model
+
+        def work() -> tuple[Verdict, bool]:
+            began = time.perf_counter()
+            verdict, known = judge_model(model, scores, splits, config, self.engine.store.root)
+            text = ("passed: " if verdict.passed else "not passed: ") + "; ".join(verdict.reasons)
+            self.engine.watcher.noted("judge", text, None if known else time.perf_counter() - began)
+            return verdict, known
+
+        return self.step("judge", work, 0, ("model",))
+
+    def register(
+        self, model: Checkpoint, scores: Scores, shards: TokenShards, verdict: Verdict, config: ReleaseConfig
+    ) -> Release:
+        from tasks.register import register_model
+
+        def work() -> tuple[Release, bool]:
+            began = time.perf_counter()
+            root = self.engine.store.root
+            release, known = register_model(model, scores, shards, self.pages, verdict, config, root)
+            text = release.name + (f" ({', '.join(release.aliases)})" if release.aliases else "")
+            self.engine.watcher.noted("register", text, None if known else time.perf_counter() - began)
+            return release, known
+
+        return self.step("register", work, 2, ("model",))
+
+    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
+        """Write a page about artifacts; the model's MLflow run keeps those written before it is registered."""
+        self.pages[name] = page(*artifacts)
+
+    def step(
+        self,
+        name: str,
+        work: Callable[[], tuple[T, bool]],
+        retries: int,
+        tags: tuple[str, ...],
+        timeout_seconds: float | None = None,
+    ) -> T:
+        """Do one step. ``work`` tells what came of it and whether it was there already."""
+        return work()[0]
+
+
+def to_the_end(walk: Callable[[], T], engine: Engine) -> T:
+    """Walk the DAG; where a reader met a damaged artifact, take that out of use and walk again: all else is cached."""
+    for _ in range(MOST_REBUILDS):
+        try:
+            return walk()
+        except ArtifactDamaged as damaged:
+            if not engine.set_aside(damaged):
+                raise
+            engine.watcher.noted("damaged", f"{damaged}; set aside, it will be made again", 0.0)
+    return walk()

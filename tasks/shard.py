@@ -1,0 +1,23 @@
+"""Shard: every story as token ids, a row a story, in Parquet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.stage import Stage
+
+if TYPE_CHECKING:
+    from slm_model.data.token_shards import TokenShards
+
+
+def headline(shards: TokenShards) -> str:
+    return f"{shards.facts.num_tokens['train']:,} training tokens"
+
+
+shard: Stage[TokenShards] = Stage(
+    name="shard",
+    function="slm_model.data.shards:shard",
+    artifact="slm_model.data.token_shards:TokenShards",
+    headline=headline,
+    tags=("data", "tokenizer"),
+)

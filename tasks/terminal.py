@@ -1,0 +1,78 @@
+"""What a run shows in the terminal: a line a stage, and a bar while a network trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.stage import Outcome, Stage
+
+
+class Terminal:
+    """Watches a run for the person who started it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._shown: dict[str, float] = {}
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None:
+        self.console.print(f"  [dim]…[/] {stage.name:<12}[dim]{_escape(reason)}[/]", highlight=False)
+
+    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
+        """A bar for a stage that says how far it has to go; the figures that it reports stand beside it."""
+        if "total_steps" in values:
+            self._close()
+            self._bar = Progress(
+                TextColumn("    {task.description}"),
+                BarColumn(bar_width=28),
+                TextColumn("{task.completed:,}/{task.total:,}"),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(stage.name, total=values["total_steps"], completed=step, figures="")
+            self._bar.start()
+        if self._bar is None or self._task is None:
+            return
+        self._shown |= {name: value for name, value in values.items() if isinstance(value, int | float)}
+        self._bar.update(self._task, completed=step, figures=_figures(self._shown))
+
+    def finished(self, outcome: Outcome[Any]) -> None:
+        self._close()
+        figure = outcome.stage.headline(outcome.artifact)
+        self.noted(outcome.stage.name, figure, None if outcome.cached else outcome.seconds)
+
+    def noted(self, name: str, text: str, seconds: float | None) -> None:
+        """A line on something done; ``seconds`` is None for what was there already."""
+        took = "[cyan]cached[/]" if seconds is None else f"[green]{seconds:5.1f} s[/]"
+        self.console.print(f"  [green]✓[/] {name:<12}{took:<8}  {_escape(text)}", highlight=False)
+
+    def close(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._task, self._shown = None, None, {}
+
+
+def _figures(values: Mapping[str, float]) -> str:
+    parts = []
+    if "train/loss" in values:
+        parts.append(f"loss {values['train/loss']:.3f}")
+    if "val/loss" in values:
+        parts.append(f"validation {values['val/loss']:.3f}")
+    if "observations/tokens_per_second" in values:
+        parts.append(f"{values['observations/tokens_per_second'] / 1000:.1f}k tokens/s")
+    return "  ".join(parts)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

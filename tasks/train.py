@@ -1,0 +1,87 @@
+"""Train: next-token prediction, watched by MLflow while it runs; a request to leave is heeded at the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from slm_model.artifact import StageRun
+from tasks.stage import Making, Stage, flatten
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.data.token_shards import TokenShards
+    from tasks.tracking import Dataset, Description
+
+
+def headline(model: Checkpoint) -> str:
+    facts = model.facts
+    return (
+        f"{facts.num_parameters / 1e6:.2f} M parameters, {facts.steps:,} steps, "
+        f"validation {facts.validation_bits_per_byte:.4f} bits per byte"
+    )
+
+
+train: Stage[Checkpoint] = Stage(
+    name="train",
+    function="slm_model.training.loop:train",
+    artifact="slm_model.checkpoint:Checkpoint",
+    headline=headline,
+    listen="tasks.train:listening",
+    tags=("model",),
+)
+
+
+@contextmanager
+def listening(making: Making) -> Iterator[StageRun]:
+    """The stage's run with MLflow listening, and with signals kept until the training stands where it can go on."""
+    from tasks.registry import MlflowStore
+    from tasks.signals import deferred
+    from tasks.tracking import open_run
+
+    shards, _, network, config = making.args
+    told = making.run.report
+    store = MlflowStore.at(making.root)
+    described = describe(making.key, shards, network.model_dump(mode="json"), config.model_dump(mode="json"))
+    with deferred() as should_stop, open_run(store, described) as tracked:
+
+        def report(step: int, values: Mapping[str, Any]) -> None:
+            told(step, values)
+            numbers = {name: value for name, value in values.items() if "/" in name and isinstance(value, int | float)}
+            if numbers:
+                tracked.log(step, numbers)
+
+        yield replace(making.run, report=report, should_stop=should_stop)
+
+
+def describe(key: str, shards: TokenShards, network: Mapping[str, Any], config: Mapping[str, Any]) -> Description:
+    """The training as MLflow shows it: its settings and what it was trained on."""
+    from tasks.tracking import Description
+
+    params = dict(flatten({"model": network, "train": config}))
+    params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
+    name = f"{network['kind']} {key[:8]}"
+    return Description(key, name, params, {"slm.shards": shards.key}, datasets(shards))
+
+
+def datasets(shards: TokenShards) -> list[Dataset]:
+    """The shards' sides as MLflow's datasets."""
+    from tasks.tracking import Dataset
+
+    facts = shards.facts
+    return [
+        Dataset(
+            name=f"shards {shards.key[:8]}",
+            side=side,
+            digest=facts.test_digest if side == "test" else shards.digest,
+            source=str(shards.folder),
+            counts={
+                "num_stories": facts.num_stories[side],
+                "num_tokens": facts.num_tokens[side],
+                "num_bytes": facts.num_bytes[side],
+            },
+        )
+        for side in ("train", "validation", "test")
+    ]
