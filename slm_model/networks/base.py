@@ -14,7 +14,7 @@ INIT_STD = 0.02
 
 
 class Cache(ABC):
-    """What a network remembers of the tokens it has read. `Network.new_cache` makes it, ``forward`` fills it in place."""
+    """What a network remembers of the tokens it has read; ``new_cache`` makes it, ``forward`` fills it in place."""
 
     length: int = 0  # tokens read so far, the same in every row
 

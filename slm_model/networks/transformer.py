@@ -107,8 +107,8 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_width, config.norm_epsilon)
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, cache: TransformerCache | None) -> Tensor:
-        q_BHTK = self.q_norm(self._heads(self.q_proj(x_BTD)))
-        k_BGTK = self.k_norm(self._heads(self.k_proj(x_BTD)))
+        q_BHTK = self.q_norm(self._heads(self.q_proj(x_BTD)).float())
+        k_BGTK = self.k_norm(self._heads(self.k_proj(x_BTD)).float())
         v_BGTK = self._heads(self.v_proj(x_BTD))
         q_BHTK, k_BGTK = rotate(q_BHTK, cos_TK, sin_TK), rotate(k_BGTK, cos_TK, sin_TK)
         if cache is None or cache.length == 0:
@@ -151,7 +151,7 @@ def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
 def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Turn each pair of a head's two halves by its position's angle (RoFormer, arXiv:2104.09864)."""
     first, second = x_BHTK.chunk(2, dim=-1)
-    return (x_BHTK * cos_TK + torch.cat((-second, first), dim=-1) * sin_TK).to(x_BHTK.dtype)
+    return x_BHTK * cos_TK + torch.cat((-second, first), dim=-1) * sin_TK
 
 
 def causal_mask(num_tokens: int, num_positions: int, device: torch.device) -> Tensor:

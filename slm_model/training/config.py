@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slm_model.artifact import Config
 
@@ -62,8 +62,10 @@ class TrainConfig(Config):
         description="Budget in minutes of training from the first step, without validation, sample stories and "
         "checkpoints; a short calibration turns it into steps once. None: not limited by time.",
     )
-    batch_size: int = Field(16, ge=1, description="Rows in a batch; each is as long as the network's context.")
-    accumulation: int = Field(1, ge=1, description="Batches whose gradients are averaged in one optimizer step.")
+    batch_size: int = Field(16, ge=1, description="Rows in an optimizer step; each as long as the network's context.")
+    accumulation: int = Field(
+        1, ge=1, description="Equal parts of a step's rows, taken one after another to save memory; they add up."
+    )
     seed: int = Field(0, ge=0, lt=1 << 31, description="Decides initial weights, order of stories and dropout.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over the training.")
@@ -78,3 +80,12 @@ class TrainConfig(Config):
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="Seconds between two states from which a killed training goes on. 0: after every step."
     )
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}: "
+                "a step's rows are taken in that many equal parts"
+            )
+        return self

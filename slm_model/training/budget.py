@@ -1,0 +1,45 @@
+"""How many steps a training has: its budgets, the smallest of which is in force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+from slm_model.data.batches import PackedBatches
+from slm_model.training.config import TrainConfig
+
+WARM_UP_STEPS = 2  # the first ones compile and fill caches
+LEAST_STEPS, LEAST_SECONDS = 5, 3.0
+
+
+def total_steps(
+    config: TrainConfig, batches: PackedBatches, seconds_a_step: Callable[[float], float]
+) -> tuple[int, str]:
+    """The number of steps, and a line on how it came about. ``seconds_a_step(budget_seconds)`` is asked if needed."""
+    per_step = batches.tokens_per_step
+    found: list[tuple[int, str]] = []
+    if config.max_steps is not None:
+        found.append((config.max_steps, f"max_steps {config.max_steps:,}"))
+    if config.max_tokens is not None:
+        found.append((config.max_tokens // per_step, f"max_tokens {config.max_tokens:,}, {per_step:,} a step"))
+    if config.max_minutes is not None:
+        seconds = seconds_a_step(config.max_minutes * 60)
+        found.append(
+            (int(config.max_minutes * 60 / seconds), f"max_minutes {config.max_minutes:g}, {seconds:.4f} s a step")
+        )
+    steps, reason = min(found, default=(batches.steps_per_epoch, "one pass over the training stories"))
+    return max(1, steps), reason
+
+
+def calibrate(step: Callable[[int], object], budget_seconds: float) -> float:
+    """Median seconds of a step, from a few that are thrown away: three seconds' worth, or less for a small budget."""
+    for number in range(WARM_UP_STEPS):
+        step(number)
+    seconds: list[float] = []
+    enough = min(LEAST_SECONDS, budget_seconds / 10)
+    while len(seconds) < LEAST_STEPS or sum(seconds) < enough:
+        began = time.perf_counter()
+        step(WARM_UP_STEPS + len(seconds))
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)

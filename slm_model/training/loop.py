@@ -1,0 +1,204 @@
+"""The train stage: next-token prediction for a budget of steps, which goes on where it was killed.
+
+What it leaves is a function of the settings, the stories and the numerics alone. A training that was killed at any
+moment and started again with the same resume folder leaves the very bytes of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+from slm_model.artifact import OBSERVATIONS, StageRun, Stopped, UserError, hash_json
+from slm_model.checkpoint import (
+    CONFIG,
+    HISTORY,
+    SAMPLES,
+    TOKENIZER,
+    TRAINING_STORIES,
+    WEIGHTS,
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointFacts,
+)
+from slm_model.data.batches import PackedBatches
+from slm_model.data.token_shards import TokenShards
+from slm_model.networks.base import Network
+from slm_model.networks.config import NetworkConfig
+from slm_model.tokenizer.vocab import Vocab
+from slm_model.training.budget import calibrate, total_steps
+from slm_model.training.config import TrainConfig
+from slm_model.training.divergence import DivergenceWatch
+from slm_model.training.numerics import arithmetic, require_same, resolve
+from slm_model.training.state import Plan, ResumeFolder, State
+from slm_model.training.trainee import Trainee, memory_advice
+from slm_model.training.watching import tell, validate, validation_steps
+
+THROUGHPUT = f"{OBSERVATIONS}/throughput.jsonl"
+LAST_STEPS = 50  # whose mean is the training loss among the facts
+
+
+def train(
+    out: Path, shards: TokenShards, vocab: Vocab, network: NetworkConfig, config: TrainConfig, run: StageRun
+) -> Checkpoint:
+    """Trains the network on the training side. ``run.resume`` is what it goes on from.
+
+    Raises Stopped after ``run.should_stop()``, with its state kept. Raises UserError for shards of another vocabulary,
+    for a loss that diverges, for too little memory, and if it cannot go on with the arithmetic that it began with.
+    """
+    shards.require_vocabulary(vocab.facts.tokenizer_sha256)
+    identity = hash_json([network.identity(), config.identity(), shards.facts.model_dump()])
+    resume = ResumeFolder(run.resume)
+    plan = resume.read_plan()
+    if plan and plan.identity != identity:
+        raise UserError(
+            f"{run.resume} is kept for a training with other settings or stories: remove it, or take another"
+        )
+    with memory_advice(config):
+        model: Network = network.implementation().build(network, vocab.facts.vocab_size)
+        if plan:
+            require_same(plan.numerics)
+        numerics = plan.numerics if plan else resolve(config.numerics, run.device, model.compiles)
+        with arithmetic(numerics):
+            batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
+            trainee = Trainee(model.to(numerics.device), batches, config, numerics)
+            if plan is None:
+                steps, budget = total_steps(
+                    config, batches, lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds)
+                )
+                plan = Plan(identity=identity, total_steps=steps, budget=budget, numerics=numerics)
+                resume.write_plan(plan)
+                trainee.begin()
+            training = Training(trainee, plan, resume, run, shards, vocab)
+            training.go_on()
+            return training.finish(out, network)
+
+
+class Training:
+    """A training on its way: what has been learned, and what has been written down of it."""
+
+    def __init__(
+        self, trainee: Trainee, plan: Plan, resume: ResumeFolder, run: StageRun, shards: TokenShards, vocab: Vocab
+    ) -> None:
+        self.trainee, self.plan, self.resume, self.run, self.shards, self.vocab = (
+            trainee,
+            plan,
+            resume,
+            run,
+            shards,
+            vocab,
+        )
+        self.step = 0  # steps taken
+        self.validated = 0  # the last step after which there was a validation
+        self.watch = DivergenceWatch()
+        self.notes = {HISTORY: bytearray(), SAMPLES: bytearray(), THROUGHPUT: bytearray()}
+        if state := resume.load():
+            self._restore(state)
+
+    def go_on(self) -> None:
+        """Take the steps that are left."""
+        validation, tokenizer = self.shards.load("validation"), self.vocab.tokenizer()
+        due = validation_steps(self.trainee.config.num_validations, self.plan.total_steps)
+        self.run.report(self.step, {"total_steps": self.plan.total_steps})
+        kept_at = time.monotonic()
+        while True:
+            if self.step in due and self.validated < self.step:
+                try:
+                    found = validate(self.trainee.network, validation, self.run.should_stop)
+                except Stopped:
+                    self._stop()
+                self._note(HISTORY, found)
+                for story in tell(self.trainee.network, tokenizer, self.trainee.config):
+                    self._note(SAMPLES, story)
+                self.run.report(self.step, found)
+                self.validated = self.step
+            if self.step == self.plan.total_steps:
+                return
+            if self.run.should_stop():
+                self._stop()
+            self._take_step()
+            if self.watch.calm and time.monotonic() - kept_at >= self.trainee.config.checkpoint_seconds:
+                self._keep()
+                kept_at = time.monotonic()
+
+    def finish(self, out: Path, network: NetworkConfig) -> Checkpoint:
+        """Write the checkpoint."""
+        if self.resume.saved_step != self.step:
+            self._keep()  # killed from here on, it need not take a step again
+        model, facts = self.trainee.network, self.vocab.facts
+        (out / OBSERVATIONS).mkdir(parents=True, exist_ok=True)
+        save_file({name: value.cpu() for name, value in model.state_dict().items()}, out / WEIGHTS)
+        config = CheckpointConfig(network=network, vocab_size=facts.vocab_size, tokenizer_sha256=facts.tokenizer_sha256)
+        (out / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
+        shutil.copyfile(self.vocab.file(TOKENIZER), out / TOKENIZER)
+        for name, lines in self.notes.items():
+            (out / name).write_bytes(lines)
+        np.save(out / TRAINING_STORIES, np.unique(self.shards.load("train").ids), allow_pickle=False)
+        history = [json.loads(line) for line in self.notes[HISTORY].splitlines()]
+        last = history[-1]
+        return Checkpoint(
+            out,
+            CheckpointFacts(
+                num_parameters=model.num_parameters,
+                steps=self.step,
+                tokens=self.step * self.trainee.batches.tokens_per_step,
+                budget=self.plan.budget,
+                train_loss=fmean([line["train/loss"] for line in history if "train/loss" in line][-LAST_STEPS:]),
+                validation_loss=last["val/loss"],
+                validation_bits_per_byte=last["val/bits_per_byte"],
+                numerics=self.plan.numerics.model_dump(mode="json"),
+            ),
+        )
+
+    def _take_step(self) -> None:
+        began = time.perf_counter()
+        outcome = self.trainee.step(self.step, self.plan.total_steps)
+        seconds = time.perf_counter() - began
+        wrong = self.watch.see(outcome.loss) if outcome.finite else "the loss or the gradient is no longer a number"
+        if wrong:
+            raise UserError(
+                f"the training went wrong in step {self.step + 1}: {wrong} (loss {outcome.loss:.4g}, gradient norm "
+                f"{outcome.grad_norm:.4g}, learning rate {outcome.learning_rate:.3g}); {self.resume.describe()}; "
+                "lower train.optimizer.learning_rate, or raise train.schedule.warmup_steps"
+            )
+        self.step += 1
+        tokens = self.trainee.batches.tokens_per_step
+        seen = {
+            "train/loss": outcome.loss,
+            "train/grad_norm": outcome.grad_norm,
+            "train/learning_rate": outcome.learning_rate,
+            "train/tokens": self.step * tokens,
+        }
+        self._note(HISTORY, seen)
+        self._note(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds)})
+        self.run.report(self.step, seen | {"observations/tokens_per_second": tokens / seconds})
+
+    def _note(self, name: str, values: Mapping[str, Any]) -> None:
+        self.notes[name] += json.dumps({"step": self.step, **values}, ensure_ascii=False).encode() + b"\n"
+
+    def _stop(self) -> None:
+        if self.resume.saved_step != self.step:
+            self._keep()
+        raise Stopped
+
+    def _keep(self) -> None:
+        progress = {"validated": self.validated, "watch": asdict(self.watch)}
+        files = {name: bytes(lines) for name, lines in self.notes.items()}
+        self.resume.save(
+            State(self.step, self.trainee.tensors(), files | {"progress.json": json.dumps(progress).encode()})
+        )
+
+    def _restore(self, state: State) -> None:
+        self.trainee.restore(dict(state.tensors))
+        progress = json.loads(state.files["progress.json"])
+        self.step, self.validated, self.watch = state.step, progress["validated"], DivergenceWatch(**progress["watch"])
+        self.notes = {name: bytearray(state.files[name]) for name in self.notes}

@@ -1,0 +1,150 @@
+"""What can change a weight's last bit: resolved before the first step, recorded, and held to ever after."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from slm_model.artifact import UserError
+from slm_model.training.config import NumericsConfig
+
+Device = Literal["cpu", "cuda", "mps"]
+
+
+class Numerics(BaseModel):
+    """What ``auto`` came to, and on what: with all of this equal, equal trainings end in equal bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: Device
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    num_threads: int
+    torch: str
+    processor: str  # a CPU's widest instructions, a GPU's name
+    notes: tuple[str, ...] = ()  # what was asked for and could not be had
+
+
+def resolve(asked: NumericsConfig, placed: str, can_compile: bool) -> Numerics:
+    """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open.
+
+    Raises UserError for a device that this machine lacks. Compilation falls back, and a note says why.
+    """
+    device = _device(asked.device if asked.device != "auto" else placed)
+    lack = None if can_compile else "torch.compile gains a recurrent network nothing"
+    lack = lack or _no_compiler(device)
+    wanted = asked.compile == "on"  # auto: a compilation takes half a minute, which only long trainings get back
+    bf16_pays = device == "cuda" and torch.cuda.is_bf16_supported()
+    return Numerics(
+        device=device,
+        precision=asked.precision if asked.precision != "auto" else "bf16" if bf16_pays else "fp32",
+        compile=wanted and lack is None,
+        num_threads=torch.get_num_threads() if asked.num_threads == "auto" else asked.num_threads,
+        torch=torch.__version__,
+        processor=_processor(device),
+        notes=(f"not compiled: {lack}",) if wanted and lack else (),
+    )
+
+
+def require_same(recorded: Numerics) -> None:
+    """Raise UserError if a training that began with ``recorded`` cannot go on here to the very same weights."""
+    if not _has(recorded.device):
+        found = f"has no {recorded.device} device"
+    elif recorded.torch != torch.__version__:
+        found = f"has torch {torch.__version__}, not {recorded.torch}"
+    elif recorded.processor != (processor := _processor(recorded.device)):
+        found = f"computes with {processor}, not {recorded.processor}"
+    elif recorded.compile and (lack := _no_compiler(recorded.device)):
+        found = f"cannot compile ({lack})"
+    else:
+        return
+    raise UserError(
+        f"this training began with other arithmetic: this machine {found}; go on where it began, "
+        "or start it anew by removing what it kept to go on from"
+    )
+
+
+@contextmanager
+def arithmetic(numerics: Numerics) -> Iterator[None]:
+    """Compute as ``numerics`` says, with deterministic operations. Torch's global state is put back afterwards."""
+    num_threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    filling = memory.fill_uninitialized_memory
+    if numerics.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    devices = [torch.cuda.current_device()] if numerics.device == "cuda" else []
+    with torch.random.fork_rng(devices), _kept_memory():
+        try:
+            torch.set_num_threads(numerics.num_threads)
+            torch.use_deterministic_algorithms(True)
+            memory.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+            yield
+        finally:
+            torch.set_num_threads(num_threads)
+            torch.use_deterministic_algorithms(deterministic)
+            memory.fill_uninitialized_memory = filling
+
+
+def autocast(numerics: Numerics) -> AbstractContextManager[object]:
+    """Products in bf16 where that is the precision; sums, norms, losses and weights stay in fp32."""
+    return torch.autocast(numerics.device, torch.bfloat16, enabled=numerics.precision == "bf16")
+
+
+@contextmanager
+def _kept_memory() -> Iterator[None]:
+    """glibc keeps freed memory for the next step: 1.18 times the tokens a second at 1M parameters, equal bytes.
+
+    By default it hands large tensors back to the kernel, which must clear every page of the next one.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # M_ constants of malloc.h
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(mmap_max, 65_536)
+        libc.mallopt(trim_threshold, 128 * 1024)
+        libc.malloc_trim(0)
+
+
+def _device(wanted: str) -> Device:
+    known: tuple[Device, ...] = ("cuda", "mps", "cpu")
+    for device in known:
+        if wanted in (device, "auto") and _has(device):
+            return device
+    present = ", ".join(device for device in known if _has(device))
+    raise UserError(f"device {wanted!r} was asked for, this machine has {present}: choose one of them, or auto")
+
+
+def _has(device: Device) -> bool:
+    if device == "cpu":
+        return True
+    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+
+
+def _processor(device: Device) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _no_compiler(device: Device) -> str | None:
+    """Why torch.compile cannot work here, or None."""
+    if device == "cuda":
+        return None if importlib.util.find_spec("triton") else "the package triton is missing"
+    if any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
+        return None
+    return "no C++ compiler on PATH (g++ or clang++)"

@@ -1,0 +1,136 @@
+"""The folder from which a killed training goes on: its plan, and its last two states.
+
+A file's name carries the sha256 of its bytes, and it gets that name by a rename after all of it is on the disk: a file
+that was torn or damaged since is known by its name, and the state before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load, save
+from torch import Tensor
+
+from slm_model.training.numerics import Numerics
+
+STATES_KEPT = 2
+
+log = logging.getLogger(__name__)
+
+
+class Plan(BaseModel):
+    """What is decided once, before the first step, and stands for all of a training."""
+
+    model_config = ConfigDict(frozen=True)
+
+    identity: str  # of the settings and the inputs
+    total_steps: int
+    budget: str  # how it came to these steps
+    numerics: Numerics
+
+
+@dataclass(frozen=True)
+class State:
+    """A training after ``step`` steps: tensors by name, and small files by name."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    files: Mapping[str, bytes]
+
+
+class ResumeFolder:
+    """Where a training keeps what it needs to go on. With no folder it keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.saved_step: int | None = None  # of the newest state
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write_plan(self, plan: Plan) -> None:
+        self._write("plan", ".json", plan.model_dump_json(indent=1).encode())
+
+    def read_plan(self) -> Plan | None:
+        """The plan, or None if the training has not begun. A damaged plan takes its states with it."""
+        content = self._read_last("plan")
+        if content is None:
+            for path in self._paths("state"):
+                log.warning("%s belongs to no readable plan: the training starts anew", path)
+                path.unlink()
+            return None
+        return Plan.model_validate_json(content)
+
+    def save(self, state: State) -> None:
+        """Keep a state, and of the older ones the newest."""
+        tensors = {f"tensor/{name}": value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+        files = {f"file/{name}": _as_tensor(content) for name, content in state.files.items()}
+        self._write(f"state-{state.step:09}", ".safetensors", save(tensors | files))
+        self.saved_step = state.step
+        for path in self._paths("state")[:-STATES_KEPT]:
+            path.unlink()
+
+    def load(self) -> State | None:
+        """The newest whole state, or None. Damaged ones are removed, with a warning."""
+        content = self._read_last("state")
+        if content is None:
+            return None
+        self.saved_step = int(self._paths("state")[-1].name.split("-")[1])
+        parts = load(content)
+        return State(
+            self.saved_step,
+            {name.removeprefix("tensor/"): value for name, value in parts.items() if name.startswith("tensor/")},
+            {
+                name.removeprefix("file/"): value.numpy().tobytes()
+                for name, value in parts.items()
+                if name.startswith("file/")
+            },
+        )
+
+    def describe(self) -> str:
+        """Where the last good state is, for a person."""
+        if self.saved_step is None:
+            return "no state had been kept yet"
+        return f"the last good state, of step {self.saved_step}, is kept in {self.folder}"
+
+    def _paths(self, stem: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{stem}-*")) if self.folder else []
+
+    def _read_last(self, stem: str) -> bytes | None:
+        for path in reversed(self._paths(stem)):
+            content = path.read_bytes()
+            if path.stem.endswith("-" + _digest(content)):
+                return content
+            log.warning("%s is damaged: what was kept before it is used", path)
+            path.unlink()
+        return None
+
+    def _write(self, stem: str, suffix: str, content: bytes) -> None:
+        if self.folder is None:
+            return
+        partial = self.folder / f"partial{suffix}"
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(self.folder / f"{stem}-{_digest(content)}{suffix}")
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())

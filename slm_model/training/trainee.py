@@ -1,0 +1,116 @@
+"""The network in training: its weights and optimizer, and what one step does to them."""
+
+# B rows, T tokens, V vocabulary
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from slm_model.artifact import UserError
+from slm_model.data.batches import PackedBatches
+from slm_model.networks.base import Network
+from slm_model.training.config import TrainConfig
+from slm_model.training.numerics import Numerics, autocast
+from slm_model.training.optimizer import adamw, learning_rate, optimizer_tensors, restore_optimizer
+
+LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step saw. The loss is in nats a token, before the step."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Trainee:
+    """A network with its optimizer. A step is a pure function of both, the batches and the step's number."""
+
+    def __init__(self, network: Network, batches: PackedBatches, config: TrainConfig, numerics: Numerics) -> None:
+        self.network, self.batches, self.config, self.numerics = network, batches, config, numerics
+        self.forward = torch.compile(network) if numerics.compile else network
+        self.begin()
+
+    def begin(self) -> None:
+        """Back to the first step: weights drawn from the seed, an optimizer that has seen nothing."""
+        self.network.initialise(torch.Generator().manual_seed(self.config.seed))
+        self.optimizer = adamw(self.network, self.config.optimizer)
+
+    def step(self, step: int, total_steps: int) -> Outcome:
+        """Take step ``step``, counted from 0.
+
+        Weights and optimizer stay as they were if the loss or the gradient is not finite.
+        """
+        config = self.config
+        rate = learning_rate(config.optimizer.learning_rate, config.schedule, step, total_steps)
+        torch.manual_seed(_seed(config.seed, step))  # of dropout: no generator's state has to be kept
+        self.network.train()
+        self.optimizer.zero_grad()
+        loss = math.fsum(self._learn(step, part) for part in range(config.accumulation)) / config.accumulation
+        most = config.optimizer.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if most is None else most)
+        outcome = Outcome(loss, norm.item(), rate)
+        if outcome.finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        return outcome
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the steps so far have left."""
+        weights = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        return weights | {f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave."""
+        self.network.load_state_dict(_under("network/", tensors))
+        restore_optimizer(self.optimizer, _under("optimizer/", tensors))
+
+    def _learn(self, step: int, part: int) -> float:
+        """Add the gradient of a part of the step's rows; the mean loss of its tokens."""
+        inputs, targets = self.batches.batch(step, part, self.config.accumulation)
+        device = self.numerics.device
+        inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+        with autocast(self.numerics):
+            logits_BTV, _ = self.forward(inputs_BT)
+        loss: Tensor = cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+        (loss / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+
+@contextmanager
+def memory_advice(config: TrainConfig) -> Iterator[None]:
+    """Turn a lack of memory into a UserError that says what takes less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in LACK_OF_MEMORY):
+            raise
+        raise UserError(
+            f"the training does not fit in memory ({str(error).splitlines()[0][:120]}): raise train.accumulation (now "
+            f"{config.accumulation}, at most train.batch_size, {config.batch_size}), which changes a result's rounding "
+            "alone, or lower train.batch_size, model.context or the network's widths"
+        ) from error
+
+
+def _seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:8], "big") >> 1
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
