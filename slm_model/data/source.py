@@ -164,6 +164,11 @@ def resolve(
     return pinned
 
 
+def file_label(index: int) -> str:
+    """What an origin calls a pinned file: not by its name, which may change while its bytes do not."""
+    return f"file {index}"
+
+
 def first(num_stories: int | None, batches: Iterator[TextBatch]) -> Iterator[TextBatch]:
     """The first stories of a stream, which is not asked for more than it takes. None: all."""
     left = num_stories

@@ -1,0 +1,170 @@
+"""Files of stories, opened as streams: Parquet, JSON lines, CSV, and text with a separator.
+
+Every reader holds a bounded piece of its file, and a file that is not what it claims to be is a UserError that says
+where.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slm_model.artifact import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".txt": "txt"}
+STORIES_AT_A_TIME = 1024
+MAX_STORY_BYTES = 16 << 20  # what is longer is a file without separators, not a story
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name speaks of ("jsonl", "txt.gz"), or None."""
+    name, gz = path.name.lower().removesuffix(".gz"), path.name.lower().endswith(".gz")
+    kind = SUFFIXES.get(Path(name).suffix)
+    return None if kind is None or (gz and kind == "parquet") else f"{kind}.gz" if gz else kind
+
+
+def open_stories(path: Path, kind: str, text_column: str, separator: str) -> Iterator[pa.StringArray]:
+    """The stories of a file in their order, as arrays of valid UTF-8; null where the file has none."""
+    if kind == "parquet":
+        yield from _parquet(path, text_column)
+        return
+    read = {"jsonl": _json_lines, "csv": _csv, "txt": _text}[kind.removesuffix(".gz")]
+    with gzip.open(path) if kind.endswith(".gz") else path.open("rb") as file:
+        try:
+            yield from _arrays(read(path, file, separator if read is _text else text_column))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{path} is not readable as gzip, although its name says so ({error})") from None
+
+
+def _parquet(path: Path, text_column: str) -> Iterator[pa.StringArray]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            schema = file.schema_arrow
+            if text_column not in schema.names:
+                raise _no_column(str(path), text_column, schema.names)
+            kind = schema.field(text_column).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if str(kind).removeprefix("large_").removesuffix("_view") not in ("string", "binary", "null"):
+                raise UserError(f"{path}: column {text_column!r} holds {kind}, wanted text")
+            for batch in file.iter_batches(STORIES_AT_A_TIME, columns=[text_column], use_threads=False):
+                texts = batch.column(0).cast(pa.binary())
+                try:
+                    yield texts.cast(pa.string())  # checks every byte
+                except pa.ArrowInvalid:
+                    for i, text in enumerate(texts.to_pylist()):
+                        _decode(text or b"", f"{path}, row {row + i}", 0)
+                    raise
+                row += len(texts)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not readable as Parquet, although its name says so ({reason})") from None
+
+
+def _json_lines(path: Path, file: Any, text_column: str) -> Iterator[str | None]:
+    for number, line in _lines(path, file):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); wanted an object a line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: a JSON {type(row).__name__}, wanted an object a line")
+        if text_column not in row:
+            raise _no_column(f"{path}, line {number}", text_column, list(row))
+        text = row[text_column]
+        if not isinstance(text, str | None):
+            raise UserError(f"{path}, line {number}: {text_column!r} holds a {type(text).__name__}, wanted text")
+        if text and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise UserError(f"{path}, line {number}: holds half a surrogate pair, which is no character")
+        yield text
+
+
+def _csv(path: Path, file: Any, text_column: str) -> Iterator[str]:
+    csv.field_size_limit(MAX_STORY_BYTES)  # Python's own limit is 128 kB
+    rows = csv.reader((line for _, line in _lines(path, file)), strict=True)
+    column: int | None = None
+    try:
+        for row in rows:
+            if column is None:
+                if text_column not in row:
+                    raise _no_column(str(path), text_column, row)
+                column = row.index(text_column)
+            elif len(row) > column:
+                yield row[column]
+            elif row:
+                raise UserError(
+                    f"{path}, line {rows.line_num}: {len(row)} fields, {text_column!r} is number {column + 1}"
+                )
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+
+
+def _text(path: Path, file: Any, separator: str) -> Iterator[str]:
+    """What stands between two separators is a story; nothing before the first or after the last one is none."""
+    mark = separator.encode()
+    held, offset = b"", 0  # where in the file ``held`` begins
+    while chunk := file.read(1 << 20):
+        *whole, held = (held + chunk).split(mark)
+        for piece in whole:
+            if offset or piece.strip(BYTE_ORDER_MARK + b" \r\n"):
+                yield _decode(piece, str(path), offset)
+            offset += len(piece) + len(mark)
+        if len(held) > MAX_STORY_BYTES:
+            what = f"no {separator!r} between stories in {len(held) >> 20} MB from byte {offset}"
+            raise UserError(f"{path}: {what}: name what stands there with --source.separator")
+    if held.strip(BYTE_ORDER_MARK + b" \r\n"):
+        yield _decode(held, str(path), offset)
+
+
+def _lines(path: Path, file: Any) -> Iterator[tuple[int, str]]:
+    offset = len(file.read(3)) if file.peek(3).startswith(BYTE_ORDER_MARK) else 0
+    number = 0
+    while line := file.readline(MAX_STORY_BYTES + 1):
+        number += 1
+        if len(line) > MAX_STORY_BYTES:
+            raise UserError(f"{path}, line {number}: longer than {MAX_STORY_BYTES >> 20} MB, which is no story")
+        yield number, _decode(line, str(path), offset)
+        offset += len(line)
+
+
+def _arrays(stories: Iterable[str | None]) -> Iterator[pa.StringArray]:
+    import pyarrow as pa
+
+    held: list[str | None] = []
+    size = 0
+    for story in stories:
+        held.append(story)
+        size += len(story or "")
+        if len(held) == STORIES_AT_A_TIME or size > MAX_STORY_BYTES:
+            yield pa.array(held, pa.string())
+            held, size = [], 0
+    yield pa.array(held, pa.string())
+
+
+def _decode(raw: bytes, where: str, offset: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        byte = f"0x{raw[error.start]:02X}"
+        raise UserError(f"{where}: byte {offset + error.start} ({byte}) is not UTF-8: save it as UTF-8") from None
+
+
+def _no_column(where: str, wanted: str, present: list[str]) -> UserError:
+    columns = ", ".join(repr(name) for name in present) or "none"
+    return UserError(f"{where}: no column {wanted!r} (it has {columns}): name the right one with --source.text_column")
