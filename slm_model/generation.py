@@ -44,7 +44,7 @@ def choose(
     tokens_BK, shares_BK = candidates(logits_BV, options)
     cumulative_BK = shares_BK.cumsum(-1)
     total_B1 = cumulative_BK[:, -1:]
-    if not total_B1.isfinite().all():
+    if not (total_B1 > 0).all():  # NaN is not
         raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
     draws_B1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
     # In doubles a draw below 1 times the total stays below the total, so that a token with a share is always found.
@@ -54,7 +54,7 @@ def choose(
 
 def candidates(logits_BV: Tensor, options: SamplingConfig) -> tuple[Tensor, Tensor]:
     """The tokens that may come next, and their shares in double (they need not sum to 1; 0: filtered out)."""
-    scaled_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / options.temperature
+    scaled_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)  # not 0 in float32
     shares_BV = scaled_BV.softmax(-1)
     vocab_size = shares_BV.shape[-1]
     if options.top_k is None and options.top_p == 1:
