@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pydantic import Field
-from slm_model.data.shard_config import ShardConfig
 
 from slm_model.artifact import Config
 from slm_model.data.config import CleanConfig, SplitConfig
+from slm_model.data.shards import ShardConfig
 from slm_model.data.source import HubSource, SourceConfig
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.networks.config import NetworkConfig, TransformerConfig

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slm_model.data.source import PinnedSource, SourceConfig
     from slm_model.data.stories import Splits
     from slm_model.data.token_shards import TokenShards
-        from slm_model.evaluation.judge import Verdict
+    from slm_model.evaluation.judge import Verdict
     from slm_model.evaluation.scores import Scores
     from tasks.release import Release, ReleaseConfig
 

@@ -138,7 +138,7 @@ def _unknown_setting(option: str, path: list[str], named: list[str], settings: M
     kinds = {kind.model_fields["kind"].default: kind for kind in _kinds(section)}
     elsewhere = [name for name, kind in kinds.items() if len(named) == 2 and last in kind.model_fields]
     if elsewhere:
-        return f"{option} belongs to the kind {elsewhere[0]!r}: add --{section}.kind {elsewhere[0]}"
+        return f"{option} belongs to the kind {elsewhere[0]!r}, here it is {path[1]!r}: add --{section}.kind {elsewhere[0]}"
     here = kinds[path[1]] if len(path) > 1 and path[1] in kinds else _config_at(named[:-1])
     names = [name.replace("_", "-") for name in (here.model_fields if here else {})]
     return f"{option} is no setting: --{'.'.join(named[:-1])} has {', '.join(names)}{_perhaps(last, names)}"

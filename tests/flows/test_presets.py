@@ -1,0 +1,86 @@
+"""Presets and the settings laid over them."""
+
+import importlib
+
+import pytest
+
+from flows.cli import overrides, parser
+from flows.config import PipelineConfig
+from flows.presets import configure, deployments, described
+from slm_model.artifact import UserError
+from tasks.placement import Placement
+
+
+@pytest.mark.parametrize("name", sorted(deployments()))
+def test_every_deployment_validates(name: str) -> None:
+    deployment = deployments()[name]
+    parameters = deployment["parameters"]
+    assert set(parameters) <= {"config", "placement"}
+    PipelineConfig.model_validate(parameters.get("config", {}))
+    Placement.model_validate(parameters.get("placement", {}))
+    module, _, flow = deployment["entrypoint"].rpartition(".")
+    assert hasattr(importlib.import_module(module), flow)
+    assert deployment["description"] and deployment["work_pool"]["name"]
+
+
+def test_the_default_is_tinystories_from_the_hub() -> None:
+    config = configure(None, {})
+    assert config == PipelineConfig()
+    assert (config.source.kind, config.source.dataset) == ("hub", "roneneldan/TinyStories")
+
+
+def test_settings_lie_over_the_preset() -> None:
+    config = configure("quick", {"train.optimizer.learning-rate": 0.001, "model.width": 64})
+    assert config.source.kind == "storygen"
+    assert config.train.optimizer.learning_rate == 0.001
+    assert config.model.width == 64
+
+
+def test_another_kind_does_not_carry_the_presets_fields_along() -> None:
+    config = configure("quick", {"source.kind": "files", "source.path": "x"})
+    assert config.source.kind == "files"
+    assert config.source.path == "x"
+
+
+def test_a_budget_of_the_users_replaces_the_presets() -> None:
+    train = configure("quick", {"train.max_minutes": 5}).train
+    assert (train.max_minutes, train.max_steps) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"source.path": "x"}, ["--source.path", "'files'", "--source.kind files"]),
+        ({"sauce.path": "x"}, ["--sauce", "no such section", "source"]),
+        ({"train.max_minutes": -1}, ["--train.max-minutes", "-1", "greater than 0"]),
+        ({"model.kind": "rnn"}, ["--model.kind", "'rnn'", "'gru'"]),
+        ({"train.optimizer.learning_rate": "fast"}, ["--train.optimizer.learning-rate", "'fast'", "number"]),
+        ({"clean.min_charz": 3}, ["--clean.min-charz", "did you mean min-chars?"]),
+        ({"width": 3}, ["--width", "--section.name"]),
+        ({"model.num_heads": 3}, ["--model", "num_kv_heads"]),
+    ],
+)
+def test_an_illegal_setting_is_one_line_that_names_it(given: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        configure("quick", given)
+    said = str(caught.value)
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'quik'.*tinystories-1m.*did you mean quick"):
+        configure("quik", {})
+
+
+def test_the_command_line_reads_numbers_lists_and_none() -> None:
+    words = ["--a.b", "3", "--a.c=[1,2]", "--a.d", "none", "--a.e", "Lily", "--a.f", "true", "--a.g", "1e-3"]
+    found = overrides(words, parser(), "run")
+    assert found == {"a.b": 3, "a.c": [1, 2], "a.d": None, "a.e": "Lily", "a.f": True, "a.g": 0.001}
+
+
+def test_every_setting_is_described() -> None:
+    rows = list(described())
+    assert len(rows) > 60
+    assert [name for name, _, text in rows if len(text) < 10] == []
