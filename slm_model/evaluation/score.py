@@ -136,7 +136,7 @@ def _foretold(network: Network, tokens_BT: torch.Tensor) -> tuple[NDArray[np.flo
     logits_BTV, _ = network(tokens_BT[:, :-1].to(network.device))
     targets_BT1 = tokens_BT[:, 1:, None]
     nats, correct = [], []
-    for logits_TV, targets_T1 in zip(logits_BTV.float().cpu(), targets_BT1, strict=True):  # by row: doubles are large
+    for logits_TV, targets_T1 in zip(logits_BTV.cpu(), targets_BT1, strict=True):  # by row: doubles are large
         exact_TV = logits_TV.double()
         nats.append(exact_TV.logsumexp(-1) - exact_TV.gather(-1, targets_T1)[:, 0])
         correct.append(logits_TV.argmax(-1) == targets_T1[:, 0])
