@@ -147,9 +147,9 @@ def _not_better(difference: float, min_gain: float) -> str:
 
 def _standard_error(mine: Sequence[StoryScore], theirs: Sequence[StoryScore]) -> float | None:
     """Of a ratio estimate: the difference in bits over the bytes, story by story (Cochran 1977, 6.4)."""
-    if len(mine) < 2:
-        return None
     num_bytes = np.array([score.num_bytes for score in mine], np.float64)
     gains = np.array([a.bits - b.bits for a, b in zip(mine, theirs, strict=True)])
+    if len(mine) < 2 or not np.isfinite(gains).all():
+        return None
     residuals = gains - gains.sum() / num_bytes.sum() * num_bytes
     return float(np.sqrt(len(mine) / (len(mine) - 1) * (residuals**2).sum()) / num_bytes.sum())
