@@ -6,14 +6,15 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from slm_model.tokenizer.base import UNK, Tokenizer
+from slm_model.tokenizer.base import UNK, UNKNOWN, Tokenizer
 from slm_model.tokenizer.document import split_by, tokenizer_document, write
 
 # A word with its apostrophes ("don't") takes the space before it along, and so does any single character that is no
-# letter; what is left are spaces and line ends, one by one. So the pieces of a text, end to end, are the text.
+# letter; what is left, one by one, are spaces, line ends, and U+FFFD, which stands for an unknown piece and must not
+# become part of another. So the pieces of a text, end to end, are the text.
 # The letters are listed, since Python's and the library's idea of a letter change with their Unicode versions.
 LETTER = "[A-Za-zÀ-ÖØ-öø-ɏ]"
-WORDS = rf" ?{LETTER}+(?:'{LETTER}+)*| ?[^ \n]|[ \n]"
+WORDS = rf" ?{LETTER}+(?:'{LETTER}+)*| ?[^ \n{UNKNOWN}]|[ \n{UNKNOWN}]"
 
 
 class PieceTokenizer(Tokenizer):
