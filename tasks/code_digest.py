@@ -2,7 +2,7 @@
 
 A tree is hashed without comments, formatting, docstrings and the texts of ``Field(description=...)``, and without the
 fields that a ``Config`` class declares (their values are in the key already), so that editing prose reruns nothing and
-editing a helper two imports away reruns all that depends on it. Nothing is imported to find this out.
+editing a helper two imports away reruns all that depends on it. Nothing of ours is imported to find this out.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,16 +49,21 @@ class Closure:
 
 
 class CodeBase:
-    """The packages of ours below ``root``. ``memory``: a JSON file that remembers digests by the bytes of a source."""
+    """The packages of ours below ``root``, as they are when this object is made: what a process loads is what it keys.
+
+    ``memory``: a JSON file that remembers digests by the bytes of a source and of this module.
+    """
 
     def __init__(self, root: Path, packages: Iterable[str] = ("slm_model",), memory: Path | None = None) -> None:
         self.root, self.packages, self.memory = root, frozenset(packages), memory
+        self._texts = {path: path.read_bytes() for top in self.packages for path in (root / top).rglob("*.py")}
+        self._own = Path(__file__).read_bytes()
         self._known: dict[str, Source] = {}
         self._fresh = False
         if memory and memory.exists():
             try:
                 self._known = {key: Source(**value) for key, value in json.loads(memory.read_bytes()).items()}
-            except (ValueError, TypeError):  # a memory that cannot be read is no memory
+            except (ValueError, TypeError, AttributeError):  # a memory that cannot be read is no memory
                 self._known = {}
 
     def closure(self, roots: Iterable[str]) -> Closure:
@@ -81,59 +88,83 @@ class CodeBase:
                 self._follow(module, imported, todo, found)
         return Closure(dict(sorted(found.code.items())), dict(sorted(found.libraries.items())))
 
+    def edited(self, code: Mapping[str, str]) -> list[str]:
+        """Those of a closure's modules and data files that would now give another digest: they were edited since."""
+        found = []
+        for name, digest in code.items():
+            module, _, data = name.partition(":")
+            path = self._path(module)
+            assert path is not None, f"{module} is in no closure of {self.root}"
+            try:
+                now = (path.with_name(data) if data else path).read_bytes()
+                if data:
+                    same = hashlib.sha256(now).hexdigest() == digest
+                else:
+                    same = now == self._texts[path] or digest_of(ast.parse(now)) == digest
+            except (OSError, SyntaxError, ValueError):
+                same = False
+            if not same:
+                found.append(name)
+        return found
+
     def remember(self) -> None:
-        """Keep what was read for the next process."""
+        """Keep what was read for the next process, where there is room for it."""
         if self.memory and self._fresh:
             text = json.dumps({key: asdict(source) for key, source in sorted(self._known.items())})
-            write_atomically(self.memory, text.encode())
+            with suppress(OSError):
+                write_atomically(self.memory, text.encode())
             self._fresh = False
 
     def _follow(self, module: str, imported: str, todo: list[str], found: Closure) -> None:
         name, _, member = imported.partition(":")
         top = name.partition(".")[0]
+        if name in FORMATTED:
+            return
         if top not in self.packages:
             if top == "unicodedata":  # its tables come with Python and differ between its versions
                 found.libraries[top] = unicodedata.unidata_version
             elif top not in sys.stdlib_module_names:
-                found.libraries[DISTRIBUTIONS.get(top, top)] = library_version(DISTRIBUTIONS.get(top, top))
+                found.libraries[DISTRIBUTIONS.get(top, top)] = library_version(top)
             return
         if member and self._path(f"{name}.{member}"):
-            todo.append(f"{name}.{member}")
-        elif (path := self._path(name)) is None:
+            name, member = f"{name}.{member}", ""
+        path = self._path(name)
+        if path is None:
             raise ImportNotFollowed(f"{module} imports {name}, which has no source below {self.root}")
-        elif path.name == "__init__.py":
+        if path.name == "__init__.py":
             wanted = f"{member} from {name}" if member else name
             raise ImportNotFollowed(f"{module} imports {wanted}, a package: import from the module that defines it")
-        else:
-            todo.append(name)
+        todo.append(name)
 
     def _path(self, module: str) -> Path | None:
         base = self.root.joinpath(*module.split("."))
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-        return None
+        return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path in self._texts), None)
 
     def _read(self, module: str, path: Path) -> Source:
-        text = path.read_bytes()
+        text = self._texts[path]
         for parent in list(path.relative_to(self.root).parents)[:-1]:
             init = self.root / parent / "__init__.py"
-            if init.exists() and not all(_is_text(node) for node in ast.parse(init.read_bytes()).body):
+            if not all(_is_text(node) for node in ast.parse(self._texts.get(init, b"")).body):
                 raise ImportNotFollowed(f"{init} defines something: an __init__.py may hold a docstring only")
-        key = hashlib.sha256(module.encode() + b"\0" + text).hexdigest()
+        key = hashlib.sha256(b"\0".join([self._own, module.encode(), text])).hexdigest()
         if key not in self._known:
             tree = ast.parse(text, str(path))
-            self._known[key] = Source(digest_of(tree), list(imports_of(tree, module)), data_files_of(tree))
+            self._known[key] = Source(digest_of(tree), list(imports_of(tree, module)), data_files_of(tree, module))
             self._fresh = True
         return self._known[key]
 
 
 @cache
-def library_version(distribution: str) -> str:
-    """The installed version, or ``not installed``: an optional library that appears is a change."""
+def library_version(library: str) -> str:
+    """The installed version of what ``import library`` gets, or ``not installed``: one that appears is a change.
+
+    Raises ImportNotFollowed for one that can be imported and whose version cannot be told.
+    """
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(DISTRIBUTIONS.get(library, library))
     except importlib.metadata.PackageNotFoundError:
+        if importlib.util.find_spec(library):
+            raise ImportNotFollowed(f"no distribution is named {library}: name it in DISTRIBUTIONS") from None
         return "not installed"
 
 
@@ -163,19 +194,26 @@ def _pieces(node: object) -> Iterator[str]:
             yield from _pieces(child)
         yield "]"
     else:
-        yield f"{type(node).__name__} {node!r}"
+        yield f"{type(node).__name__} {node!a}"  # ascii: what repr() prints as it is differs between Unicode versions
 
 
 def _meaningful(node: ast.AST, name: str, children: list[ast.AST]) -> list[ast.AST]:
     """The children that can change what the code does."""
-    if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        if children and _is_text(children[0]):
-            children = children[1:]
-        if isinstance(node, ast.ClassDef) and any(_last_name(base).endswith("Config") for base in node.bases):
-            children = [c for c in children if not isinstance(c, ast.AnnAssign) or "ClassVar" in ast.dump(c.annotation)]
-    if name == "keywords" and isinstance(node, ast.Call) and _last_name(node.func) == "Field":
+    children = [c for c in children if not _is_text(c)]
+    if isinstance(node, ast.ClassDef) and name == "body" and any(_last_name(b).endswith("Config") for b in node.bases):
+        children = [c for c in children if not _is_field(c)]
+    elif isinstance(node, ast.Call) and name == "keywords" and _last_name(node.func) == "Field":
         children = [c for c in children if not (isinstance(c, ast.keyword) and c.arg in PROSE)]
+    elif isinstance(node, ast.JoinedStr):  # Python 3.12.1 ends a nested format with an empty string
+        children = [c for c in children if not (isinstance(c, ast.Constant) and c.value == "")]
     return children
+
+
+def _is_field(node: ast.AST) -> bool:
+    """Whether a class statement declares what pydantic makes a field: class variables and private names are none."""
+    if not isinstance(node, ast.AnnAssign) or "ClassVar" in ast.dump(node.annotation):
+        return False
+    return not _last_name(node.target).startswith("_")
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -197,20 +235,28 @@ def imports_of(tree: ast.AST, module: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if any(alias.name == "import_module" and alias.asname for alias in node.names):
+                raise ImportNotFollowed(f"{module}, line {node.lineno}: import_module under another name")
             base = node.module or ""
             if node.level:
                 base = ".".join([*module.split(".")[: -node.level], *([base] if base else [])])
             yield from (f"{base}:{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and _last_name(node.func) in ("import_module", "__import__"):
-            if not (node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)):
+            name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+            if not isinstance(name, str) or name.startswith("."):
                 raise ImportNotFollowed(f"{module}, line {node.lineno}: an import by a computed name")
-            yield node.args[0].value
+            yield name
         todo += ast.iter_child_nodes(node)
 
 
-def data_files_of(tree: ast.Module) -> list[str]:
+def data_files_of(tree: ast.Module, module: str) -> list[str]:
     """The files beside the module that it declares in ``DATA_FILES``."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(_last_name(target) == "DATA_FILES" for target in node.targets):
-            return [str(name) for name in ast.literal_eval(node.value)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(_last_name(target) == "DATA_FILES" for target in targets):
+                try:
+                    return [str(name) for name in ast.literal_eval(node.value)]
+                except ValueError:
+                    raise ImportNotFollowed(f"{module}, line {node.lineno}: DATA_FILES is not written out") from None
     return []
