@@ -1,0 +1,127 @@
+"""The shard stage: every story as token ids, a row a story, in Parquet."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from slm_model.artifact import ArtifactDamaged, Config, StageRun, Stopped, UserError
+from slm_model.data.parts import map_parts
+from slm_model.data.stories import SIDES, Splits
+from slm_model.data.token_shards import TokenShards, TokenShardsFacts, token_dtype
+from slm_model.tokenizer.base import Tokenizer
+from slm_model.tokenizer.open import open_tokenizer
+from slm_model.tokenizer.vocab import TOKENIZER, Vocab
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class ShardConfig(Config):
+    """How token shards are laid out."""
+
+    stories_per_part: int = Field(65_536, ge=1, description="Stories in a file of token ids.")
+
+
+def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: StageRun) -> TokenShards:
+    """Encode all sides, in the order of the split. Raises UserError for a token outside the vocabulary.
+
+    The parts of the split are encoded wherever ``run.executor`` likes, and written here: the shards depend on the
+    stories and their order alone. Encoded parts are kept in ``run.resume``.
+    """
+    import pyarrow.compute as pc
+
+    from slm_model.data.parquet import PartWriter
+
+    out.mkdir(parents=True, exist_ok=True)
+    encode = partial(encoded_part, vocab.file(TOKENIZER), run.resume)
+    num_stories, num_tokens = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
+    num_bytes, unknown_bytes = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
+    for side in SIDES:
+        with PartWriter(out, side, schema(vocab.facts.vocab_size), config.stories_per_part) as writer:
+            for table in map_parts(encode, splits.parts(side), run.executor):
+                writer.write(table)
+                num_stories[side] += table.num_rows
+                num_tokens[side] += pc.sum(pc.list_value_length(table["tokens"])).as_py() or 0
+                num_bytes[side] += pc.sum(table["num_bytes"]).as_py() or 0
+                unknown_bytes[side] += pc.sum(table["unknown_bytes"]).as_py() or 0
+                run.report(sum(num_stories.values()), {"total_stories": sum(splits.facts.num_stories.values())})
+                if run.should_stop():
+                    raise Stopped
+    facts = TokenShardsFacts(
+        num_stories=num_stories,
+        num_tokens=num_tokens,
+        num_bytes=num_bytes,
+        unknown_bytes=unknown_bytes,
+        vocab_size=vocab.facts.vocab_size,
+        tokenizer_sha256=vocab.facts.tokenizer_sha256,
+        pad_id=vocab.facts.pad_id,
+        bos_id=vocab.facts.bos_id,
+        eos_id=vocab.facts.eos_id,
+        test_digest=splits.facts.test_digest,
+    )
+    return TokenShards(out, facts)
+
+
+def encoded_part(tokenizer_json: Path, resume: Path | None, part: Path) -> pa.Table:
+    """The token shards' rows for a part of the split: as ``resume`` has them from a killed run, or made now."""
+    import pyarrow as pa
+
+    from slm_model.data.parquet import read_batches, read_table, write_table
+
+    kept = resume / part.name if resume else None
+    if kept and kept.exists():
+        with suppress(ArtifactDamaged):
+            return read_table(kept)
+    tokenizer = open_tokenizer(tokenizer_json)
+    batches = [encode_stories(tokenizer, stories) for stories in read_batches(part, ["id", "text"], batch_size=1024)]
+    table = pa.Table.from_batches(batches, schema(tokenizer.vocab_size))
+    if kept:
+        write_table(kept.with_suffix(".partial"), table)
+        kept.with_suffix(".partial").replace(kept)
+    return table
+
+
+def encode_stories(tokenizer: Tokenizer, stories: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of id and text as rows of id, tokens, num_bytes, unknown_bytes. Raises UserError."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = stories["text"].to_pylist()
+    encoded = tokenizer.encode_batch(texts)
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum([len(ids) + 2 for ids in encoded], out=offsets[1:])
+    begin, end = (tokenizer.bos_id,), (tokenizer.eos_id,)
+    marked = chain.from_iterable(chain(begin, ids, end) for ids in encoded)
+    tokens = np.fromiter(marked, np.int64, count=offsets[-1])
+    if len(tokens) and tokens.max() >= tokenizer.vocab_size:
+        story = int(np.searchsorted(offsets, tokens.argmax(), side="right")) - 1
+        raise UserError(
+            f"story {stories['id'][story]} has token {tokens.max()}, and the vocabulary ends with "
+            f"{tokenizer.vocab_size - 1}: run the build_vocab stage again"
+        )
+    unknown_bytes = [
+        tokenizer.unknown_bytes(text) if tokenizer.unk_id in ids else 0
+        for text, ids in zip(texts, encoded, strict=True)
+    ]
+    columns = [
+        stories["id"],
+        pa.ListArray.from_arrays(offsets, tokens.astype(token_dtype(tokenizer.vocab_size))),
+        pc.binary_length(stories["text"]).cast(pa.uint32()),
+        pa.array(unknown_bytes, pa.uint32()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema(tokenizer.vocab_size))
+
+
+def schema(vocab_size: int) -> pa.Schema:
+    """The columns of a part. Unsigned, and as small as the vocabulary allows."""
+    import pyarrow as pa
+
+    tokens = pa.list_(pa.from_numpy_dtype(token_dtype(vocab_size)))
+    return pa.schema({"id": pa.string(), "tokens": tokens, "num_bytes": pa.uint32(), "unknown_bytes": pa.uint32()})
