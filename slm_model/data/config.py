@@ -15,12 +15,18 @@ class CleanConfig(Config):
     min_chars: int = Field(100, ge=1, description="Shortest story kept, in characters.")
     max_chars: int = Field(8000, ge=1, description="Longest story kept, in characters.")
     reject_cut_off: bool = Field(True, description="Reject a story that does not end as a sentence does.")
-    max_foreign_share: float = Field(
-        0.02, ge=0, le=1, description="Most letters outside a-z that a story may have, as a share of its letters."
-    )
     reject_markup: bool = Field(True, description="Reject a story with remains of HTML, Markdown, links or code.")
+    max_foreign_share: float = Field(
+        0.05, ge=0, le=1, description="Most characters outside ASCII that a story may have, as a share of all."
+    )
+    min_common_share: float = Field(
+        0.1, ge=0, le=1, description="Fewest of a story's words that must be among the most common ones of English."
+    )
     max_repeated_share: float = Field(
-        0.3, ge=0, le=1, description="Most characters that may stand in repeated sentences, as a share of the story."
+        0.4,
+        ge=0,
+        le=1,
+        description="Most word triples that may repeat an earlier one, as a share of the story's triples.",
     )
     reject_duplicates: bool = Field(True, description="Keep one story of those that are equal once normalised.")
 

@@ -22,18 +22,13 @@ def write_table(path: Path, table: pa.Table) -> None:
         writer.write_table(table.combine_chunks(), row_group_size=ROWS_PER_GROUP)
 
 
-class PartWriter:
-    """Writes rows to ``prefix-00000.parquet``, ``prefix-00001.parquet`` and so on, ``rows_per_part`` rows to a part.
+class FileWriter:
+    """Writes rows to one file as they come, a row group at most in memory. Its bytes depend on the rows alone."""
 
-    The parts depend on the rows and their order alone, not on how many a call of ``write`` brings. At most a row
-    group is held in memory. Without rows there are no parts.
-    """
-
-    def __init__(self, out: Path, prefix: str, schema: pa.Schema, rows_per_part: int) -> None:
-        self.out, self.prefix, self.schema, self.rows_per_part = out, prefix, schema, rows_per_part
-        self.names: list[str] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._rows_in_part = 0
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.num_rows = 0
+        self._schema = schema
+        self._writer = _writer(path, schema)
         self._held: list[pa.RecordBatch] = []
         self._num_held = 0
 
@@ -41,17 +36,63 @@ class PartWriter:
         """Append rows of the writer's schema."""
         start = 0
         while start < rows.num_rows:
-            piece = rows.slice(start, self._room() - self._num_held)
+            piece = rows.slice(start, ROWS_PER_GROUP - self._num_held)
             start += piece.num_rows
+            self.num_rows += piece.num_rows
             self._num_held += piece.num_rows
             self._held += piece.to_batches() if isinstance(piece, pa.Table) else [piece]
-            if self._num_held == self._room():
+            if self._num_held == ROWS_PER_GROUP:
                 self._flush()
 
-    def close(self) -> list[str]:
+    def close(self, flush: bool = True) -> None:
+        if flush and self._held:
+            self._flush()
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(flush=error is None)
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._held, self._schema).combine_chunks()
+        self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        self._held, self._num_held = [], 0
+
+
+class PartWriter:
+    """Writes rows to ``prefix-00000.parquet``, ``prefix-00001.parquet`` and so on, ``rows_per_part`` rows to a part.
+
+    The parts depend on the rows and their order alone, not on how many a call of ``write`` brings. Without rows there
+    are no parts.
+    """
+
+    def __init__(self, out: Path, prefix: str, schema: pa.Schema, rows_per_part: int) -> None:
+        self.out, self.prefix, self.schema, self.rows_per_part = out, prefix, schema, rows_per_part
+        self.names: list[str] = []
+        self._part: FileWriter | None = None
+
+    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Append rows of the writer's schema."""
+        start = 0
+        while start < rows.num_rows:
+            if self._part is None:
+                self.names.append(f"{self.prefix}-{len(self.names):05}.parquet")
+                self._part = FileWriter(self.out / self.names[-1], self.schema)
+            piece = rows.slice(start, self.rows_per_part - self._part.num_rows)
+            start += piece.num_rows
+            self._part.write(piece)
+            if self._part.num_rows == self.rows_per_part:
+                self.close()
+
+    def close(self, flush: bool = True) -> list[str]:
         """Finish the last part. Returns the names of all parts."""
-        self._flush()
-        self._end_part()
+        part, self._part = self._part, None
+        if part is not None:
+            part.close(flush)
         return self.names
 
     def __enter__(self) -> Self:
@@ -60,31 +101,7 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        elif self._writer is not None:
-            self._writer.close()
-
-    def _room(self) -> int:
-        return min(ROWS_PER_GROUP, self.rows_per_part - self._rows_in_part)
-
-    def _flush(self) -> None:
-        if not self._num_held:
-            return
-        if self._writer is None:
-            self.names.append(f"{self.prefix}-{len(self.names):05}.parquet")
-            self._writer = _writer(self.out / self.names[-1], self.schema)
-        table = pa.Table.from_batches(self._held, self.schema).combine_chunks()
-        self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-        self._rows_in_part += self._num_held
-        self._held, self._num_held = [], 0
-        if self._rows_in_part == self.rows_per_part:
-            self._end_part()
-
-    def _end_part(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._rows_in_part = None, 0
+        self.close(flush=error is None)
 
 
 def read_batches(path: Path, columns: list[str] | None = None, batch_size: int = 4096) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,76 @@
+"""Which stories are not kept, and why. A filter judges one normalised story, by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from slm_model.data.config import CleanConfig
+
+Reason = Literal[
+    "empty", "too_short", "too_long", "damaged", "markup", "not_english", "cut_off_end", "repetition", "exact_duplicate"
+]
+
+_MARKUP_SIGNS = ("<", "&", "http", "www.", "**", "`", "#", "](", "{", "}", "\\", "__", "|")
+_MARKUP = re.compile(
+    r"</?[a-zA-Z!][^\n]*?>|<\||\|>|&(?:#\w+|[a-zA-Z]+);|https?://|www\.\w|\*\*|```|^#+ |\]\(|[{}\\]|__|^\|",
+    re.MULTILINE,
+)
+# Of the genuine stories, none has less than 18 % of these among its words, half have 35 % or more.
+_COMMON_WORDS = """
+the a an and to of in was were is are it he she they his her their him them i you we my with that this for on but at not
+as had have so said one all out up then when what very
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
+_WORDS_TO_TELL_A_LANGUAGE = 200
+_THE_END = re.compile(r"\bthe end$", re.IGNORECASE)
+
+
+def reason_to_reject(text: str, config: CleanConfig) -> Reason | None:
+    """Why a normalised story is not kept, or None. The first reason counts, from the plainest to the subtlest."""
+    reason: Reason | None = None
+    if not text:
+        reason = "empty"
+    elif len(text) < config.min_chars:
+        reason = "too_short"
+    elif len(text) > config.max_chars:
+        reason = "too_long"
+    elif "\ufffd" in text:  # a decoder's sign for a character that is lost for good
+        reason = "damaged"
+    elif config.reject_markup and has_markup(text):
+        reason = "markup"
+    elif foreign_share(text) > config.max_foreign_share or common_share(text.split()) < config.min_common_share:
+        reason = "not_english"
+    elif config.reject_cut_off and is_cut_off(text):
+        reason = "cut_off_end"
+    elif repeats_more_than(text.split(), config.max_repeated_share):
+        reason = "repetition"
+    return reason
+
+
+def has_markup(text: str) -> bool:
+    return any(sign in text for sign in _MARKUP_SIGNS) and _MARKUP.search(text) is not None
+
+
+def foreign_share(text: str) -> float:
+    """Characters outside ASCII, as a share of all."""
+    return 0.0 if text.isascii() else 1 - len(text.encode("ascii", "ignore")) / len(text)
+
+
+def common_share(words: list[str]) -> float:
+    """Common English words, as a share of the first few hundred."""
+    judged = words[:_WORDS_TO_TELL_A_LANGUAGE]
+    return sum(map(_COMMON.__contains__, judged)) / len(judged)
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether a text stops before its sentence does. "The end" is an end with and without its full stop."""
+    return text.rstrip("\"')")[-1:] not in (".", "!", "?") and _THE_END.search(text) is None
+
+
+def repeats_more_than(words: list[str], share: float) -> bool:
+    """Whether more than this share of the word triples stood in the story before."""
+    num_triples = len(words) - 2
+    if num_triples < 1 or len(set(words)) - 2 > (1 - share) * num_triples:
+        return False  # there are never more different words than different triples, but for two: no need to count
+    return 1 - len(set(zip(words, words[1:], words[2:], strict=False))) / num_triples > share
