@@ -33,6 +33,7 @@ from tasks.store import Store
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
+    from slm_model.evaluation.scores import Scores
     from tasks.registry import Version
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     seconds = time.perf_counter() - began
     word = "[green]champion[/]" if "champion" in release.aliases else "not the champion"
     console.print(f"\n[bold]{release.name}[/] is {word}: {'; '.join(release.reasons)}. {seconds:.0f} s in all.\n")
-    for story in release.stories[:3]:
+    for story in _stories(config, Engine.at(root, placement))[:3]:
         console.print(story.strip(), style="italic", markup=False)
         console.print()
     _look_further(console, config.release.model_name, options.preset)
@@ -206,12 +207,11 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Follow one story through the pipeline."""
-    from rich.markdown import Markdown
     from tasks.walk import follow
 
     engine = Engine.at(artifacts_root(), _placement(options))
     planned = _walked(configure(options.preset, settings), engine)
-    Console(highlight=False).print(Markdown(follow(planned, options.story)))
+    Console(highlight=False).print(follow(planned, options.story))
     return 0
 
 
@@ -241,6 +241,13 @@ def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | 
     key = plan.artifacts["train"].key
     version = find_version(MlflowStore.at(root), config.release.model_name, key)
     return version if version is not None and version.verdict else None
+
+
+def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
+    """What the model told in its evaluation, one for each prompt."""
+    scores: Scores = _walked(config, engine).artifacts["evaluate"]  # type: ignore[assignment]
+    by_prompt = {story.prompt: story.text for story in reversed(scores.samples())}
+    return list(reversed(by_prompt.values()))
 
 
 def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Path) -> None:

@@ -138,7 +138,8 @@ def _unknown_setting(option: str, path: list[str], named: list[str], settings: M
     kinds = {kind.model_fields["kind"].default: kind for kind in _kinds(section)}
     elsewhere = [name for name, kind in kinds.items() if len(named) == 2 and last in kind.model_fields]
     if elsewhere:
-        return f"{option} belongs to the kind {elsewhere[0]!r}, here it is {path[1]!r}: add --{section}.kind {elsewhere[0]}"
+        remedy = f"add --{section}.kind {elsewhere[0]}"
+        return f"{option} belongs to the kind {elsewhere[0]!r}, here it is {path[1]!r}: {remedy}"
     here = kinds[path[1]] if len(path) > 1 and path[1] in kinds else _config_at(named[:-1])
     names = [name.replace("_", "-") for name in (here.model_fields if here else {})]
     return f"{option} is no setting: --{'.'.join(named[:-1])} has {', '.join(names)}{_perhaps(last, names)}"
@@ -159,10 +160,10 @@ def _kinds(section: str) -> list[type[BaseModel]]:
 
 def _members(field: FieldInfo) -> list[type[BaseModel]]:
     annotation = field.annotation
-    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    members: tuple[Any, ...] = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
     if typing.get_origin(annotation) is typing.Union:
         members = typing.get_args(annotation)
-    return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
 
 
 def _perhaps(name: str, known: typing.Iterable[str]) -> str:

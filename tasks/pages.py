@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
     from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.walk_page import WalkPage
     from slm_model.tokenizer.vocab import Vocab
     from tasks.release import Release
-    from tasks.walk import Walk
 
 
 def data_page(raw: RawStories, stories: Stories, splits: Splits, vocab: Vocab, shards: TokenShards) -> str:
@@ -99,7 +99,7 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
     )
 
 
-def walk_page(walk: Walk) -> str:
+def walk_page(walk: WalkPage) -> str:
     """One story's way through the pipeline."""
     return walk.markdown()
 

@@ -47,7 +47,6 @@ class PrefectStages(Runner):
             return Completed(name="Cached", data=result) if cached else result
 
         as_task = task(
-            body,
             name=name,
             task_run_name=name,
             tags=list(tags),
@@ -57,8 +56,7 @@ class PrefectStages(Runner):
             timeout_seconds=timeout_seconds,
             cache_policy=NO_CACHE,
             persist_result=False,
-            log_prints=False,
-        )
+        )(body)
         state: State[Any] = as_task(return_state=True, wait_for=[self._last] if self._last else None)
         self._last = state
         return state.result()  # type: ignore[no-any-return]
@@ -116,7 +114,9 @@ class Page:
             return
         if "total_steps" in values:
             self._total = int(values["total_steps"])
-            self._progress = create_progress_artifact(0.0, key=f"{stage.name}-progress", description=stage.name)
+            made = create_progress_artifact(0.0, key=f"{stage.name}-progress", description=stage.name)
+            assert isinstance(made, UUID)  # a coroutine in an async flow alone
+            self._progress = made
         if self._progress is None or self._total == 0 or time.monotonic() - self._told < self.EVERY_SECONDS:
             return
         self._told = time.monotonic()

@@ -72,12 +72,16 @@ def _filled_run(
     store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, pages: dict[str, str]
 ) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
-    from slm_model.evaluation.figures import figures
-
+    from slm_model.evaluation.figures import loss_by_position, training_curve
     from tasks.tracking import fill_run
     from tasks.train import describe
 
     assert model.manifest is not None
+    table = scores.table()
+    figures = {
+        "training.png": training_curve(model.history()),
+        "loss_by_position.png": loss_by_position({"test": table.test, "validation": table.validation}),
+    }
     network, training = model.manifest.recipe.configs
     history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
     history.append((model.facts.steps, _metrics(scores)))
@@ -91,7 +95,7 @@ def _filled_run(
         history,
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,
-        files={f"figures/{name}": data for name, data in figures(model, scores).items()}
+        files={f"figures/{name}": data for name, data in figures.items()}
         | {f"pages/{name}.md": text.encode() for name, text in pages.items()}
         | {"scores.json": scores.file("scores.json").read_bytes()},
         tables={"stories.json": stories, "stories_on_the_way.json": on_the_way},

@@ -21,7 +21,7 @@ class Terminal:
         self._shown: dict[str, float] = {}
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None:
-        self.console.print(f"  [dim]…[/] {stage.name:<12}[dim]{_escape(reason)}[/]", highlight=False)
+        self.console.print(f"  [dim]…[/] {stage.name:<12}[dim]{_escape(reason)}[/]", highlight=False, soft_wrap=True)
 
     def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
         """A bar for a stage that says how far it has to go; the figures that it reports stand beside it."""
@@ -52,7 +52,7 @@ class Terminal:
     def noted(self, name: str, text: str, seconds: float | None) -> None:
         """A line on something done; ``seconds`` is None for what was there already."""
         took = "[cyan]cached[/]" if seconds is None else f"[green]{seconds:5.1f} s[/]"
-        self.console.print(f"  [green]✓[/] {name:<12}{took:<8}  {_escape(text)}", highlight=False)
+        self.console.print(f"  [green]✓[/] {name:<12}{took:<8}  {_escape(text)}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._close()
