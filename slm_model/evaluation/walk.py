@@ -1,0 +1,257 @@
+"""One real story followed through the whole pipeline, from the source's bytes to the loss of each of its tokens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from slm_model.artifact import UserError
+from slm_model.checkpoint import Checkpoint
+from slm_model.data.parquet import read_batches
+from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
+from slm_model.data.token_shards import TokenShards
+from slm_model.sampling import SamplingConfig, Story
+from slm_model.tokenizer.vocab import Vocab
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+BATCH_COLUMNS = 12
+FULL_BAR = 8.0  # nats: a loss of so much or more fills its bar
+
+
+class WalkToken(BaseModel):
+    """A token of the story; ``nats``: what it cost the model, None for the beginning mark, which nothing foretells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    token: str  # in print
+    nats: float | None
+
+
+class Walk(BaseModel):
+    """The stations of a story."""
+
+    model_config = ConfigDict(frozen=True)
+
+    story_id: str
+    origin: str | None  # where the source has it; None: not found there
+    raw: str | None
+    cleaned: str
+    repairs: list[str]
+    side: Side
+    tokenizer: str  # kind
+    vocab_size: int
+    tokens: list[WalkToken]  # the marks included
+    loss: float  # nats a token
+    bits_per_byte: float
+    told: Story  # what the model makes of the first sentence
+
+
+def walk(
+    raw: RawStories,
+    stories: Stories,
+    splits: Splits,
+    vocab: Vocab,
+    shards: TokenShards,
+    model: Checkpoint,
+    story_id: str | None = None,
+) -> Walk:
+    """Follow a story: the one named, else the first test story that was repaired, else the first test story.
+
+    Raises UserError for an id that is on no side.
+    """
+    from slm_model.evaluation.score import score_tokens
+    from slm_model.evaluation.scores import StoryScore, bits_per_byte
+    from slm_model.generation import Generator
+
+    story_id = story_id or _default_story(stories, splits)
+    side = _side_of(splits, story_id)
+    part, cleaned = _row(stories.parts(), story_id)
+    raw_row = _raw_row(raw, part, cleaned)
+    _, encoded = _row(shards.files(f"{side}-"), story_id)
+    network, tokenizer = model.load()
+    [scored] = score_tokens(network, [encoded["tokens"]])
+    total = StoryScore(float(scored.nats.sum()), len(scored.nats), encoded["num_bytes"], encoded["unknown_bytes"])
+    opening = first_sentence(cleaned["text"])
+    return Walk(
+        story_id=story_id,
+        origin=raw_row["origin"] if raw_row else None,
+        raw=raw_row["text"] if raw_row else None,
+        cleaned=cleaned["text"],
+        repairs=cleaned["repairs"],
+        side=side,
+        tokenizer=vocab.facts.kind,
+        vocab_size=vocab.facts.vocab_size,
+        tokens=[
+            WalkToken(id=index, token=tokenizer.token(index), nats=nats)
+            for index, nats in zip(encoded["tokens"], [None, *scored.nats.tolist()], strict=True)
+        ],
+        loss=total.nats / total.num_tokens,
+        bits_per_byte=bits_per_byte([total]),
+        told=Generator(network, tokenizer).generate([opening], SamplingConfig(max_tokens=120))[0],
+    )
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop, question or exclamation mark, with the quotes that close after it; a line at most."""
+    line = text.partition("\n")[0]
+    match = re.match(r".*?[.!?][\"')]*(?=\s|$)", line)
+    return match.group() if match else line
+
+
+def to_markdown(walk: Walk) -> str:
+    """The walk as a page to read: quotes for texts, a table for the batch, blocks for the losses."""
+    shown = walk.tokens[: BATCH_COLUMNS + 1]
+    inputs = [_cell(token) for token in shown[:-1]]
+    targets = [_cell(token) for token in shown[1:]]
+    heads = " | ".join(str(i) for i in range(len(inputs)))
+    repaired = f"Repaired: {', '.join(walk.repairs)}." if walk.repairs else "Nothing had to be repaired."
+    lines = [
+        f"# A story's walk: {walk.story_id}",
+        "",
+        "## As found",
+        "",
+        *(
+            [f"In `{walk.origin}`:", "", *_quote(walk.raw)]
+            if walk.raw is not None
+            else ["Not found among the raw stories."]
+        ),
+        "",
+        "## As cleaned",
+        "",
+        f"{repaired} Its id is the hash of this text:",
+        "",
+        *_quote(walk.cleaned),
+        "",
+        "## Its side",
+        "",
+        f"**{walk.side}**, decided by its source and that hash alone.",
+        "",
+        "## As tokens",
+        "",
+        f"{len(walk.tokens)} tokens of a vocabulary of {walk.vocab_size:,} ({walk.tokenizer}), the marks included:",
+        "",
+        " ".join(_code(f"{token.token} {token.id}") for token in walk.tokens),
+        "",
+        "## As the network reads it",
+        "",
+        "From each input, and all before it, the network foretells the target below it:",
+        "",
+        f"| position | {heads} |",
+        f"| --- |{' --- |' * len(inputs)}",
+        f"| input | {' | '.join(inputs)} |",
+        f"| target | {' | '.join(targets)} |",
+        "",
+        "## What each token cost",
+        "",
+        f"{walk.loss:.3f} nats a token, {walk.bits_per_byte:.3f} bits per byte. A full block is {FULL_BAR:.0f} nats "
+        "or more:",
+        "",
+        "```text",
+        *(f"{_bar(token.nats)} {token.nats:6.3f}  {token.token}" for token in walk.tokens if token.nats is not None),
+        "```",
+        "",
+        "## What the model makes of its first sentence",
+        "",
+        *_quote(walk.told.prompt, "**"),
+        ">",
+        *_quote(walk.told.text[len(walk.told.prompt) :].lstrip()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def to_rich(walk: Walk) -> Group:
+    """The walk for a terminal: losses are colours, from green for what was foretold to red for a surprise."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    coloured = Text()
+    for token in walk.tokens:
+        text = token.token.replace("␣", " ").replace("\\n", "\n")
+        coloured.append(text, f"rgb(0,0,0) on {_colour(token.nats)}" if token.nats is not None else "dim")
+    story = Text(walk.told.prompt, "bold")
+    story.append(walk.told.text[len(walk.told.prompt) :], "not bold")
+    ids = Text(" ").join(Text(token.token).append(f" {token.id}", "dim") for token in walk.tokens)
+    stations = {
+        f"as found: {walk.origin}": Text(walk.raw if walk.raw is not None else "not found among the raw stories"),
+        f"as cleaned; repaired: {', '.join(walk.repairs) or 'nothing'}": Text(walk.cleaned),
+        f"{walk.side} side; {len(walk.tokens)} tokens": ids,
+        f"cost: {walk.loss:.3f} nats a token, {walk.bits_per_byte:.3f} bits per byte": coloured,
+        "what the model makes of its first sentence": story,
+    }
+    return Group(*(Panel(text, title=title, title_align="left") for title, text in stations.items()))
+
+
+def _default_story(stories: Stories, splits: Splits) -> str:
+    tests = list(splits.ids("test"))
+    repaired: set[str] = set()
+    for part in stories.parts():
+        for batch in read_batches(part, ["id", "repairs"]):
+            rows = zip(batch["id"].to_pylist(), batch["repairs"].to_pylist(), strict=True)
+            repaired.update(story_id for story_id, repairs in rows if repairs)
+    return next((story_id for story_id in tests if story_id in repaired), tests[0])
+
+
+def _side_of(splits: Splits, story_id: str) -> Side:
+    for side in reversed(SIDES):  # the smaller ones first
+        if story_id in splits.ids(side):
+            return side
+    raise UserError(f"story {story_id!r} is on no side: give the id of one that the split stage has kept")
+
+
+def _row(parts: list[Path], story_id: str) -> tuple[Path, dict[str, Any]]:
+    """The row with this id, and the part that it stands in."""
+    for part in parts:
+        for batch in read_batches(part):
+            ids = batch["id"].to_pylist()
+            if story_id in ids:
+                return part, batch.slice(ids.index(story_id), 1).to_pylist()[0]
+    raise AssertionError(f"story {story_id}, which the split has, is in none of {[part.name for part in parts]}")
+
+
+def _raw_row(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, Any] | None:
+    """The raw story that became this one: the clean stage keeps of raw part i what stands in part i of its own."""
+    from slm_model.data.normalise import normalise
+
+    name = part.name.replace("stories-", "raw-")
+    for path in raw.parts():
+        if path.name == name:
+            for batch in read_batches(path, ["text", "split", "origin"]):
+                for row in batch.to_pylist():
+                    if row["split"] == cleaned["split"] and normalise(row["text"] or "") == cleaned["text"]:
+                        return dict(row)
+    return None
+
+
+def _quote(text: str, emphasis: str = "") -> list[str]:
+    """Text as it is, in a quotation: each of its lines a paragraph, and no mark of it taken for Markdown's."""
+    plain = re.sub(r"([\\`*_<>#\[\]|~&])", r"\\\1", text)
+    return "\n>\n".join(f"> {emphasis}{line}{emphasis}" for line in plain.split("\n")).split("\n")
+
+
+def _code(text: str) -> str:
+    """Text as it is, in a code span: fenced by more backticks than it has itself."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _cell(token: WalkToken) -> str:
+    return _code(token.token).replace("|", "\\|")
+
+
+def _bar(nats: float) -> str:
+    """Eight characters wide: so many blocks, and the last one as full as the rest."""
+    eighths = round(min(nats, FULL_BAR) / FULL_BAR * 64)
+    return ("█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")).ljust(8)
+
+
+def _colour(nats: float) -> str:
+    share = min(nats, FULL_BAR) / FULL_BAR
+    return f"rgb({round(120 + 135 * share)},{round(220 - 130 * share)},{round(130 - 60 * share)})"

@@ -1,0 +1,129 @@
+"""The evaluation stage, on a model that read a little."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_pipeline import NETWORK, Pipeline
+
+from slm_model.artifact import StageRun, Stopped, UserError
+from slm_model.evaluation.config import EvaluateConfig
+from slm_model.evaluation.evaluate import evaluate, sample_scores
+from slm_model.evaluation.score import score_texts
+from slm_model.evaluation.scores import Scores, bits_per_byte
+from slm_model.sampling import SamplingConfig, Story
+
+CONFIG = EvaluateConfig(
+    prompts=("One day, Lily", "Ж"), stories_per_prompt=3, sampling=SamplingConfig(max_tokens=40, seed=3)
+)
+
+
+@pytest.fixture(scope="module")
+def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    out = tmp_path_factory.mktemp("scores")
+    return evaluate(out, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun())
+
+
+def test_every_held_out_token_is_scored_once(pipeline: Pipeline, scores: Scores) -> None:
+    tokenizer = pipeline.vocab.tokenizer()
+    table = scores.table()
+    for side, found in (("test", table.test), ("validation", table.validation)):
+        texts = list(pipeline.splits.texts(side))
+        assert found.num_stories == len(texts) > 0
+        assert found.num_tokens == sum(len(tokenizer.encode(text)) + 1 for text in texts)
+        assert found.num_tokens == sum(position.num_tokens for position in found.by_position)
+        assert found.num_bytes == sum(len(text.encode()) for text in texts)
+    assert (scores.facts.num_tokens, scores.facts.num_bytes) == (table.test.num_tokens, table.test.num_bytes)
+
+
+def test_the_scores_are_those_of_the_texts_alone(pipeline: Pipeline, scores: Scores) -> None:
+    """What judging an old model from its bundle relies on."""
+    network, tokenizer = pipeline.model.load()
+    alone = score_texts(network, tokenizer, list(pipeline.splits.texts("test")))
+    assert scores.facts.test_bits_per_byte == pytest.approx(bits_per_byte(alone), abs=1e-6)
+    found = list(scores.per_story().values())
+    assert [(s.num_tokens, s.num_bytes) for s in found] == [(s.num_tokens, s.num_bytes) for s in alone]
+    assert [s.nats for s in found] == pytest.approx([s.nats for s in alone], abs=1e-3)
+
+
+def test_the_validation_side_scores_as_training_found_it(pipeline: Pipeline, scores: Scores) -> None:
+    assert scores.facts.validation_loss == pytest.approx(pipeline.model.facts.validation_loss, abs=1e-5)
+    found = scores.facts.validation_bits_per_byte
+    assert found == pytest.approx(pipeline.model.facts.validation_bits_per_byte, abs=1e-5)
+
+
+def test_scores_name_their_test_set_story_by_story(pipeline: Pipeline, scores: Scores) -> None:
+    assert list(scores.per_story()) == list(pipeline.splits.ids("test"))
+    assert scores.facts.test_digest == scores.table().test_digest == pipeline.splits.facts.test_digest
+
+
+def test_scores_state_the_convention_that_they_were_made_by(scores: Scores) -> None:
+    assert (scores.table().context, scores.table().stride) == (NETWORK.context, NETWORK.context // 2)
+
+
+def test_sample_stories_come_by_prompt_and_say_what_the_model_did_not_see(scores: Scores) -> None:
+    stories = scores.samples()
+    assert [story.prompt for story in stories] == ["One day, Lily"] * 3 + ["Ж"] * 3
+    assert [story.unknown_bytes for story in stories] == [0, 0, 0, 2, 2, 2]
+    assert len({story.text for story in stories}) == 6
+
+
+def test_two_equal_runs_leave_equal_bytes(pipeline: Pipeline, scores: Scores, tmp_path: Path) -> None:
+    again = evaluate(tmp_path, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun())
+    assert again.facts == scores.facts
+    names = sorted(path.name for path in scores.folder.iterdir())
+    assert names == ["per_story.parquet", "samples.json", "scores.json"]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (scores.folder / name).read_bytes()
+
+
+def test_scores_json_is_plain_json(scores: Scores) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    json.loads((scores.folder / "scores.json").read_bytes(), parse_constant=refuse)
+
+
+def test_shards_of_another_vocabulary_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    facts = pipeline.shards.facts.model_copy(update={"tokenizer_sha256": "0" * 64})
+    with pytest.raises(UserError, match="vocabulary 00000000"):
+        evaluate(tmp_path, pipeline.model, replace(pipeline.shards, facts=facts), pipeline.splits, CONFIG, StageRun())
+
+
+def test_shards_of_another_split_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    facts = pipeline.splits.facts.model_copy(update={"test_digest": "0" * 64})
+    with pytest.raises(UserError, match="00000000: run the shard stage"):
+        evaluate(
+            tmp_path, pipeline.model, pipeline.shards, type(pipeline.splits)(pipeline.splits.folder, facts), CONFIG,
+            StageRun(),
+        )  # fmt: skip
+
+
+def test_evaluation_leaves_when_asked_to(pipeline: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        evaluate(tmp_path, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun(should_stop=lambda: True))
+
+
+def story(added: str, ended: str = "eos") -> Story:
+    return Story.model_validate({"prompt": "Once", "text": "Once" + added, "ended": ended, "num_tokens": 5})
+
+
+def test_a_story_ends_properly_after_a_sentence_and_by_its_end_mark() -> None:
+    stories = [story(' he said "Yes!"'), story(" it was."), story(" it was"), story(" it was.", "max_tokens")]
+    assert sample_scores(stories).ends_properly == 0.5
+
+
+def test_distinct_pairs_are_counted_over_all_stories() -> None:
+    assert sample_scores([story(" a b c"), story(" A b. d")]).distinct_2 == 3 / 4
+
+
+def test_repetition_is_counted_within_a_story() -> None:
+    assert sample_scores([story(" a b c d a b c d"), story(" a b c d")]).repeated_4 == 1 / 6
+
+
+def test_stories_without_a_word_have_measures_too() -> None:
+    measures = sample_scores([story("")])
+    assert (measures.distinct_2, measures.repeated_4) == (0.0, 0.0)
