@@ -1,0 +1,60 @@
+"""A registered model's bundle: the checkpoint, the code that reads it, and the libraries that the code wants.
+
+    MLmodel, pyfunc_model.py, requirements.txt, code/slm_model/, artifacts/<train key>/
+
+No pickle anywhere. Whatever becomes of this checkout, a bundle is scored and served by its own code.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slm_model.evaluation.scores import StoryScore
+
+PROGRAM = Path(__file__).with_name("pyfunc_model.py")
+LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch")
+
+
+class BundleFailed(RuntimeError):
+    """A bundle's own code did not do what was asked of it."""
+
+
+def requirements() -> list[str]:
+    """The libraries that a bundle's code imports, each as installed here; without a build's local suffix (``+cpu``)."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
+
+
+def score_with_bundle(bundle: Path, texts: Sequence[str], device: str = "cpu") -> list[StoryScore]:
+    """The score of each text by the bundle's own model and code, in a process of its own.
+
+    Raises BundleFailed if that code fails, or scores another number of texts.
+    """
+    from slm_model.evaluation.scores import StoryScore
+
+    with tempfile.TemporaryDirectory() as temporary:
+        given, got = Path(temporary, "texts.json"), Path(temporary, "scores.json")
+        given.write_text(json.dumps(list(texts)), encoding="utf-8")
+        # -P keeps this folder off the path, -B keeps compiled files out of the bundle.
+        command = [sys.executable, "-P", "-B", "-W", "ignore", str(PROGRAM), *map(str, (bundle, given, got)), device]
+        quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        done = subprocess.run(
+            command, check=False, env=os.environ | quiet, cwd=temporary, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise BundleFailed(f"{bundle}: its code could not score ({reason})\n{done.stderr}")
+        columns = json.loads(got.read_bytes())
+    rows = zip(*(columns[name] for name in ("nats", "num_tokens", "num_bytes", "unknown_bytes")), strict=True)
+    scores = [StoryScore(*row) for row in rows]
+    if len(scores) != len(texts):
+        raise BundleFailed(f"{bundle}: its code gave {len(scores)} scores for {len(texts)} texts")
+    return scores

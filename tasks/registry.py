@@ -1,0 +1,280 @@
+"""Which models are registered, read in milliseconds without importing MLflow.
+
+SQLite is asked with read-only SQL, a server with REST; writing is tasks/tracking.py's. ``slm run`` asks here whether
+there is anything to do, ``slm generate`` where the champion stands.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from slm_model.artifact import MANIFEST, UserError
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
+CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
+
+
+class RegistryUnreachable(Exception):
+    """The registry could not be asked. It may well hold what was asked for."""
+
+
+@dataclass(frozen=True)
+class MlflowStore:
+    """Where MLflow keeps runs, models and the registry."""
+
+    root: Path  # of all artifacts
+    uri: str  # MLflow's tracking URI
+
+    @classmethod
+    def at(cls, root: Path) -> MlflowStore:
+        """``$MLFLOW_TRACKING_URI``, or a SQLite database below ``root``."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
+        if not uri.startswith(("sqlite:///", "http://", "https://")):
+            raise UserError(
+                f"MLFLOW_TRACKING_URI is {uri!r}, wanted sqlite:///<file> or http(s)://<server>: for another database "
+                "start MLflow's server on it, and give the server's address"
+            )
+        return cls(root.absolute(), uri)
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, if it is one."""
+        return Path(self.uri.removeprefix("sqlite:///")).absolute() if self.uri.startswith("sqlite:///") else None
+
+    @property
+    def artifacts(self) -> Path:
+        """Where MLflow's own artifacts stand, unless a server keeps them."""
+        return self.root / "mlflow-artifacts"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version."""
+
+    model_name: str
+    number: int
+    aliases: tuple[str, ...]
+    created: datetime
+    run_id: str | None
+    location: str | None  # path or URI of its bundle; None: the server has to be asked
+    tags: dict[str, str] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model_name}/{self.number}"
+
+    @property
+    def key(self) -> str | None:
+        """Key of the train stage whose checkpoint it is."""
+        return self.tags.get(KEY)
+
+    @property
+    def verdict(self) -> str | None:
+        return self.tags.get(VERDICT)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        return float(self.tags[BITS_PER_BYTE]) if BITS_PER_BYTE in self.tags else None
+
+    @property
+    def bundle(self) -> Path | None:
+        """Its bundle's folder, if that is of this machine's file system; whether it still exists is not asked."""
+        return local_path(self.location)
+
+    @property
+    def lost(self) -> bool:
+        """Its bundle stood on this machine, and is gone."""
+        return self.bundle is not None and not (self.bundle / "MLmodel").is_file()
+
+
+def list_models(store: MlflowStore) -> list[str]:
+    """The names of all registered models, in their order. Raises RegistryUnreachable."""
+    if store.database is not None:
+        return [name for (name,) in _select(store.database, "SELECT name FROM registered_models ORDER BY name")[0]]
+    found = _get(store.uri, "registered-models/search", {"max_results": "1000", "order_by": "name ASC"})
+    return [model["name"] for model in found.get("registered_models", [])]
+
+
+def list_versions(store: MlflowStore, model_name: str) -> list[Version]:
+    """All versions of a model, newest first; none if there is no such model or no store yet.
+
+    Raises RegistryUnreachable.
+    """
+    if store.database is not None:
+        return _by_sql(store.database, model_name)
+    return list(_by_rest(store.uri, model_name))
+
+
+def find_version(store: MlflowStore, model_name: str, key: str) -> Version | None:
+    """The newest version of this train key whose bundle is not lost. Raises RegistryUnreachable."""
+    alike = (v for v in list_versions(store, model_name) if v.key == key and not v.lost)
+    return next(alike, None)
+
+
+def aliased(store: MlflowStore, model_name: str, alias: str = CHAMPION) -> Version | None:
+    """The version that bears the alias. Raises RegistryUnreachable."""
+    return next((v for v in list_versions(store, model_name) if alias in v.aliases), None)
+
+
+def previous_champion(store: MlflowStore, model_name: str) -> Version | None:
+    """Who was champion before the present one: where ``slm rollback`` goes."""
+    versions = list_versions(store, model_name)
+    present = next((v for v in versions if CHAMPION in v.aliases), None)
+    before = [v for v in versions if v is not present and CHAMPION_SINCE in v.tags and not v.lost]
+    return max(before, key=lambda v: (v.tags[CHAMPION_SINCE], v.number), default=None)
+
+
+def champion_folder(store: MlflowStore, model_name: str) -> Path:
+    """The champion's checkpoint folder, as it stands in its bundle; fetched once if the bundle is kept elsewhere.
+
+    Raises UserError if there is no champion or its files are gone, RegistryUnreachable.
+    """
+    champion = aliased(store, model_name)
+    if champion is None:
+        raise UserError(f"{model_name} has no champion yet: run `slm run quick` first")
+    return checkpoint_folder(bundle_folder(store, champion))
+
+
+def bundle_folder(store: MlflowStore, version: Version) -> Path:
+    """A version's bundle on this machine, fetched once if it is kept elsewhere. Raises UserError if it is gone."""
+    location = version.location
+    if location is None:
+        query = {"name": version.model_name, "version": str(version.number)}
+        location = _get(store.uri, "model-versions/get-download-uri", query)["artifact_uri"]
+    bundle = local_path(location)
+    if bundle is not None and (bundle / "MLmodel").is_file():
+        return bundle
+    if bundle is not None and store.database is not None:
+        raise UserError(
+            f"the files of {version.model_name} version {version.number} are gone from {bundle}: run `slm run` to "
+            "register its model again, or `slm rollback` to go back to another version"
+        )
+    from tasks.tracking import fetch_bundle
+
+    return fetch_bundle(store, version)
+
+
+def checkpoint_folder(bundle: Path) -> Path:
+    """The checkpoint in a bundle. Raises UserError if there is none."""
+    found = sorted((bundle / "artifacts").glob(f"*/{MANIFEST}"))
+    if len(found) != 1:
+        raise UserError(f"{bundle} is no bundle of this project: it holds {len(found)} checkpoints where one is wanted")
+    return found[0].parent
+
+
+def local_path(location: str | None) -> Path | None:
+    """The path that a location of MLflow's names on this machine, if it names one."""
+    if location is None:
+        return None
+    parts = urllib.parse.urlparse(location)
+    if parts.scheme == "file":
+        return Path(urllib.parse.unquote(parts.path))
+    return Path(location) if parts.scheme == "" else None
+
+
+def _by_sql(database: Path, model_name: str) -> list[Version]:
+    rows, all_tags, all_aliases = _select(
+        database,
+        "SELECT version, creation_time, run_id, storage_location FROM model_versions "
+        "WHERE name = :name AND current_stage != 'Deleted_Internal' ORDER BY version DESC",
+        "SELECT version, key, value FROM model_version_tags WHERE name = :name",
+        "SELECT version, alias FROM registered_model_aliases WHERE name = :name ORDER BY alias",
+        name=model_name,
+    )
+    tags: dict[int, dict[str, str]] = {}
+    for number, key, value in all_tags:
+        tags.setdefault(number, {})[key] = value
+    aliases: dict[int, list[str]] = {}
+    for number, alias in all_aliases:
+        aliases.setdefault(number, []).append(alias)
+    return [
+        Version(model_name, number, tuple(aliases.get(number, ())), _moment(at), run, place, tags.get(number, {}))
+        for number, at, run, place in rows
+    ]
+
+
+def _select(database: Path, *queries: str, **values: str) -> list[list[Any]]:
+    """The rows of each query, all of one moment; none where there is no database, or none that MLflow has filled."""
+    if not database.exists():
+        return [[] for _ in queries]
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            connection.execute("BEGIN")
+            return [connection.execute(query, values).fetchall() for query in queries]
+    except sqlite3.Error as error:
+        if str(error).startswith("no such table"):
+            return [[] for _ in queries]
+        raise RegistryUnreachable(f"{database}: {error}") from None
+
+
+def _by_rest(uri: str, model_name: str) -> Iterator[Version]:
+    try:
+        model = _get(uri, "registered-models/get", {"name": model_name})["registered_model"]
+    except FileNotFoundError:
+        return
+    aliases: dict[int, list[str]] = {}
+    for alias in model.get("aliases", []):
+        aliases.setdefault(int(alias["version"]), []).append(alias["alias"])
+    query = {"filter": f"name = '{model_name}'", "max_results": "1000", "order_by": "version_number DESC"}
+    while True:
+        page = _get(uri, "model-versions/search", query)
+        for found in page.get("model_versions", []):
+            number = int(found["version"])
+            yield Version(
+                model_name,
+                number,
+                tuple(sorted(aliases.get(number, ()))),
+                _moment(int(found["creation_timestamp"])),
+                found.get("run_id") or None,
+                None,
+                {tag["key"]: tag["value"] for tag in found.get("tags", [])},
+            )
+        if not page.get("next_page_token"):
+            return
+        query["page_token"] = page["next_page_token"]
+
+
+def _get(uri: str, path: str, query: dict[str, str]) -> dict[str, Any]:
+    """An answer of MLflow's REST interface. Raises FileNotFoundError if what was asked for does not exist."""
+    import urllib.error  # 25 ms, which a local registry need not pay
+    import urllib.request
+    from http.client import HTTPException
+
+    url = f"{uri.rstrip('/')}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}"
+    request = urllib.request.Request(url, headers=_authorization())
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
+                raise FileNotFoundError(path) from None
+        raise RegistryUnreachable(f"{uri} answered {error.code} {error.reason} to {path}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise RegistryUnreachable(f"{uri}: {error}") from None
+
+
+def _authorization() -> dict[str, str]:
+    """The credentials that MLflow's own client would send, from the same variables."""
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    return {}
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,445 @@
+"""MLflow: a training's run, and the registered model that comes of it. The only module that imports MLflow.
+
+Every function raises RegistryUnreachable when the store fails. A training's run is recorded by a thread (live_run.py);
+what the store did not take then, ``fill_run`` writes later. Reading the registry, in milliseconds, is registry.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from filelock import FileLock
+
+from tasks.bundle import PROGRAM, requirements
+from tasks.home import REPOSITORY
+from tasks.live_run import LiveRun, Point
+from tasks.registry import (
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_SINCE,
+    KEY,
+    VERDICT,
+    MlflowStore,
+    RegistryUnreachable,
+    Version,
+    aliased,
+    find_version,
+    list_versions,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+FAILURE = "slm.failure"
+EXPERIMENT = "slm"
+INTERVAL = 2.0  # seconds between two writes
+METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
+DIGEST_LENGTH = 36  # MLflow's limit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Stories that a model was trained or scored on, as MLflow's lineage names them."""
+
+    name: str
+    side: Literal["train", "validation", "test"]
+    digest: str  # of the bytes, hex; MLflow shows the first 36 digits
+    source: str  # where they come from, with the pinned revision
+    counts: Mapping[str, int] = field(default_factory=dict)  # num_stories, num_tokens, num_bytes
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name} ({self.side})"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a run before its first number."""
+
+    key: str
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Dataset] = ()
+    experiment: str = EXPERIMENT
+
+
+def _reaches(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, raising RegistryUnreachable for whatever MLflow raises."""
+
+    @wraps(function)
+    def reaching(*args: P.args, **kwargs: P.kwargs) -> R:
+        _settle()
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return function(*args, **kwargs)
+        except (MlflowException, SQLAlchemyError) as error:
+            raise RegistryUnreachable(str(error)) from error
+
+    return reaching
+
+
+def open_run(store: MlflowStore, description: Description, interval: float = INTERVAL) -> LiveRun:
+    """The run of a training, found again by its key or begun, and recorded in the background from now on."""
+
+    _settle()
+    import sqlalchemy  # noqa: F401 # here, since two threads that import at once can see each other's half-made modules
+    from mlflow import MlflowClient  # noqa: F401
+
+    def begin() -> _Run:
+        run = _Run.find_or_begin(store, description)
+        run.reopen()
+        return run
+
+    return LiveRun(description.name, begin, interval)
+
+
+@dataclass
+class _Run:
+    """A run in the store."""
+
+    client: MlflowClient
+    run_id: str
+    status: str
+    present: dict[str, set[int]]  # metric -> steps that the store had when this was opened
+
+    @classmethod
+    @_reaches
+    def find_or_begin(cls, store: MlflowStore, description: Description, started: int | None = None) -> _Run:
+        from mlflow.entities import Param
+
+        client = connect(store)
+        experiment_id = _experiment(client, store, description.experiment)
+        found = _find_run(client, experiment_id, description.key)
+        if found is None:
+            tags = {KEY: description.key, "mlflow.source.name": "slm", **description.tags}
+            found = client.create_run(experiment_id, started, tags, description.name)
+        run_id = found.info.run_id
+        new = [Param(name, str(v)) for name, v in description.params.items() if name not in found.data.params]
+        for start in range(0, len(new), PARAMS_A_CALL):
+            client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL])
+        if description.datasets and not (found.inputs and found.inputs.dataset_inputs):
+            client.log_inputs(run_id, [_as_input(dataset) for dataset in description.datasets])
+        present = {name: {m.step for m in client.get_metric_history(run_id, name)} for name in found.data.metrics}
+        return cls(client, run_id, found.info.status, present)
+
+    @_reaches
+    def reopen(self) -> None:
+        """Go on with a run that was closed."""
+        if self.status != "RUNNING":
+            self.client.update_run(self.run_id, status="RUNNING")
+            if FAILURE in self.client.get_run(self.run_id).data.tags:
+                self.client.delete_tag(self.run_id, FAILURE)
+            self.status = "RUNNING"
+
+    @_reaches
+    def log(self, points: Iterable[Point]) -> None:
+        """Write points, but for those that the store already has."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, float(value), point.timestamp, point.step)
+            for point in points
+            for name, value in point.values.items()
+            if point.step not in self.present.get(name, ())
+        ]
+        for start in range(0, len(metrics), METRICS_A_CALL):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
+
+    @_reaches
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file among the artifacts, in place of an older one."""
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            (Path(temporary) / name).write_bytes(data)
+            self.client.log_artifact(self.run_id, f"{temporary}/{name}", folder or None)
+
+    @_reaches
+    def end(self, status: str, reason: str | None, ended: int | None = None) -> None:
+        """Close the run."""
+        if reason is not None:
+            self.client.set_tag(self.run_id, FAILURE, reason)
+        self.client.set_terminated(self.run_id, status, ended)
+        self.status = status
+
+
+@_reaches
+def fill_run(
+    store: MlflowStore,
+    description: Description,
+    history: Sequence[tuple[int, Mapping[str, float]]],
+    *,
+    started: datetime,
+    seconds: float,
+    files: Mapping[str, bytes] | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> str:
+    """Write what the store lacks of a finished training, from what its artifacts say. The run's id.
+
+    ``history``: the numbers by step, spread evenly over the training's time. ``tables``: rows by artifact path.
+    Nothing is written where all of it is there.
+    """
+    began = round(started.timestamp() * 1000)
+    run = _Run.find_or_begin(store, description, began)
+    share = 1000 * seconds / max(1, len(history))
+    run.log(Point(step, values, began + round(i * share)) for i, (step, values) in enumerate(history, 1))
+    client, files, tables = run.client, files or {}, tables or {}
+    folders = {path.rpartition("/")[0] for path in (*files, *tables)}
+    there = {found.path for folder in folders for found in client.list_artifacts(run.run_id, folder or None)}
+    for path, data in files.items():
+        if path not in there:
+            run.put(path, data)
+    for path, rows in tables.items():
+        if path not in there and rows:
+            with quiet_mlflow():
+                client.log_table(run.run_id, {name: [row[name] for row in rows] for name in rows[0]}, path)
+    if run.status != "FINISHED":
+        run.reopen()
+        run.end("FINISHED", None, began + round(1000 * seconds))
+    return run.run_id
+
+
+@_reaches
+def register_version(
+    store: MlflowStore,
+    model_name: str,
+    checkpoint: Path,
+    *,
+    run_id: str,
+    key: str,
+    verdict: str,
+    metrics: Mapping[str, float],
+    dataset: Dataset | None = None,
+    tags: Mapping[str, str] | None = None,
+    step: int = 0,
+) -> Version:
+    """The version of this train key, made with its bundle if there is none yet. It bears no alias so far.
+
+    ``checkpoint``: the finished checkpoint's folder. ``metrics`` are tied to the model and to ``dataset``, at ``step``.
+    """
+    with FileLock(_made(store.root) / ".register.lock"):  # two at once would each see none
+        found = find_version(store, model_name, key)
+        if found is not None:
+            return found
+        client = connect(store)
+        all_tags = {KEY: key, VERDICT: verdict, **(tags or {})}
+        model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
+        _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
+        _ensure_registered_model(client, model_name)
+        with _global_uri(store):
+            made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
+        return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
+
+
+@_reaches
+def set_alias(store: MlflowStore, version: Version, alias: str) -> None:
+    """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more."""
+    client = connect(store)
+    number = str(version.number)
+    if alias == CHAMPION:
+        client.set_model_version_tag(version.model_name, number, CHAMPION_SINCE, datetime.now(UTC).isoformat())
+        challenger = aliased(store, version.model_name, CHALLENGER)
+        if challenger is not None and challenger.number == version.number:
+            client.delete_registered_model_alias(version.model_name, CHALLENGER)
+    client.set_registered_model_alias(version.model_name, alias, number)
+
+
+@_reaches
+def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> None:
+    """Write tags on a version: a later verdict, say."""
+    client = connect(store)
+    for name, value in tags.items():
+        client.set_model_version_tag(version.model_name, str(version.number), name, value)
+
+
+@_reaches
+def fetch_bundle(store: MlflowStore, version: Version) -> Path:
+    """A version's bundle, brought to this machine once."""
+    folder = store.root / "mlflow-fetched" / version.model_name / str(version.number)
+    with FileLock(_made(store.root) / ".fetch.lock"):
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with quiet_mlflow() as mlflow:
+                uri = f"models:/{version.model_name}/{version.number}"
+                mlflow.artifacts.download_artifacts(uri, dst_path=str(partial), tracking_uri=store.uri)
+            partial.rename(folder)
+    return folder
+
+
+def connect(store: MlflowStore) -> MlflowClient:
+    """A client of the store. A SQLite database is made first if there is none: by one process, while others wait."""
+    _settle()
+    from mlflow import MlflowClient
+
+    if store.database is None:
+        return MlflowClient(store.uri, store.uri)
+    with FileLock(_made(store.database.parent) / f".{store.database.name}.lock"):
+        return MlflowClient(store.uri, store.uri)
+
+
+def _settle() -> None:
+    """Have MLflow keep quiet, stay at home and not wait for ever; to be called before it is imported."""
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the defaults, 7 and 120 s, keep a caller waiting for minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_UV_AUTO_DETECT": "false",  # a bundle does not depend on the folder that it was made in
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises, each time
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = str(store.artifacts / name) if store.database else None  # a server decides for itself
+        try:
+            return str(client.create_experiment(name, place))
+        except MlflowException:  # another process was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+    found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return found[0] if found else None
+
+
+def _as_input(dataset: Dataset) -> DatasetInput:
+    from mlflow import entities
+
+    contexts = {"train": "training", "validation": "validation", "test": "testing"}
+    return entities.DatasetInput(
+        entities.Dataset(
+            dataset.full_name,
+            dataset.digest[:DIGEST_LENGTH],
+            source_type="slm",
+            source=json.dumps({"source": dataset.source, "digest": dataset.digest}),
+            profile=json.dumps(dict(dataset.counts)),
+        ),
+        [entities.InputTag("mlflow.data.context", contexts[dataset.side])],
+    )
+
+
+def _log_model(
+    client: MlflowClient, checkpoint: Path, run_id: str, name: str, tags: Mapping[str, str], step: int
+) -> str:
+    """A logged model of MLflow's with its bundle, as an output of the run. Its id."""
+    from mlflow.entities import LoggedModelOutput
+
+    with quiet_mlflow():
+        from tasks.pyfunc_model import signature
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id, name, run_id, dict(tags), run.data.params, model_type="language model"
+    )
+    status: Literal["READY", "FAILED"] = "FAILED"
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        with tempfile.TemporaryDirectory() as temporary, quiet_mlflow() as mlflow:
+            folder = f"{temporary}/bundle"
+            described = mlflow.models.Model(
+                artifact_path=model.artifact_location, model_uuid=model.model_id, model_id=model.model_id, run_id=run_id
+            )
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(PROGRAM),
+                code_paths=[str(REPOSITORY / "slm_model")],
+                artifacts={"checkpoint": str(checkpoint)},
+                model_config={"device": "cpu"},
+                signature=signature(),
+                pip_requirements=requirements(),
+                mlflow_model=described,
+            )
+            client.log_model_artifacts(model.model_id, folder)
+        status = "READY"
+    finally:
+        client.finalize_logged_model(model.model_id, status)
+    return str(model.model_id)
+
+
+def _log_model_metrics(
+    client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], dataset: Dataset | None, step: int
+) -> None:
+    from mlflow.entities import Metric
+
+    name, digest = (dataset.full_name, dataset.digest[:DIGEST_LENGTH]) if dataset else (None, None)
+    points = [Metric(key, float(value), _now(), step, model_id, name, digest, run_id) for key, value in metrics.items()]
+    client.log_batch(run_id, metrics=points)
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+@contextmanager
+def _global_uri(store: MlflowStore) -> Iterator[None]:
+    """MLflow's process-wide tracking URI set to the store: creating a version from a logged model reads that one."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before or "")
+        if before is None:  # else `MlflowStore.at` would take it for the user's word
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@contextmanager
+def quiet_mlflow() -> Iterator[ModuleType]:
+    """MLflow with its pyfunc flavour, without the warnings and advice that come with using it."""
+    with warnings.catch_warnings(record=True):  # recorded too: MLflow turns filters back on
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        yield mlflow
+
+
+def _now() -> int:
+    return round(time.time() * 1000)

@@ -1,0 +1,101 @@
+"""MLflow stores and checkpoints, small and real."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from slm_model.artifact import Manifest, Recipe, content_digest, hash_file, hash_json, seal_manifest
+from slm_model.checkpoint import CheckpointFacts
+from slm_model.networks.config import TransformerConfig
+from slm_model.tokenizer import char
+from slm_model.tokenizer.config import CharConfig
+from tasks.registry import MlflowStore
+from tasks.store import records_of
+
+STORIES = ["Once upon a time there was a cat.", "The dog ran to the park, and sat.", "Lily saw a big red ball."]
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run: made once, since that takes seconds, and copied for each test."""
+    from tasks.tracking import connect
+
+    root = tmp_path_factory.mktemp("template")
+    store = MlflowStore(root, f"sqlite:///{root}/mlflow.db")
+    connect(store)
+    forget(store)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path) -> Iterator[MlflowStore]:
+    """A store of its own for each test."""
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    shutil.copyfile(empty_database, root / "mlflow.db")
+    store = MlflowStore(root, f"sqlite:///{root}/mlflow.db")
+    yield store
+    forget(store)
+
+
+def forget(store: MlflowStore) -> None:
+    """Close the connections that MLflow keeps open for the life of a process."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.pop(store.uri, None)
+    if engine is not None:
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[[Path, int], Path]:
+    """Makes a finished checkpoint below a folder, with untrained weights drawn from a seed."""
+
+    def make(root: Path, seed: int) -> Path:
+        config = TransformerConfig(context=64, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_width=4)
+        tokenizer = char.build(STORIES, CharConfig(min_count=1))
+        network = config.implementation().build(config, tokenizer.vocab_size)
+        network.initialise(torch.Generator().manual_seed(seed))
+        out = root / "being-made"
+        out.mkdir(parents=True)
+        tokenizer.save(out / "tokenizer.json")
+        save_file(network.state_dict(), out / "model.safetensors")
+        content = {
+            "format": 1,
+            "network": config.model_dump(),
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer_sha256": hash_file(out / "tokenizer.json"),
+        }
+        (out / "config.json").write_text(json.dumps(content))
+        (out / "history.jsonl").write_text('{"step": 1, "train/loss": 3.5}\n')
+        (out / "samples.jsonl").write_text('{"step": 1, "prompt": "Once", "story": "Once upon"}\n')
+        np.save(out / "training_stories.npy", np.array([1, 2, 3], np.uint64))
+        facts = dict.fromkeys(CheckpointFacts.model_fields, 1) | {"budget": "1 step", "numerics": {}}
+        files = records_of(out)
+        manifest = Manifest(
+            key=hash_json([seed]),
+            digest=content_digest(files),
+            recipe=Recipe(stage="train", configs=[], code={}, libraries={}, inputs=[]),
+            facts=CheckpointFacts.model_validate(facts).model_dump(),
+            files=files,
+            opens_with=[],
+            environment={},
+            started="2026-01-01T00:00:00+00:00",
+            seconds=10.0,
+        )
+        (out / "manifest.json").write_bytes(seal_manifest(manifest))
+        return out.rename(root / manifest.key)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[[Path, int], Path]) -> Path:
+    """A checkpoint for whoever needs only one."""
+    return make_checkpoint(tmp_path_factory.mktemp("train"), 0)
