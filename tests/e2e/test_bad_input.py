@@ -1,0 +1,145 @@
+"""A user's mistakes at the command line: one clear line, exit code 2, nothing half-written."""
+
+import gzip
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from slm_model.data.storygen.generate import stories
+from tests.e2e.conftest import SMALL, run_slm
+
+pytestmark = pytest.mark.slow
+
+TOLD = list(stories(0, 0, 200))
+FILES = [word for word in SMALL if word != "600" and word != "--source.num-stories"]
+
+
+def refused(artifacts: Path, *words: object, **more: str) -> str:
+    """What was said to a run that was refused, the rules of a refusal checked."""
+    done = run_slm(artifacts, *words, **more)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    [line] = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("slm: ")
+    assert not list(artifacts.glob("*/*.partial"))
+    return line
+
+
+def refused_source(tmp_path: Path, path: Path | None, *words: object) -> str:
+    given = [] if path is None else ["--source.path", path]
+    return refused(tmp_path / "artifacts", "run", "sample", *FILES, *given, *words)
+
+
+def parquet(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_no_path_at_all(tmp_path: Path) -> None:
+    assert "--source.path" in refused_source(tmp_path, None)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert "nowhere.parquet" in refused_source(tmp_path, tmp_path / "nowhere.parquet")
+
+
+def test_a_file_that_is_not_what_its_name_says(tmp_path: Path) -> None:
+    path = tmp_path / "stories.parquet"
+    path.write_text("\n".join(TOLD))
+    assert "stories.parquet" in refused_source(tmp_path, path)
+
+
+def test_a_parquet_file_cut_short(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "stories.parquet", text=TOLD)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "stories.parquet" in refused_source(tmp_path, path)
+
+
+def test_no_text_column(tmp_path: Path) -> None:
+    line = refused_source(tmp_path, parquet(tmp_path / "stories.parquet", story=TOLD, author=TOLD))
+    assert "story" in line and "author" in line and "text" in line
+
+
+def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "stories.txt"
+    path.write_bytes(b"Once upon a time.\n<|endoftext|>\nThere was a caf\xe9.\n")
+    line = refused_source(tmp_path, path)
+    assert "stories.txt" in line and "47" in line
+
+
+def test_every_story_rejected(tmp_path: Path) -> None:
+    line = refused_source(tmp_path, parquet(tmp_path / "stories.parquet", text=["Hi."] * 20))
+    assert "too_short" in line and "20" in line
+
+
+def test_one_story_only(tmp_path: Path) -> None:
+    assert refused_source(tmp_path, parquet(tmp_path / "stories.parquet", text=TOLD[:1]))
+
+
+def test_a_vocabulary_smaller_than_the_alphabet(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "stories.parquet", text=TOLD)
+    line = refused_source(tmp_path, path, "--vocab.size", 40)
+    assert "40" in line and "259" in line
+
+
+def test_a_context_longer_than_all_that_there_is(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "stories.parquet", text=TOLD[:60])
+    assert "context" in refused_source(tmp_path, path, "--model.context", 100_000)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "quik"], "did you mean quick"),
+        (["run", "quick", "--train.max-step", "3"], "did you mean max-steps"),
+        (["run", "quick", "--vocab.kind", "syllable"], "'bpe'"),
+        (["run", "quick", "--train.max-steps", "many"], "'many'"),
+        (["generate", "Once"], "no champion yet"),
+        (["generate", "Once", "--model", "nobody"], "nobody"),
+        (["generate", "Once", "--temperature", "-1"], "--temperature"),
+        (["models"], "no model is registered yet"),
+        (["show", "feedbeef"], "feedbeef"),
+        (["walk", "quick"], "slm run"),
+        (["accept", "quick", "--stage", "cleen"], "cleen"),
+        (["run", "quick", "--workers", "0"], "workers"),
+    ],
+)
+def test_a_mistake_on_the_command_line(tmp_path: Path, words: list[str], said: str) -> None:
+    assert said in refused(tmp_path / "artifacts", *words)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_checkpoint_with_a_missing_or_damaged_file(built: Path, tmp_path: Path, name: str, how: str) -> None:
+    [folder] = [path for path in (built / "train").iterdir() if path.is_dir()]
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(folder, copy)
+    path = copy / name
+    if how == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:40] + bytes([content[40] ^ 4]) + content[41:])
+    assert name in refused(tmp_path / "artifacts", "generate", "Once", "--model", copy)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], check=True)
+    try:
+        path = tmp_path / "stories.txt.gz"
+        with gzip.open(path, "wt") as file:
+            file.write("<|endoftext|>".join(stories(0, 0, 40_000)))
+        line = refused(
+            small / "artifacts", "run", "sample", *FILES, "--source.path", path, PREFECT_HOME=str(tmp_path / "prefect")
+        )
+        assert "disk" in line and "full" in line
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

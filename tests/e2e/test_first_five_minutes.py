@@ -1,0 +1,103 @@
+"""What a person sees who builds a model and looks at it from the command line."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import SMALL, run_slm
+
+pytestmark = pytest.mark.slow
+
+STAGES = [
+    "resolve",
+    "download",
+    "clean",
+    "split",
+    "build_vocab",
+    "shard",
+    "train",
+    "evaluate",
+    "walk",
+    "judge",
+    "register",
+]
+
+
+def test_a_run_shows_a_line_a_stage_a_verdict_and_stories(built: Path) -> None:
+    said = (built.parent / "stdout").read_text()
+    places = [said.index(f"✓ {stage}") for stage in STAGES]
+    assert places == sorted(places)
+    assert "quick/1 is champion: first model" in said
+    assert "Once upon a time" in said
+    assert "slm generate" in said
+
+
+def test_a_second_run_has_nothing_to_do(built: Path) -> None:
+    done = run_slm(built, "run", "quick", *SMALL)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Nothing to do: quick/1")
+
+
+def test_a_plan_names_the_setting_that_changed_and_what_may_follow(built: Path) -> None:
+    done = run_slm(built, "plan", "quick", *SMALL, "--clean.min-chars", "101")
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert "cached" in lines["download"]
+    assert "will run, because min_chars was 100, is 101" in lines["clean"]
+    assert "may run, if clean" in lines["split"]
+
+
+def test_stories_come_from_the_champion_a_version_and_a_folder_alike(built: Path) -> None:
+    [folder] = [p for p in (built / "train").iterdir() if p.is_dir()]
+    words = ["generate", "Once upon a time", "--seed", "1", "--max-tokens", "20", "--num", "2", "--model"]
+    told = {ref: run_slm(built, *words, ref) for ref in ("quick", "quick/1", "quick@champion", folder)}
+    assert {done.returncode for done in told.values()} == {0}
+    assert len({done.stdout for done in told.values()}) == 1
+    assert told["quick"].stdout.count("Once upon a time") == 2
+
+
+def test_models_lists_the_champion(built: Path) -> None:
+    done = run_slm(built, "models")
+    assert "quick/1" in done.stdout
+    assert "champion" in done.stdout
+
+
+def test_show_gives_what_an_artifact_was_made_from(built: Path) -> None:
+    done = run_slm(built, "show", "quick/1")
+    assert done.returncode == 0
+    for word in ("train", "from shard", "slm.key", "num_parameters", "model.safetensors", "learning_rate"):
+        assert word in done.stdout
+
+
+def test_walk_follows_one_story_through_every_stage(built: Path) -> None:
+    done = run_slm(built, "walk", "quick", *SMALL)
+    assert done.returncode == 0
+    for word in ("as found", "as cleaned", "test side", "nats a token", "first sentence"):
+        assert word in done.stdout
+
+
+def test_verify_finds_a_flipped_bit_and_the_next_run_mends_it(built: Path, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(built, artifacts)
+    [weights] = artifacts.glob("train/*/model.safetensors")
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    found = run_slm(artifacts, "verify")
+    assert found.returncode == 1
+    assert "damaged  train/" in found.stdout
+    mended = run_slm(artifacts, "run", "quick", *SMALL)
+    assert mended.returncode == 0, mended.stderr
+    assert weights.read_bytes() == before
+    assert weights.parent.with_name(f"{weights.parent.name}.damaged").is_dir()
+    assert run_slm(artifacts, "verify").returncode == 0
+
+
+def test_a_wiped_mlflow_database_is_filled_again_without_training(built: Path, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(built, artifacts)
+    (artifacts / "mlflow.db").unlink()
+    shutil.rmtree(artifacts / "mlflow-artifacts")
+    done = run_slm(artifacts, "run", "quick", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "✓ train       cached" in done.stdout
+    assert "quick/1 is champion" in done.stdout
