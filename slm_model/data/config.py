@@ -20,7 +20,7 @@ class CleanConfig(Config):
         0.05, ge=0, le=1, description="Most characters outside ASCII that a story may have, as a share of all."
     )
     min_common_share: float = Field(
-        0.1, ge=0, le=1, description="Fewest of a story's words that must be among the most common ones of English."
+        0.15, ge=0, le=1, description="Fewest of a story's words that must be among the most common ones of English."
     )
     max_repeated_share: float = Field(
         0.4,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".txt": "txt"}
 STORIES_AT_A_TIME = 1024
+CHUNK_BYTES = 1 << 20
 MAX_STORY_BYTES = 16 << 20  # what is longer is a file without separators, not a story
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -119,7 +120,7 @@ def _text(path: Path, file: Any, separator: str) -> Iterator[str]:
     """What stands between two separators is a story; nothing before the first or after the last one is none."""
     mark = separator.encode()
     held, offset = b"", 0  # where in the file ``held`` begins
-    while chunk := file.read(1 << 20):
+    while chunk := file.read(CHUNK_BYTES):
         *whole, held = (held + chunk).split(mark)
         for piece in whole:
             if offset or piece.strip(BYTE_ORDER_MARK + b" \r\n"):

@@ -21,9 +21,18 @@ import unicodedata
 
 def normalise(text: str) -> str:
     """The text in its one form; the form of that form is itself."""
-    while (tidier := _tidy(text)) != text:  # nearly always once: only removals can bring new neighbours together
-        text = tidier
-    return text
+    if not text.isascii():
+        while (spelled := _spell(text)) != text:  # once more where a removal brought new neighbours together
+            text = spelled
+    elif not text.replace("\n", "").isprintable():
+        text = _ODD.sub(_spelling, text)
+    while "  " in text:
+        text = text.replace("  ", " ")
+    if " \n" in text or "\n " in text:
+        text = text.replace(" \n", "\n").replace("\n ", "\n")
+    while "\n\n" in text:
+        text = text.replace("\n\n", "\n")
+    return text.strip(" \n")
 
 
 def repair(text: str) -> tuple[str, tuple[str, ...]]:
@@ -48,22 +57,13 @@ def repair(text: str) -> tuple[str, tuple[str, ...]]:
     return text, tuple(sorted(kinds))
 
 
-def _tidy(text: str) -> str:
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", repair(text)[0])
-        text = _DASH_BETWEEN_WORDS.sub(" - ", text)
-        text = unicodedata.normalize("NFC", _ODD.sub(_spell, text))  # what stood apart may have come together
-    elif not text.replace("\n", "").isprintable():
-        text = _ODD.sub(_spell, text)
-    while "  " in text:
-        text = text.replace("  ", " ")
-    text = text.replace(" \n", "\n").replace("\n ", "\n")
-    while "\n\n" in text:
-        text = text.replace("\n\n", "\n")
-    return text.strip(" \n")
+def _spell(text: str) -> str:
+    text = unicodedata.normalize("NFC", repair(text)[0])
+    text = _DASH_BETWEEN_WORDS.sub(" - ", text)
+    return unicodedata.normalize("NFC", _ODD.sub(_spelling, text))  # again: what stood apart may have come together
 
 
-def _spell(match: re.Match[str]) -> str:
+def _spelling(match: re.Match[str]) -> str:
     return _SPELLINGS.get(match.group(), match.group())
 
 

@@ -5,6 +5,7 @@ The libraries themselves heed HF_TOKEN, HF_ENDPOINT and HF_HOME.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, MutableMapping
@@ -39,9 +40,12 @@ def resolve(
     with _errors_explained(config):
         from huggingface_hub import HfApi
 
-        commit = HfApi().dataset_info(config.dataset, revision=config.revision, timeout=TIMEOUT_SECONDS).sha
-    if not COMMIT.fullmatch(commit or ""):
-        raise SourceUnreachable(f"{_endpoint()} answers, but not as a hub does (commit {commit!r}): check HF_ENDPOINT")
+        try:
+            commit = HfApi().dataset_info(config.dataset, revision=config.revision, timeout=TIMEOUT_SECONDS).sha
+        except json.JSONDecodeError:
+            commit = None
+    if commit is None or not COMMIT.fullmatch(commit):
+        raise SourceUnreachable(f"{_endpoint()} answers, but not as a hub does: check the network and HF_ENDPOINT")
     return PinnedSource(kind="hub", revision=commit, dataset=config.dataset, asked=config.revision)
 
 
@@ -54,8 +58,11 @@ def read(source: PinnedSource, config: HubSource, run: StageRun) -> Iterator[Tex
         import datasets
 
         datasets.disable_progress_bars()
-        builder = datasets.load_dataset_builder(config.dataset, revision=source.revision)
-        if builder.hash != source.revision:  # a folder of that name, or another revision in the library's cache
+        try:
+            builder = datasets.load_dataset_builder(f"hf://datasets/{config.dataset}", revision=source.revision)
+        except ValueError as error:  # several configurations to choose from, say
+            raise UserError(f"{config.dataset} cannot be opened ({_one_line(error)})") from None
+        if builder.hash != source.revision:  # another one, which the library found in its cache
             raise SourceUnreachable(
                 _unreachable(config, f"only {builder.cache_dir} was found, not {source.revision[:8]}")
             )
@@ -120,12 +127,21 @@ def _errors_explained(config: HubSource) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise UserError(f"{config.dataset!r} is no name of a dataset: {error}") from None
     except (any_http_error, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise SourceUnreachable(_unreachable(config, f"{type(error).__name__}: {error}")) from error
+        raise SourceUnreachable(_unreachable(config, f"{type(error).__name__}: {_one_line(error)}")) from error
+    except FileNotFoundError as error:
+        if error.errno is not None:
+            raise
+        what = "check --source.dataset and --source.revision (a private dataset needs HF_TOKEN)"
+        raise UserError(f"{config.dataset} cannot be opened ({_one_line(error)}): {what}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _unreachable(config: HubSource, reason: str) -> str:
     return (
-        f"{config.dataset} could not be fetched from {_endpoint()} ({' '.join(reason.split())}): check the network and "
+        f"{config.dataset} could not be fetched from {_endpoint()} ({reason}): check the network and "
         "HF_ENDPOINT, go by the last look-up with --offline, or use the offline preset: slm run quick"
     )
 
