@@ -46,8 +46,9 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
     for writer in writers.values():
         writer.close()
     if empty := [side for side in SIDES if not num_stories[side]]:
+        found = f"{stories.facts.num_stories:,} stories are" if stories.facts.num_stories > 1 else "1 story is"
         raise UserError(
-            f"{stories.facts.num_stories:,} stories are too few to share out ({' and '.join(empty)} would be empty): "
+            f"{found} too few to share out ({' and '.join(empty)} would be empty): "
             "add stories, or raise --split.validation_share and --split.test_share"
         )
     facts = SplitsFacts(
