@@ -153,6 +153,12 @@ def test_sampling_leaves_the_logits_as_they_were() -> None:
     assert logits.tolist() == [3.0, 2.0, -1.0]
 
 
+def test_a_token_without_a_share_is_not_taken_even_by_a_draw_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, generator: torch.zeros(*shape, dtype=dtype))
+    logits = torch.tensor([-math.inf, 0.0, 1.0])
+    assert sample(logits, SamplingConfig(top_p=1.0), torch.Generator()) == 1
+
+
 def test_a_tiny_temperature_is_greedy_and_not_nan() -> None:
     options = SamplingConfig(temperature=1e-300, top_p=1.0)
     assert sample(torch.tensor([1.0, 5.0, 4.999]), options, torch.Generator()) == 1
@@ -319,6 +325,13 @@ def test_a_stop_string_ends_the_story_before_it_even_across_tokens() -> None:
     story = generator.generate(["The"], options)[0]
     assert (story.text, story.ended) == ("The cat. ", "stop")
     assert "".join(generator.stream("The", options)) == "The cat. "
+
+
+def test_of_two_stop_strings_in_a_token_the_first_one_ends_the_story() -> None:
+    [token] = WORD.encode(" cat")
+    generator = says(WORD, "The", [token, WORD.eos_id])
+    for stop in (("at", "c"), ("c", "at")):
+        assert generator.generate(["The"], SamplingConfig(temperature=0, stop=stop))[0].text == "The "
 
 
 def test_what_only_began_like_a_stop_string_is_told_after_all() -> None:
