@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,5 +31,20 @@ class Placement(BaseModel):
             yield None
             return
         # spawn: a fork would copy the locks of torch's and Arrow's threads in whatever state they are.
-        with ProcessPoolExecutor(self.num_workers, mp_context=get_context("spawn")) as pool:
+        pool = ProcessPoolExecutor(self.num_workers, get_context("spawn"), initializer=end_with_parent)
+        try:
             yield pool
+        finally:  # what is still queued when the stage has failed would only hold up the news
+            pool.shutdown(cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Have this worker leave when its parent is killed: it would work off the queue otherwise, and wait for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
