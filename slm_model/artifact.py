@@ -282,7 +282,10 @@ def content_digest(files: Sequence[FileRecord]) -> str:
 
 def seal_manifest(manifest: Manifest) -> bytes:
     """The manifest as it stands on disk: JSON with a sha256 over all the rest, so that damage to it is seen too."""
-    content = manifest.model_dump(mode="json")
+    return _sealed(manifest.model_dump(mode="json"))
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
     return (json.dumps({"seal": hash_json(content)} | content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -290,12 +293,13 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished folder. Raises ArtifactDamaged if there is none, or not the one that was written."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
-        seal = content.pop("seal")
-        if seal != hash_json(content):
+        data = path.read_bytes()
+        content = json.loads(data)
+        del content["seal"]
+        if data != _sealed(content):
             raise ArtifactDamaged(path, "its bytes are not those that were written (the seal differs)")
         return Manifest.model_validate(content)
     except FileNotFoundError:
         raise ArtifactDamaged(path, "the manifest is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactDamaged(path, f"the manifest cannot be read ({str(error).splitlines()[0]})") from None

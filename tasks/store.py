@@ -1,7 +1,7 @@
 """Where finished artifacts stand: one folder a key, named only when whole, one writer at a time.
 
     <root>/<stage>/<key>/            finished: data files, observations/, manifest.json
-    <root>/<stage>/<key>.partial/    being written; worth nothing
+    <root>/<stage>/<key>.*.partial/  being written; worth nothing
     <root>/<stage>/<key>.resume/     what a killed stage needs to go on
     <root>/<stage>/<key>.damaged/    set aside, for a person to look at
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from tasks.files import sync, write_atomically
 
 A = TypeVar("A", bound=Artifact)
 
+KEY = "[0-9a-f]{32}"
 HASH_UP_TO = 64 * 2**20  # bytes; a larger file is hashed on a hit only when its size, mtime or inode changed
 
 
@@ -97,19 +99,24 @@ class Store:
 
     def begin(self, stage: str, key: str) -> tuple[Path, Path]:
         """An empty folder to fill, and the folder that outlives a killed run. Only under the lock."""
-        out = self.root / stage / f"{key}.partial"
-        shutil.rmtree(out, ignore_errors=True)
+        self._remove_partial(stage, key)
+        # A name of its own: what outlived a killed try (torchrun's children) must not write where this one does.
+        out = self.root / stage / f"{key}.{uuid.uuid4().hex[:8]}.partial"
         out.mkdir(parents=True)
-        resume = self.root / stage / f"{key}.resume"
+        resume = self._resume(stage, key)
         resume.mkdir(exist_ok=True)
         return out, resume
 
     def abandon(self, stage: str, key: str) -> None:
         """Nothing half-written stays; what a later run needs to go on does."""
-        shutil.rmtree(self.root / stage / f"{key}.partial", ignore_errors=True)
-        resume = self.root / stage / f"{key}.resume"
+        self._remove_partial(stage, key)
+        resume = self._resume(stage, key)
         if resume.exists() and not any(resume.iterdir()):
             resume.rmdir()
+
+    def forget_resume(self, stage: str, key: str) -> None:
+        """Remove what a finished artifact no longer needs to go on. Only under the lock."""
+        shutil.rmtree(self._resume(stage, key), ignore_errors=True)
 
     def publish(self, out: Path, manifest: Manifest) -> Path:
         """Manifest last, everything on disk, then the name. Only under the lock, and only if nothing has the name."""
@@ -122,7 +129,7 @@ class Store:
         write_atomically(out / MANIFEST, seal_manifest(manifest))
         out.rename(folder)
         sync(folder.parent)
-        shutil.rmtree(folder.with_name(f"{manifest.key}.resume"), ignore_errors=True)
+        self.forget_resume(manifest.recipe.stage, manifest.key)
         return folder
 
     def set_aside(self, stage: str, key: str) -> Path:
@@ -136,7 +143,7 @@ class Store:
     def everything(self, stage: str | None = None) -> Iterator[tuple[Path, Manifest | ArtifactDamaged]]:
         """Every finished artifact, or those of one stage: its folder and its manifest, or what is wrong with that."""
         for folder in sorted(self.root.glob(f"{stage or '*'}/*/")):
-            if re.fullmatch("[0-9a-f]{32}", folder.name):
+            if re.fullmatch(KEY, folder.name):
                 try:
                     yield folder, read_manifest(folder)
                 except ArtifactDamaged as damaged:
@@ -148,10 +155,26 @@ class Store:
 
     def owner(self, path: Path) -> tuple[str, str] | None:
         """Stage and key of the artifact that a path lies in."""
-        if not path.is_relative_to(self.root):
+        parts = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ()
+        return (parts[0], parts[1]) if len(parts) >= 2 and re.fullmatch(KEY, parts[1]) else None
+
+    def damage(self, path: Path) -> str | None:
+        """What is wrong with the artifact that a path lies in, the file at that path hashed whatever its size."""
+        owner = self.owner(path)
+        if owner is None:
             return None
-        parts = path.relative_to(self.root).parts
-        return (parts[0], parts[1]) if len(parts) >= 2 else None
+        found, folder = self.look(*owner), self.folder(*owner)
+        if found.manifest is None:
+            return found.damage
+        record = next((r for r in found.manifest.files if folder / r.name == path), None)
+        return difference(path, record) if record else None
+
+    def _resume(self, stage: str, key: str) -> Path:
+        return self.root / stage / f"{key}.resume"
+
+    def _remove_partial(self, stage: str, key: str) -> None:
+        for path in (self.root / stage).glob(f"{key}.*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _trusted_as_it_stands(self, path: Path, record: FileRecord) -> bool:
         if record.size <= self.hash_up_to or not path.is_file():
