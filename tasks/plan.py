@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from slm_model.artifact import Artifact
-from tasks.stage import Engine, Stage, explain
+from tasks.differences import explain
+from tasks.stage import Engine, Stage
 
 if TYPE_CHECKING:
     from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource

@@ -14,9 +14,10 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from slm_model.artifact import (
+    MANIFEST,
     Accepted,
     Artifact,
     ArtifactDamaged,
@@ -38,6 +40,7 @@ from slm_model.artifact import (
     content_digest,
 )
 from tasks.code_digest import CodeBase
+from tasks.differences import code_differences, explain, newest_alike
 from tasks.home import REPOSITORY
 from tasks.placement import Placement
 from tasks.store import Store, records_of
@@ -117,12 +120,12 @@ class Engine:
     code: CodeBase
     placement: Placement = field(default_factory=Placement)
     watcher: Watcher = field(default_factory=Nobody)
+    complaints: set[Path] = field(default_factory=set)  # files that a reader found damaged
 
     @classmethod
     def at(cls, root: Path, placement: Placement | None = None, watcher: Watcher | None = None) -> Engine:
         """An engine whose artifacts stand below ``root``, for the code of this repository."""
-        code = CodeBase(REPOSITORY, memory=root / ".cache" / "code.json")
-        return cls(Store(root), code, placement or Placement(), watcher or Nobody())
+        return cls(Store(root), code_of_this_process(root), placement or Placement(), watcher or Nobody())
 
     def recipe(self, stage: Stage[Any], args: tuple[Any, ...]) -> Recipe:
         """All that the stage's key is made of."""
@@ -154,6 +157,7 @@ class Engine:
                 aside = self.store.set_aside(stage.name, key)
                 found, reason = None, f"{damaged.reason}; set aside as {aside.name}"
             if found is not None:
+                self.store.forget_resume(stage.name, key)  # left by whoever was killed between the name and this
                 outcome = Outcome(stage, found, True, time.perf_counter() - began)
             else:
                 reason = reason or explain(recipe, self.store)
@@ -165,46 +169,67 @@ class Engine:
         return outcome
 
     def set_aside(self, damaged: ArtifactDamaged) -> bool:
-        """Take the artifact that a reader found damaged out of use. False if it is none of this store's."""
+        """Take the artifact that a reader found damaged out of use, unless another process has already made it again.
+
+        False if beginning again cannot help: it is none of this store's, or the same complaint comes back.
+        """
         owner = self.store.owner(damaged.path)
-        if owner is None or not self.store.folder(*owner).exists():
+        if owner is None or damaged.path in self.complaints:
             return False
+        self.complaints.add(damaged.path)
         with self.store.lock(*owner):
-            self.store.set_aside(*owner)
+            if self.store.damage(damaged.path):
+                self.store.set_aside(*owner)
         return True
 
     def accept(self, stage: Stage[Any], *args: Any) -> Manifest:
         """Take over an artifact of the same settings and inputs, made by other code, on a person's word.
 
-        Raises UserError if there is nothing to accept.
+        Raises UserError if there is nothing to accept, or nothing that can be.
         """
         recipe = self.recipe(stage, args)
         key = recipe.key()
         with self.store.lock(stage.name, key):
-            if self.store.look(stage.name, key).manifest:
+            found = self.store.look(stage.name, key)
+            if found.manifest:
                 raise UserError(f"{stage.name} has a result made by the present code: there is nothing to accept")
+            if found.damage:
+                self.store.set_aside(stage.name, key)
             old = newest_alike(recipe, self.store)
             if old is None:
                 raise UserError(
                     f"no {stage.name} result with these settings and inputs was made by other code: run it instead"
                 )
-            out, _ = self.store.begin(stage.name, key)
-            shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
-            (out / "manifest.json").unlink()
-            files = records_of(out)
-            if content_digest(files) != old.digest:
-                self.store.abandon(stage.name, key)
-                raise UserError(f"the {stage.name} result {old.key} is damaged and cannot be accepted: run it again")
-            differs = code_differences(old.recipe, recipe)
-            word = Accepted(from_key=old.key, differs=differs, at=datetime.now(UTC).isoformat(timespec="seconds"))
-            manifest = old.model_copy(update={"key": key, "recipe": recipe, "files": files, "accepted": word})
-            self.store.publish(out, manifest)
+            with self._filling(stage, key) as (out, _):
+                shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
+                (out / MANIFEST).unlink()
+                files = records_of(out)
+                if {f.name: f.sha256 for f in files} != {f.name: f.sha256 for f in old.files}:
+                    raise UserError(
+                        f"the {stage.name} result {old.key} is damaged and cannot be accepted: run it again"
+                    )
+                try:
+                    stage.kind().facts_type.model_validate(old.facts)
+                except ValueError:
+                    raise UserError(
+                        f"the present code reads other facts of {stage.name} than {old.key} holds: run it again"
+                    ) from None
+                earlier = old.accepted.differs if old.accepted else []
+                word = Accepted(
+                    from_key=old.key,
+                    differs=list(dict.fromkeys([*code_differences(old.recipe, recipe), *earlier])),
+                    at=datetime.now(UTC).isoformat(timespec="seconds"),
+                )
+                taken = {"key": key, "recipe": recipe, "files": files, "opens_with": opens_with(args), "accepted": word}
+                manifest = old.model_copy(update=taken)
+                self.store.publish(out, manifest)
             return manifest
 
     def _make(self, stage: Stage[A], recipe: Recipe, key: str, args: tuple[Any, ...]) -> A:
-        out, resume = self.store.begin(stage.name, key)
         started, began = datetime.now(UTC), time.perf_counter()
-        try:
+        with self._filling(stage, key) as (out, resume):
+            refuse_edited(self.code.edited(recipe.code), stage)
+            function, loaded = load(stage.function), frozenset(sys.modules)
             with self.placement.executor() as executor:
                 run = StageRun(
                     executor=executor,
@@ -217,7 +242,9 @@ class Engine:
                     load(stage.listen)(making) if stage.listen else nullcontext(run)
                 )
                 with listening as run:
-                    made: A = load(stage.function)(out, *args, run=run)
+                    made: A = function(out, *args, run=run)
+            # What was loaded before the stage began is what its key says; workers load while it runs.
+            refuse_edited([m for m in self.code.edited(recipe.code) if executor or m not in loaded], stage)
             files = records_of(out)
             manifest = Manifest(
                 key=key,
@@ -231,6 +258,13 @@ class Engine:
                 seconds=round(time.perf_counter() - began, 3),
             )
             folder = self.store.publish(out, manifest)
+        return replace(made, folder=folder, manifest=manifest)
+
+    @contextmanager
+    def _filling(self, stage: Stage[Any], key: str) -> Iterator[tuple[Path, Path]]:
+        """A folder to fill, and the one that outlives a killed run. However it ends, nothing half-written stays."""
+        try:
+            yield self.store.begin(stage.name, key)
         except Exception as error:
             if is_disk_full(error):
                 raise UserError(
@@ -240,7 +274,21 @@ class Engine:
             raise
         finally:
             self.store.abandon(stage.name, key)
-        return replace(made, folder=folder, manifest=manifest)
+
+
+@cache
+def code_of_this_process(root: Path) -> CodeBase:
+    """The code as it was when this process first asked: later edits are for the next process, which loads them."""
+    return CodeBase(REPOSITORY, memory=root / ".cache" / "code.json")
+
+
+def refuse_edited(names: list[str], stage: Stage[Any]) -> None:
+    """Raises UserError if code was edited that this process may have loaded in either form: no key would be true."""
+    if names:
+        raise UserError(
+            f"{', '.join(names)} changed on disk after this run began, so it cannot be told which form {stage.name} "
+            "would use: run again"
+        )
 
 
 def settings_and_inputs(args: tuple[Any, ...]) -> tuple[list[Config], list[Input]]:
@@ -256,67 +304,6 @@ def opens_with(args: tuple[Any, ...]) -> list[str]:
         if isinstance(artifact, Artifact) and artifact.carries_code and artifact.manifest:
             chosen += artifact.manifest.opens_with
     return sorted(set(chosen))
-
-
-def explain(recipe: Recipe, store: Store) -> str:
-    """Why there is no result under the recipe's key: how it differs from the nearest one that there is."""
-    differences = [(recipe_differences(old.recipe, recipe), old.started) for old in store.manifests(recipe.stage)]
-    if not differences:
-        return "it has not run before"
-    nearest = min(sorted(differences, key=lambda pair: pair[1], reverse=True), key=lambda pair: len(pair[0]))[0]
-    return "; ".join(nearest[:4]) + (f"; and {len(nearest) - 4} more" if len(nearest) > 4 else "")
-
-
-def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
-    """What changed between two recipes of a stage, a phrase each."""
-    found = []
-    before, after = ({k: v for c in r.configs for k, v in flatten(c)} for r in (old, new))
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            found.append(f"{name} was {before.get(name, 'not set')}, is {after.get(name, 'not set')}")
-    found += code_differences(old, new)
-    for i, new_input in enumerate(new.inputs):
-        if i >= len(old.inputs) or old.inputs[i].digest != new_input.digest:
-            found.append(f"{new_input.stage} left other bytes")
-    if old.format != new.format:
-        found.append("the artifact format changed")
-    return found or ["its inputs changed"]
-
-
-def code_differences(old: Recipe, new: Recipe) -> list[str]:
-    """Modules, data files and libraries that differ."""
-    found = []
-    for name in sorted(old.code.keys() | new.code.keys()):
-        if old.code.get(name) != new.code.get(name):
-            module, _, data = name.partition(":")
-            path = module.replace(".", "/") + ".py"
-            found.append(f"{Path(path).parent / data if data else path} changed")
-    for name in sorted(old.libraries.keys() | new.libraries.keys()):
-        if old.libraries.get(name) != new.libraries.get(name):
-            found.append(f"{name} was {old.libraries.get(name, 'unused')}, is {new.libraries.get(name, 'unused')}")
-    return found
-
-
-def newest_alike(recipe: Recipe, store: Store) -> Manifest | None:
-    """The newest result of the same settings and inputs, whatever its code."""
-    inputs = [i.digest for i in recipe.inputs]
-    alike = [
-        old
-        for old in store.manifests(recipe.stage)
-        if old.recipe.configs == recipe.configs and [i.digest for i in old.recipe.inputs] == inputs
-    ]
-    return max(alike, key=lambda old: old.started, default=None)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as (dotted name, value) pairs."""
-    pairs: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            pairs += flatten(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", list(value) if isinstance(value, tuple) else value))
-    return pairs
 
 
 def is_disk_full(error: Exception) -> bool:

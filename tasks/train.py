@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import StageRun
-from tasks.stage import Making, Stage, flatten
+from tasks.differences import flatten
+from tasks.stage import Making, Stage
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
