@@ -281,9 +281,9 @@ def fetch_bundle(store: MlflowStore, version: Version) -> Path:
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            with quiet_mlflow() as mlflow:
+            with quiet_mlflow() as mlflow, _global_uri(store):
                 uri = f"models:/{version.model_name}/{version.number}"
-                mlflow.artifacts.download_artifacts(uri, dst_path=str(partial), tracking_uri=store.uri)
+                mlflow.artifacts.download_artifacts(uri, dst_path=str(partial))
             partial.rename(folder)
     return folder
 
@@ -306,6 +306,7 @@ def _settle() -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the defaults, 7 and 120 s, keep a caller waiting for minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "MLFLOW_UV_AUTO_DETECT": "false",  # a bundle does not depend on the folder that it was made in
@@ -418,7 +419,7 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
 
 @contextmanager
 def _global_uri(store: MlflowStore) -> Iterator[None]:
-    """MLflow's process-wide tracking URI set to the store: creating a version from a logged model reads that one."""
+    """MLflow's process-wide tracking URI set to the store: what deals with ``models:/`` reads that one alone."""
     import mlflow
 
     before = os.environ.get("MLFLOW_TRACKING_URI")
@@ -426,9 +427,8 @@ def _global_uri(store: MlflowStore) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before or "")
-        if before is None:  # else `MlflowStore.at` would take it for the user's word
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        # None takes the variable out of the environment too, where `MlflowStore.at` would take it for the user's word.
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -26,7 +26,10 @@ from tasks.registry import (
 )
 from tasks.tracking import Dataset, Description, connect, fill_run, open_run, register_version, set_alias
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow on SQLAlchemy 2.1
+]
 
 DATASET = Dataset("TinyStories", "test", "cd" * 32, "here", {"num_stories": 3})
 DESCRIPTION = Description("key-1", "run", {"width": 8}, datasets=[DATASET])
@@ -67,7 +70,9 @@ def wait_for(store: MlflowStore) -> None:
             time.sleep(0.3)
 
 
-def test_a_model_lives_on_a_server(server: MlflowStore, checkpoint: Path) -> None:
+def test_a_model_lives_on_a_server(
+    server: MlflowStore, checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert list_versions(server, "tales") == []
     with open_run(server, DESCRIPTION) as run:
         run.log(1, {"train/loss": 2.0})
@@ -101,3 +106,4 @@ def test_a_model_lives_on_a_server(server: MlflowStore, checkpoint: Path) -> Non
     assert open_checkpoint(folder).digest == open_checkpoint(checkpoint).digest
     assert champion_folder(server, "tales") == folder
     assert len(score_with_bundle(bundle_folder(server, found), ["Tom sat."])) == 1
+    assert capfd.readouterr() == ("", "")  # nor did MLflow say anything
