@@ -26,7 +26,7 @@ class PieceTokenizer(Tokenizer):
         """``pattern``: a regular expression whose matches, end to end, are the text; each is a piece."""
         super().__init__(tokens, [token.encode() for token in tokens])
         self.pattern = pattern
-        self._ids = {token: index for index, token in enumerate(tokens) if index not in self.special_ids}
+        self._ids = {token: index for index, token in enumerate(tokens)}
 
     @abstractmethod
     def split(self, text: str) -> Iterable[str]:

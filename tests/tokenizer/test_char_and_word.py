@@ -20,6 +20,9 @@ def test_rare_characters_are_left_out() -> None:
     tokenizer = build_char(["cab", "bcc"], CharConfig(min_count=2))
     assert tokenizer.tokens == [*SPECIALS, "c", "b"]
     assert tokenizer.decode(tokenizer.encode("cab")) == "c\ufffdb"
+    config = WordPieceConfig(min_count=2)
+    wordpiece = config.implementation().build(["cab", "bcc"], config)
+    assert wordpiece.tokens == [*SPECIALS, "##b", "##c", "b", "c"]
 
 
 def test_words_take_the_space_before_them_along() -> None:

@@ -186,7 +186,7 @@ def test_batches_are_padded_and_truncated(kind: str) -> None:
     assert tokenizer.truncate([5, 6, 7], 2) == [5, 6]
     assert tokenizer.truncate([5, 6, 7], 2, side="left") == [6, 7]
     assert tokenizer.truncate([5, 6, 7], 0, side="left") == [] == tokenizer.truncate([5, 6, 7], 0)
-    assert tokenizer.truncate([5], 2, side="left") == [5]
+    assert tokenizer.truncate([5, 6, 7], 5, side="left") == [5, 6, 7] == tokenizer.truncate([5, 6, 7], 5)
 
 
 def test_a_file_that_is_no_tokenizer_of_ours_is_refused(tmp_path: Path) -> None:
