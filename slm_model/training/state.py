@@ -70,6 +70,8 @@ class ResumeFolder:
 
     def save(self, state: State) -> None:
         """Keep a state, and of the older ones the newest."""
+        if self.folder is None:
+            return
         tensors = {f"tensor/{name}": value.detach().cpu().contiguous() for name, value in state.tensors.items()}
         files = {f"file/{name}": _as_tensor(content) for name, content in state.files.items()}
         self._write(f"state-{state.step:09}", ".safetensors", save(tensors | files))

@@ -1,0 +1,119 @@
+"""Small inputs of a training, made once and opened by name; and, run as a script, a training in its own process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from slm_model.artifact import StageRun, hash_json
+from slm_model.checkpoint import Checkpoint
+from slm_model.data.parquet import write_table
+from slm_model.data.shards import ShardConfig, shard
+from slm_model.data.stories import SIDES, Splits, SplitsFacts
+from slm_model.data.token_shards import TokenShards, TokenShardsFacts
+from slm_model.networks.config import NetworkConfig
+from slm_model.tokenizer.build import build_vocab
+from slm_model.tokenizer.config import BpeConfig
+from slm_model.tokenizer.vocab import Vocab, VocabFacts
+from slm_model.training.config import TrainConfig
+from slm_model.training.loop import train
+
+NUM_STORIES = {"train": 200, "validation": 21, "test": 10}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "transformer": {"kind": "transformer", "context": 32, "width": 32, "num_layers": 2, "head_width": 8},
+    "gru": {"kind": "gru", "context": 32, "width": 24, "hidden_width": 32},
+    "lstm": {"kind": "lstm", "context": 32, "width": 24, "hidden_width": 32, "num_layers": 2},
+}
+TRAIN: dict[str, Any] = {
+    "max_steps": 12,
+    "batch_size": 4,
+    "num_validations": 3,
+    "sample_prompts": ["The"],
+    "sample_tokens": 5,
+    "numerics": {"num_threads": 1},
+    "schedule": {"warmup_steps": 3},
+}
+
+
+def story(chance: random.Random) -> str:
+    name, thing = chance.choice(["Tom", "Lily", "Ben", "Mia"]), chance.choice(["a red ball", "a small cat", "the moon"])
+    sentences = [
+        f"{name} saw {thing}.",
+        f"The {chance.choice(['dog', 'bird'])} was happy.",
+        f"{name} ran home.",
+        "It was fun.",
+    ]
+    return " ".join(chance.choices(sentences, k=chance.randint(2, 9)))
+
+
+def make_inputs(folder: Path, seed: int = 0) -> tuple[TokenShards, Vocab]:
+    """Stories, their vocabulary and their shards."""
+    chance, ids = random.Random(seed), {}
+    (folder / "splits").mkdir(parents=True)
+    num_bytes = {}
+    for side in SIDES:
+        texts = [f"{story(chance)} {i}." for i in range(NUM_STORIES[side])]
+        ids[side] = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+        num_bytes[side] = sum(map(len, texts))
+        write_table(folder / "splits" / f"{side}-00000.parquet", pa.table({"id": ids[side], "text": texts}))
+    facts = SplitsFacts(
+        num_stories=NUM_STORIES, num_bytes=num_bytes, test_from="share", test_digest=hash_json(ids["test"])
+    )
+    splits = Splits(folder / "splits", facts)
+    vocab = build_vocab(folder / "vocab", splits, BpeConfig(size=300), StageRun())
+    shards = shard(folder / "shards", splits, vocab, ShardConfig(), StageRun())
+    for artifact in (vocab, shards):
+        (folder / f"{artifact.stage}.json").write_text(artifact.facts.model_dump_json())
+    return shards, vocab
+
+
+def open_inputs(folder: Path) -> tuple[TokenShards, Vocab]:
+    """What ``make_inputs`` left."""
+    shards = TokenShardsFacts.model_validate_json((folder / "shard.json").read_bytes())
+    vocab = VocabFacts.model_validate_json((folder / "build_vocab.json").read_bytes())
+    return TokenShards(folder / "shards", shards), Vocab(folder / "vocab", vocab)
+
+
+def do_train(inputs: Path, out: Path, network: dict[str, Any], config: dict[str, Any], run: StageRun) -> Checkpoint:
+    shards, vocab = open_inputs(inputs)
+    settings = TypeAdapter(NetworkConfig).validate_python(network)
+    return train(out, shards, vocab, settings, TrainConfig.model_validate(config), run)
+
+
+def die_in_write(number: int) -> None:
+    """Kill this process by SIGKILL in its ``number``-th fsync; of a file that it would go on from, half is written."""
+    fsync, calls = os.fsync, 0
+
+    def fatal(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # not its folder, which is synced after the rename
+                os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    os.fsync = fatal
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    if job["die_in_write"]:
+        die_in_write(job["die_in_write"])
+    do_train(
+        Path(job["inputs"]),
+        Path(job["out"]),
+        job["network"],
+        job["train"],
+        StageRun(resume=Path(job["resume"]), report=lambda step, _: print(step, flush=True)),
+    )
