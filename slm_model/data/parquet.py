@@ -18,8 +18,8 @@ ROWS_PER_GROUP = 4096  # some 4 MB of stories: what a reader and a writer hold a
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as one file. Its bytes are a function of the rows alone, not of the chunks they came in."""
-    with _writer(path, table.schema) as writer:
-        writer.write_table(table.combine_chunks(), row_group_size=ROWS_PER_GROUP)
+    with FileWriter(path, table.schema) as writer:
+        writer.write(table)
 
 
 class FileWriter:

@@ -61,10 +61,10 @@ def _find(pattern: str, setting: str) -> dict[str, Path]:
             raise UserError(f"{path} is of no known format: wanted {', '.join(SUFFIXES)} (the text ones also .gz)")
         return {path.name: path}
     if path.is_dir():
-        root, paths = path, sorted(path.rglob("*"))
+        root, paths = path, path.rglob("*")
     else:
         root = Path(re.split(r"[*?[]", str(path), maxsplit=1)[0] + "x").parent
-        paths = sorted(root.glob(str(path.relative_to(root))))
+        paths = root.glob(str(path.relative_to(root)))
     found = {file.relative_to(root).as_posix(): file for file in paths if file.is_file() and format_of(file)}
     found = {name: file for name, file in found.items() if not any(part.startswith(".") for part in Path(name).parts)}
     if not found:

@@ -254,7 +254,7 @@ def test_a_path_without_stories_is_refused(path: str | None, error: str) -> None
         resolve(FilesSource(path=path))
 
 
-def test_the_identity_is_the_bytes_and_not_the_place(tmp_path: Path) -> None:
+def test_the_identity_is_the_bytes_and_not_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
     for i in random.Random(1).sample(range(6), 6):
@@ -263,6 +263,10 @@ def test_the_identity_is_the_bytes_and_not_the_place(tmp_path: Path) -> None:
         written(tmp_path / "there" / f"{i}.txt", [f"Story {i}"])
     here, there = (resolve(FilesSource(path=str(tmp_path / folder))) for folder in ("here", "there"))
     assert here.digest == there.digest == resolve(FilesSource(path=f"{tmp_path}/here/*")).digest
+    with monkeypatch.context() as patch:
+        listed = Path.rglob
+        patch.setattr(Path, "rglob", lambda path, pattern: sorted(listed(path, pattern), reverse=True))
+        assert resolve(FilesSource(path=str(tmp_path / "here"))).digest == here.digest
     written(tmp_path / "there" / "5.txt", ["Story five"])
     assert resolve(FilesSource(path=str(tmp_path / "there"))).digest != here.digest
 
