@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from slm_model.networks.base import Cache, Embedding, Linear, Network
+from slm_model.networks.base import INIT_STD, Cache, Embedding, Linear, Network
 from slm_model.networks.config import GruConfig, LstmConfig
+
+EMBEDDING_STD = 0.1
 
 
 def build(config: GruConfig | LstmConfig, vocab_size: int) -> Network:
@@ -84,8 +86,11 @@ class Recurrent(Network):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """As the base class says; a recurrent layer's weights are uniform in +-1/sqrt(E), as is usual for them."""
+        """As the base class says, but for two things: the layers' weights are uniform in +-1/sqrt(E), as is usual for
+        them, and the embedding is wide enough to move their gates: at 0.02 an LSTM stayed at the words' frequencies.
+        """
         super().initialise(generator)
         bound = self.config.hidden_width**-0.5
         for parameter in self.layers.parameters():
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        self.embedding.weight.mul_(EMBEDDING_STD / INIT_STD)

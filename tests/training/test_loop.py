@@ -36,7 +36,7 @@ def test_a_training_learns_the_stories(inputs: Path, tmp_path: Path, network: st
     model = do_train(inputs, tmp_path, NETWORKS[network], config, StageRun())
     losses = [line["train/loss"] for line in model.history() if "train/loss" in line]
     assert losses[0] == pytest.approx(math.log(300), abs=0.3)
-    assert model.facts.train_loss < 1.3 and model.facts.validation_loss < 1.3
+    assert model.facts.train_loss < 1.8 and model.facts.validation_loss < 1.8
 
 
 def test_two_equal_trainings_leave_equal_bytes_and_another_seed_does_not(inputs: Path, tmp_path: Path) -> None:
