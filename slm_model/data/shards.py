@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
-from itertools import chain
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from slm_model.artifact import ArtifactDamaged, Config, StageRun, Stopped, UserError
+from slm_model.artifact import ArtifactDamaged, Config, StageRun, Stopped
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, Splits
 from slm_model.data.token_shards import TokenShards, TokenShardsFacts, token_dtype
-from slm_model.tokenizer.base import Tokenizer
+from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.open import open_tokenizer
 from slm_model.tokenizer.vocab import TOKENIZER, Vocab
 
@@ -39,7 +38,7 @@ def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: Sta
     from slm_model.data.parquet import PartWriter
 
     out.mkdir(parents=True, exist_ok=True)
-    encode = partial(encoded_part, vocab.file(TOKENIZER), run.resume)
+    encode = partial(encoded_part, vocab.file(TOKENIZER), vocab.facts.tokenizer_sha256, run.resume)
     num_stories, num_tokens = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
     num_bytes, unknown_bytes = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
     for side in SIDES:
@@ -68,7 +67,7 @@ def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: Sta
     return TokenShards(out, facts)
 
 
-def encoded_part(tokenizer_json: Path, resume: Path | None, part: Path) -> pa.Table:
+def encoded_part(tokenizer_json: Path, tokenizer_sha256: str, resume: Path | None, part: Path) -> pa.Table:
     """The token shards' rows for a part of the split: as ``resume`` has them from a killed run, or made now."""
     import pyarrow as pa
 
@@ -78,43 +77,40 @@ def encoded_part(tokenizer_json: Path, resume: Path | None, part: Path) -> pa.Ta
     if kept and kept.exists():
         with suppress(ArtifactDamaged):
             return read_table(kept)
-    tokenizer = open_tokenizer(tokenizer_json)
-    batches = [encode_stories(tokenizer, stories) for stories in read_batches(part, ["id", "text"], batch_size=1024)]
-    table = pa.Table.from_batches(batches, schema(tokenizer.vocab_size))
+    encoder = encoder_of(tokenizer_json, tokenizer_sha256)
+    batches = [encode_stories(encoder, stories) for stories in read_batches(part, ["id", "text"], batch_size=1024)]
+    table = pa.Table.from_batches(batches, schema(encoder.tokenizer.vocab_size))
     if kept:
         write_table(kept.with_suffix(".partial"), table)
         kept.with_suffix(".partial").replace(kept)
     return table
 
 
-def encode_stories(tokenizer: Tokenizer, stories: pa.RecordBatch) -> pa.RecordBatch:
+@lru_cache(maxsize=1)
+def encoder_of(tokenizer_json: Path, tokenizer_sha256: str) -> FlatEncoder:
+    """The encoder of a vocabulary: one a process, for the sake of what it has learnt from earlier parts."""
+    tokenizer = open_tokenizer(tokenizer_json)
+    return FlatEncoder(tokenizer, token_dtype(tokenizer.vocab_size))
+
+
+def encode_stories(encoder: FlatEncoder, stories: pa.RecordBatch) -> pa.RecordBatch:
     """Rows of id and text as rows of id, tokens, num_bytes, unknown_bytes. Raises UserError."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    texts = stories["text"].to_pylist()
-    encoded = tokenizer.encode_batch(texts)
-    offsets = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum([len(ids) + 2 for ids in encoded], out=offsets[1:])
-    begin, end = (tokenizer.bos_id,), (tokenizer.eos_id,)
-    marked = chain.from_iterable(chain(begin, ids, end) for ids in encoded)
-    tokens = np.fromiter(marked, np.int64, count=offsets[-1])
-    if len(tokens) and tokens.max() >= tokenizer.vocab_size:
-        story = int(np.searchsorted(offsets, tokens.argmax(), side="right")) - 1
-        raise UserError(
-            f"story {stories['id'][story]} has token {tokens.max()}, and the vocabulary ends with "
-            f"{tokenizer.vocab_size - 1}: run the build_vocab stage again"
-        )
-    unknown_bytes = [
-        tokenizer.unknown_bytes(text) if tokenizer.unk_id in ids else 0
-        for text, ids in zip(texts, encoded, strict=True)
-    ]
+    texts, tokenizer = stories["text"].to_pylist(), encoder.tokenizer
+    tokens, offsets = encoder(texts)
+    unknown_bytes = np.zeros(len(texts), np.uint32)
+    if tokenizer.unk_id is not None:
+        with_unknown = np.searchsorted(offsets, np.flatnonzero(tokens == tokenizer.unk_id), side="right") - 1
+        for i in np.unique(with_unknown):
+            unknown_bytes[i] = tokenizer.unknown_bytes(texts[i])
     columns = [
         stories["id"],
-        pa.ListArray.from_arrays(offsets, tokens.astype(token_dtype(tokenizer.vocab_size))),
+        pa.ListArray.from_arrays(offsets, tokens),
         pc.binary_length(stories["text"]).cast(pa.uint32()),
-        pa.array(unknown_bytes, pa.uint32()),
+        unknown_bytes,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema(tokenizer.vocab_size))
 

@@ -7,6 +7,7 @@ the first ids; no text ever encodes to one of them, not even a text that spells 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ class Tokenizer(ABC):
     """From text to token ids and back; saved as a ``tokenizer.json`` that the `tokenizers` library opens too."""
 
     kind: ClassVar[str]
+    ascii_pieces: re.Pattern[str]  # its matches cut an ASCII text into pieces that are encoded each by itself
 
     def __init__(self, tokens: Sequence[str], token_bytes: Sequence[bytes]) -> None:
         """``tokens``: the vocabulary as its file has it, by id; ``token_bytes``: what each of them stands for."""

@@ -17,6 +17,8 @@ from slm_model.tokenizer.library import LibraryTokenizer, trained_model
 
 SPECIALS = [PAD, BOS, EOS]
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+# GPT-2's pattern, which the library cuts texts with, for ASCII: with its six blanks, and none of Python's others.
+ASCII_PIECES = r"'(?:[sdmt]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
 
 
 class BpeTokenizer(LibraryTokenizer):
@@ -43,8 +45,12 @@ def build(texts: Iterable[str], config: BpeConfig) -> Tokenizer:
 
 
 def open_json(document: Any) -> Tokenizer:
+    """Raises KeyError for a vocabulary that cuts texts another way."""
+    if document["pre_tokenizer"] != BYTE_LEVEL:
+        raise KeyError(BYTE_LEVEL["type"])
     byte_of = bytes_by_character()
-    return BpeTokenizer(document, [bytes(map(byte_of.__getitem__, token)) for token in tokens_of(document)])
+    token_bytes = [bytes(map(byte_of.__getitem__, token)) for token in tokens_of(document)]
+    return BpeTokenizer(document, token_bytes, ASCII_PIECES)
 
 
 def bytes_by_character() -> dict[str, int]:

@@ -13,7 +13,7 @@ class SampleConfig(Config):
     """What every kind of vocabulary is set by: which training stories it counts."""
 
     max_sample_bytes: int = Field(
-        64_000_000, ge=1, description="UTF-8 bytes of training stories to learn from, about; more are sampled."
+        32_000_000, ge=1, description="UTF-8 bytes of training stories to learn from, about; more are sampled."
     )
     sample_seed: int = Field(0, ge=0, description="Which stories are sampled where there are more than that.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ class PieceTokenizer(Tokenizer):
         """``pattern``: a regular expression whose matches, end to end, are the text; each is a piece."""
         super().__init__(tokens, [token.encode() for token in tokens])
         self.pattern = pattern
+        self.ascii_pieces = re.compile(pattern)
         self._ids = {token: index for index, token in enumerate(tokens)}
 
     @abstractmethod

@@ -16,12 +16,8 @@ from slm_model.tokenizer.pieces import WORDS, PieceTokenizer, count_pieces, most
 class WordTokenizer(PieceTokenizer):
     kind = "word"
 
-    def __init__(self, tokens: list[str], pattern: str) -> None:
-        super().__init__(tokens, pattern)
-        self._find = re.compile(pattern).findall
-
     def split(self, text: str) -> Iterable[str]:
-        return self._find(text)
+        return re.findall(self.pattern, text)
 
 
 def build(texts: Iterable[str], config: WordConfig) -> Tokenizer:

@@ -61,4 +61,5 @@ def build(texts: Iterable[str], config: WordPieceConfig) -> Tokenizer:
 
 
 def open_json(document: Any) -> Tokenizer:
-    return WordPieceTokenizer(document, [token.removeprefix(INSIDE).encode() for token in tokens_of(document)])
+    token_bytes = [token.removeprefix(INSIDE).encode() for token in tokens_of(document)]
+    return WordPieceTokenizer(document, token_bytes, document["pre_tokenizer"]["pattern"]["Regex"])

@@ -19,6 +19,7 @@ from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.char import CharTokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, VocabConfig, WordConfig, WordPieceConfig
 from slm_model.tokenizer.document import EVERY_CHARACTER
+from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.vocab import Vocab
 
 STORIES = {
@@ -177,15 +178,16 @@ class TooManyTokens(CharTokenizer):
     """Has tokens that its vocabulary knows nothing of."""
 
     def encode(self, text: str) -> list[int]:
-        return [token + (text == "bad") for token in super().encode(text)]
+        return [token + (text == "d") for token in super().encode(text)]
 
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:
     tokenizer = TooManyTokens(["<pad>", "<unk>", "<bos>", "<eos>", "a", "b", "d"], EVERY_CHARACTER)
-    stories = pa.RecordBatch.from_pydict({"id": ["1" * 16, "2" * 16, "3" * 16], "text": ["abba", "bad", "a"]})
-    with pytest.raises(UserError, match="story 2222222222222222 has token 7, and the vocabulary ends with 6: run"):
-        encode_stories(tokenizer, stories)
-    assert encode_stories(tokenizer, stories.slice(0, 1))["tokens"].to_pylist() == [[2, 4, 5, 5, 4, 3]]
+    encoder = FlatEncoder(tokenizer, np.uint8)
+    stories = pa.RecordBatch.from_pydict({"id": ["1" * 16, "2" * 16], "text": ["abba", "a bad d"]})
+    with pytest.raises(UserError, match="'d' has token 7, and the vocabulary ends with 6: run the build_vocab stage"):
+        encode_stories(encoder, stories)
+    assert encode_stories(encoder, stories.slice(0, 1))["tokens"].to_pylist() == [[2, 4, 5, 5, 4, 3]]
 
 
 def test_shards_of_another_vocabulary_are_refused(splits: Splits, tmp_path: Path) -> None:

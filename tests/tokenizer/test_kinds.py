@@ -1,11 +1,13 @@
 """What holds for every kind of tokenizer."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from slm_model.artifact import UserError
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
+from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.open import open_tokenizer
 
 STORIES = [
@@ -39,6 +42,7 @@ def build(kind: str, stories: list[str] = STORIES) -> Tokenizer:
 
 BUILT = {kind: build(kind) for kind in CONFIGS}
 LIBRARY = {kind: tokenizers.Tokenizer.from_str(tokenizer.to_json()) for kind, tokenizer in BUILT.items()}
+FLAT = {kind: FlatEncoder(tokenizer, np.uint16) for kind, tokenizer in BUILT.items()}
 EVERY_KIND = pytest.mark.parametrize("kind", CONFIGS)
 
 # Any text, and texts made of what goes wrong first: names of special tokens, blanks and line ends of every kind,
@@ -47,6 +51,8 @@ PIECES = [*"aé½漢\0\t\n\r\f\v\x1c\x85\xa0\u2028\u200d\u0301\u0345\ufeff\uffff
 PIECES += ["<pad>", "<unk>", "<bos>", "<eos>", " <eos>", "Once", " upon", " day", "n't", "'", " Tom's", "👩\u200d👧"]
 PIECES += ["e\u0301", "x" * 120]
 TEXTS = st.text() | st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
+
+ASCII = st.text(st.characters(max_codepoint=127)) | st.text(st.sampled_from(" \n\r\t\x1c'a1.stlreved"), max_size=30)
 
 
 @given(text=TEXTS)
@@ -76,6 +82,17 @@ def test_the_library_gives_the_same_ids_and_the_same_text(kind: str, text: str) 
     assert LIBRARY[kind].encode(text).ids == ids
     assert BUILT[kind].encode_batch([text, "Tom", text]) == [ids, BUILT[kind].encode("Tom"), ids]
     assert LIBRARY[kind].decode(ids) == BUILT[kind].decode(ids)
+
+
+@EVERY_KIND
+@given(texts=st.lists(TEXTS | ASCII, max_size=4))
+def test_many_texts_at_once_have_the_same_ids(kind: str, texts: list[str]) -> None:
+    """On ASCII texts above all, which take another way."""
+    tokenizer = BUILT[kind]
+    tokens, offsets = FLAT[kind](texts)
+    found = [tokens[start:end].tolist() for start, end in itertools.pairwise(offsets)]
+    assert found == [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+    assert (tokens.dtype, offsets.dtype) == (np.uint16, np.int32)
 
 
 @EVERY_KIND
@@ -143,6 +160,7 @@ def test_opening_imports_the_module_of_that_kind_alone(kind: str, tmp_path: Path
     code = f"""
 import sys
 from pathlib import Path
+from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.open import open_tokenizer
 open_tokenizer(Path({str(tmp_path)!r}) / "tokenizer.json")
 kinds = [kind for kind in {list(CONFIGS)!r} if f"slm_model.tokenizer.{{kind}}" in sys.modules]
@@ -200,5 +218,8 @@ def test_a_file_that_is_no_tokenizer_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no tokenizer of ours"):
         open_tokenizer(path)
     tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, [])).save(str(path))
+    with pytest.raises(UserError, match=r"is no tokenizer of ours \(KeyError\('ByteLevel'\)\)"):
+        open_tokenizer(path)
+    path.write_text(BUILT["bpe"].to_json().replace('"<pad>"', '"<stop>"'))
     with pytest.raises(UserError, match=r"is no tokenizer of ours \(KeyError\('<pad>'\)\)"):
         open_tokenizer(path)
