@@ -1,8 +1,9 @@
 """The code that a stage's bytes depend on: every module of ours that it imports, read as syntax trees.
 
 A tree is hashed without comments, formatting, docstrings and the texts of ``Field(description=...)``, and without the
-fields that a ``Config`` class declares (their values are in the key already), so that editing prose reruns nothing and
-editing a helper two imports away reruns all that depends on it. Nothing of ours is imported to find this out.
+fields that a ``Config`` class declares (their values are in the key already, unless the code itself builds such a
+config: then its defaults are code), so that editing prose reruns nothing and editing a helper two imports away reruns
+all that depends on it. Nothing of ours is imported to find this out.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import importlib.util
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 from tasks.files import write_atomically
 
@@ -33,11 +35,13 @@ class ImportNotFollowed(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """What one module's text says: its digest, and what it imports and reads."""
+    """What one module's text says: its digest, and what it imports, reads and builds."""
 
     digest: str
     imports: list[str]  # modules, and ``module:name`` where the name may be a submodule
     data_files: list[str]
+    calls: list[str]  # classes, by name, outside the fields of its configs
+    configs: dict[str, list[str]]  # config class -> its bases, and the classes that its fields call
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class CodeBase:
         self._texts = {path: path.read_bytes() for top in self.packages for path in (root / top).rglob("*.py")}
         self._own = Path(__file__).read_bytes()
         self._known: dict[str, Source] = {}
+        self._used: set[str] = set()  # what others remembered is not kept: it would grow with every edit
         self._fresh = False
         if memory and memory.exists():
             try:
@@ -69,6 +74,7 @@ class CodeBase:
     def closure(self, roots: Iterable[str]) -> Closure:
         """Everything that the root modules depend on. Raises ImportNotFollowed where an import leads nowhere."""
         found = Closure()
+        sources: dict[tuple[str, Path], Source] = {}
         todo = sorted(set(roots), reverse=True)
         while todo:
             module = todo.pop()
@@ -77,7 +83,7 @@ class CodeBase:
             path = self._path(module)
             if path is None:
                 raise ImportNotFollowed(f"no source for {module} below {self.root}")
-            source = self._read(module, path)
+            source = sources[module, path] = self._read(module, path)
             found.code[module] = source.digest
             for name in source.data_files:
                 data = path.parent / name
@@ -86,31 +92,35 @@ class CodeBase:
                 found.code[f"{module}:{name}"] = hashlib.sha256(data.read_bytes()).hexdigest()
             for imported in source.imports:
                 self._follow(module, imported, todo, found)
+        built = built_configs(sources.values())
+        for (module, path), source in sources.items():
+            if fields_of := built & source.configs.keys():
+                found.code[module] = self._read(module, path, fields_of).digest
         return Closure(dict(sorted(found.code.items())), dict(sorted(found.libraries.items())))
 
     def edited(self, code: Mapping[str, str]) -> list[str]:
         """Those of a closure's modules and data files that would now give another digest: they were edited since."""
-        found = []
+        touched = []
         for name, digest in code.items():
             module, _, data = name.partition(":")
             path = self._path(module)
             assert path is not None, f"{module} is in no closure of {self.root}"
             try:
                 now = (path.with_name(data) if data else path).read_bytes()
-                if data:
-                    same = hashlib.sha256(now).hexdigest() == digest
-                else:
-                    same = now == self._texts[path] or digest_of(ast.parse(now)) == digest
-            except (OSError, SyntaxError, ValueError):
-                same = False
-            if not same:
-                found.append(name)
-        return found
+            except OSError:
+                now = b""
+            if hashlib.sha256(now).hexdigest() != digest if data else now != self._texts[path]:
+                touched.append(name)
+        try:
+            present = CodeBase(self.root, self.packages).closure(n for n in code if ":" not in n) if touched else None
+        except (ImportNotFollowed, SyntaxError, ValueError):
+            return touched
+        return [name for name in touched if present is None or present.code.get(name) != code[name]]
 
     def remember(self) -> None:
         """Keep what was read for the next process, where there is room for it."""
         if self.memory and self._fresh:
-            text = json.dumps({key: asdict(source) for key, source in sorted(self._known.items())})
+            text = json.dumps({key: asdict(self._known[key]) for key in sorted(self._used)})
             with suppress(OSError):
                 write_atomically(self.memory, text.encode())
             self._fresh = False
@@ -140,16 +150,20 @@ class CodeBase:
         base = self.root.joinpath(*module.split("."))
         return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path in self._texts), None)
 
-    def _read(self, module: str, path: Path) -> Source:
+    def _read(self, module: str, path: Path, fields_of: Set[str] = frozenset()) -> Source:
         text = self._texts[path]
         for parent in list(path.relative_to(self.root).parents)[:-1]:
             init = self.root / parent / "__init__.py"
             if not all(_is_text(node) for node in ast.parse(self._texts.get(init, b"")).body):
                 raise ImportNotFollowed(f"{init} defines something: an __init__.py may hold a docstring only")
-        key = hashlib.sha256(b"\0".join([self._own, module.encode(), text])).hexdigest()
+        names = " ".join([module, *sorted(fields_of)])
+        key = hashlib.sha256(b"\0".join([self._own, names.encode(), text])).hexdigest()
+        self._used.add(key)
         if key not in self._known:
             tree = ast.parse(text, str(path))
-            self._known[key] = Source(digest_of(tree), list(imports_of(tree, module)), data_files_of(tree, module))
+            self._known[key] = Source(
+                digest_of(tree, fields_of), list(imports_of(tree, module)), data_files_of(tree, module), *calls_of(tree)
+            )
             self._fresh = True
         return self._known[key]
 
@@ -168,45 +182,52 @@ def library_version(library: str) -> str:
         return "not installed"
 
 
-def digest_of(tree: ast.AST) -> str:
-    """Hex sha256 of what a syntax tree does, the same on every Python that can parse it."""
+def digest_of(tree: ast.AST, fields_of: Set[str] = frozenset()) -> str:
+    """Hex sha256 of what a syntax tree does, the same on every Python that can parse it.
+
+    ``fields_of``: the config classes whose fields are part of it.
+    """
     digest = hashlib.sha256()
-    for piece in _pieces(tree):
+    for piece in _pieces(tree, fields_of):
         digest.update(piece.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
 
 
-def _pieces(node: object) -> Iterator[str]:
+def _pieces(node: object, fields_of: Set[str]) -> Iterator[str]:
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):
             if name in ("ctx", "kind", "type_comment"):
                 continue
-            children = _meaningful(node, name, value) if isinstance(value, list) else value
+            children = _meaningful(node, name, value, fields_of) if isinstance(value, list) else value
             if children is None or children == []:  # a newer Python adds fields, empty where they are not used
                 continue
             yield name
-            yield from _pieces(children)
+            yield from _pieces(children, fields_of)
         yield ")"
     elif isinstance(node, list):
         yield "["
         for child in node:
-            yield from _pieces(child)
+            yield from _pieces(child, fields_of)
         yield "]"
     else:
         yield f"{type(node).__name__} {node!a}"  # ascii: what repr() prints as it is differs between Unicode versions
 
 
-def _meaningful(node: ast.AST, name: str, children: list[ast.AST]) -> list[ast.AST]:
+def _meaningful(node: ast.AST, name: str, children: list[ast.AST], fields_of: Set[str]) -> list[ast.AST]:
     """The children that can change what the code does."""
     children = [c for c in children if not _is_text(c)]
-    if isinstance(node, ast.ClassDef) and name == "body" and any(_last_name(b).endswith("Config") for b in node.bases):
+    if name == "body" and _is_config(node) and node.name not in fields_of:
         children = [c for c in children if not _is_field(c)]
     elif isinstance(node, ast.Call) and name == "keywords" and _last_name(node.func) == "Field":
         children = [c for c in children if not (isinstance(c, ast.keyword) and c.arg in PROSE)]
     elif isinstance(node, ast.JoinedStr):  # Python 3.12.1 ends a nested format with an empty string
         children = [c for c in children if not (isinstance(c, ast.Constant) and c.value == "")]
     return children
+
+
+def _is_config(node: ast.AST) -> TypeGuard[ast.ClassDef]:
+    return isinstance(node, ast.ClassDef) and any(_last_name(base).endswith("Config") for base in node.bases)
 
 
 def _is_field(node: ast.AST) -> bool:
@@ -247,6 +268,39 @@ def imports_of(tree: ast.AST, module: str) -> Iterator[str]:
                 raise ImportNotFollowed(f"{module}, line {node.lineno}: an import by a computed name")
             yield name
         todo += ast.iter_child_nodes(node)
+
+
+def calls_of(tree: ast.AST) -> tuple[list[str], dict[str, list[str]]]:
+    """The classes that a module calls, and for each config in it the classes that its fields stand on."""
+    calls: set[str] = set()
+    configs: dict[str, list[str]] = {}
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        children = list(ast.iter_child_nodes(node))
+        if _is_config(node):
+            fields = [child for child in children if _is_field(child)]
+            called = {name for child in fields for name in calls_of(child)[0]}
+            configs[node.name] = sorted(called.union(map(_last_name, node.bases)))
+            children = [child for child in children if child not in fields]
+        elif isinstance(node, ast.Call) and _last_name(node.func)[:1].isupper():
+            calls.add(_last_name(node.func))
+        todo += children
+    return sorted(calls), configs
+
+
+def built_configs(sources: Collection[Source]) -> set[str]:
+    """The config classes that code builds, with those that theirs stand on: their defaults are in no key."""
+    configs: dict[str, list[str]] = {}
+    for source in sources:
+        for name, needs in source.configs.items():
+            configs[name] = [*configs.get(name, []), *needs]
+    built: set[str] = set()
+    todo = {name for source in sources for name in source.calls}
+    while todo := (todo & configs.keys()) - built:
+        built |= todo
+        todo = {need for name in todo for need in configs[name]}
+    return built
 
 
 def data_files_of(tree: ast.Module, module: str) -> list[str]:

@@ -162,22 +162,22 @@ def interpreter(version: str) -> str:
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_every_python_gives_the_same_digests(version: str) -> None:
-    paths = [str(path) for path in [GOLDEN, *our_modules()]]
+    sources = {str(path): path.read_text(encoding="utf-8") for path in [GOLDEN, *our_modules()]}
     program = (
-        "import ast, json, sys; from pathlib import Path; from tasks.code_digest import digest_of;"
-        "print(json.dumps([digest_of(ast.parse(Path(p).read_bytes())) for p in sys.argv[1:]]))"
+        "import ast, json, sys; from tasks.code_digest import digest_of;"
+        "print(json.dumps({name: digest_of(ast.parse(text)) for name, text in json.load(sys.stdin).items()}))"
     )
     done = subprocess.run(
-        [interpreter(version), "-Bc", program, *paths],
+        [interpreter(version), "-Bc", program],
         check=False,
         cwd=REPOSITORY,
         env={"PATH": os.environ["PATH"]},
+        input=json.dumps(sources),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    here = [digest_of(ast.parse(Path(path).read_bytes())) for path in paths]
-    assert dict(zip(paths, json.loads(done.stdout), strict=True)) == dict(zip(paths, here, strict=True))
+    assert json.loads(done.stdout) == {name: digest(text) for name, text in sources.items()}
 
 
 def test_the_digest_of_all_syntax_is_what_it_was() -> None:
@@ -201,6 +201,53 @@ def test_an_edited_helper_two_imports_away_changes_the_closure(write: Write) -> 
     assert code(root) == before
     write(far="def g(): return 2")
     assert {name for name in before if code(root)[name] != before[name]} == {"toy.far"}
+
+
+CONFIGS = """
+from pydantic import Field
+from slm_model.artifact import Config
+
+class BaseConfig(Config):
+    seed: int = 0
+
+class PartConfig(BaseConfig):
+    share: float = Field(0.5, description="A share.")
+
+class WholeConfig(Config):
+    part: PartConfig = Field(PartConfig())
+    size: int = 1
+
+class OtherConfig(Config):
+    size: int = 7
+"""
+DEFAULT_EDITS = {
+    "its own default": (CONFIGS.replace("size: int = 1", "size: int = 2"), True),
+    "the default of a config in its fields": (CONFIGS.replace("0.5", "0.6"), True),
+    "a default that such a one inherits": (CONFIGS.replace("seed: int = 0", "seed: int = 1"), True),
+    "another config's default": (CONFIGS.replace("size: int = 7", "size: int = 8"), False),
+    "a description": (CONFIGS.replace("A share.", "The share."), False),
+}
+
+
+@pytest.mark.parametrize(("after", "counts"), DEFAULT_EDITS.values(), ids=DEFAULT_EDITS)
+@pytest.mark.parametrize("build", ["configs.WholeConfig(size=3)", "WholeConfig()"])
+def test_the_defaults_of_a_config_that_the_code_builds_are_code(
+    write: Write, build: str, after: str, counts: bool
+) -> None:
+    root = write(stage=f"from toy import configs\n\ndef f():\n    return {build}", configs=CONFIGS)
+    assert after != CONFIGS
+    before = code(root)
+    write(configs=after)
+    assert (code(root) != before) == counts
+
+
+@pytest.mark.parametrize("after", [after for after, _ in DEFAULT_EDITS.values()], ids=DEFAULT_EDITS)
+def test_the_defaults_of_a_config_that_is_handed_in_are_not_code(write: Write, after: str) -> None:
+    """Its values are in the key; and what other stages build is theirs."""
+    root = write(stage="from toy.configs import WholeConfig", configs=CONFIGS, other="from toy.configs import *")
+    before = code(root)
+    write(configs=after, other="from toy.configs import *\nx = WholeConfig()")
+    assert code(root) == before
 
 
 def test_a_module_that_is_not_imported_is_not_in_the_closure(write: Write) -> None:
@@ -371,12 +418,24 @@ def test_edited_names_what_was_edited_since(write: Write) -> None:
     assert began.edited(closure) == []
     write(near="x = 2")
     assert began.edited(closure) == ["toy.near"]
+    write(near="import toy.absent")
+    assert began.edited(closure) == ["toy.near"]
     write(near="x = ")
     (root / "toy" / "w.txt").write_text("b")
     assert began.edited(closure) == ["toy.near", "toy.stage:w.txt"]
     (root / "toy" / "near.py").unlink()
     (root / "toy" / "w.txt").unlink()
     assert began.edited(closure) == ["toy.near", "toy.stage:w.txt"]
+
+
+def test_an_edited_default_of_a_config_that_is_built_is_an_edit(write: Write) -> None:
+    root = write(stage="from toy.configs import *\nx = OtherConfig()", configs=CONFIGS)
+    began = CodeBase(root, ("toy",))
+    closure = began.closure(["toy.stage"]).code
+    write(configs=CONFIGS.replace("size: int = 1", "size: int = 2"))
+    assert began.edited(closure) == []
+    write(configs=CONFIGS.replace("size: int = 7", "size: int = 8"))
+    assert began.edited(closure) == ["toy.configs"]
 
 
 def remembering(root: Path) -> CodeBase:
@@ -410,6 +469,15 @@ def test_a_memory_of_another_reader_is_not_used(write: Write, tmp_path: Path, mo
     other.write_bytes(Path(code_digest.__file__).read_bytes() + b"\n")
     monkeypatch.setattr(code_digest, "__file__", str(other))
     assert remembering(root).closure(["toy.stage"]) == closure
+
+
+def test_a_memory_does_not_grow_with_every_edit(write: Write) -> None:
+    for i in range(5):
+        root = write(stage=f"x = {i}")
+        code = remembering(root)
+        code.closure(["toy.stage"])
+        code.remember()
+    assert len(json.loads((root / "cache" / "code.json").read_text())) == 1
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"3", b'{"a": 1}', b'{"a": {"digest": "b"}}', b"\xff\xfe{"])
