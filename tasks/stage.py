@@ -286,8 +286,8 @@ def refuse_edited(names: list[str], stage: Stage[Any]) -> None:
     """Raises UserError if code was edited that this process may have loaded in either form: no key would be true."""
     if names:
         raise UserError(
-            f"{', '.join(names)} changed on disk after this run began, so it cannot be told which form {stage.name} "
-            "would use: run again"
+            f"{', '.join(names)} changed on disk after this process began: it cannot be told which form {stage.name} "
+            "would use: start it again; what is finished is kept"
         )
 
 

@@ -504,7 +504,7 @@ def test_a_module_edited_before_it_was_loaded_spoils_the_run(toy: Toy) -> None:
         'record("numbers"',
         'Path(__file__).with_name("deep.py").write_text("def shift(n, by): return 7")\n    record("numbers"',
     )
-    with pytest.raises(UserError, match=rf"{toy.name}\.deep changed on disk after this run began"):
+    with pytest.raises(UserError, match=rf"{toy.name}\.deep changed on disk after this process began"):
         toy.numbers(toy.engine())
     assert toy.ran() == ["numbers"]
     assert [n for n in toy.folders("numbers") if not n.endswith(".resume")] == []
@@ -537,7 +537,7 @@ def test_code_edited_between_two_stages_is_for_the_next_run(toy: Toy) -> None:
     engine = toy.engine()
     numbers = toy.numbers(engine).artifact
     toy.edit("doubled", "* config.factor", "* config.factor * 10")
-    with pytest.raises(UserError, match=r"doubled changed on disk after this run began"):
+    with pytest.raises(UserError, match=r"doubled changed on disk after this process began"):
         toy.doubled(engine, numbers)
     assert toy.doubled(toy.engine(), numbers).artifact.file("doubled.txt").read_text() == "0\n20\n40\n"
 
