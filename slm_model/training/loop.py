@@ -7,10 +7,11 @@ moment and started again with the same resume folder leaves the very bytes of an
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -43,7 +44,10 @@ from slm_model.training.state import Plan, ResumeFolder, State
 from slm_model.training.trainee import Trainee, memory_advice
 from slm_model.training.watching import tell, validate, validation_steps
 
+log = logging.getLogger(__name__)
+
 THROUGHPUT = f"{OBSERVATIONS}/throughput.jsonl"
+NOTES = (HISTORY, SAMPLES, THROUGHPUT)
 LAST_STEPS = 50  # whose mean is the training loss among the facts
 
 
@@ -68,6 +72,8 @@ def train(
         if plan:
             require_same(plan.numerics)
         numerics = plan.numerics if plan else resolve(config.numerics, run.device, model.compiles)
+        for note in numerics.notes:
+            log.warning(note)
         with arithmetic(numerics):
             batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
             trainee = Trainee(model.to(numerics.device), batches, config, numerics)
@@ -83,25 +89,23 @@ def train(
             return training.finish(out, network)
 
 
+@dataclass
 class Training:
     """A training on its way: what has been learned, and what has been written down of it."""
 
-    def __init__(
-        self, trainee: Trainee, plan: Plan, resume: ResumeFolder, run: StageRun, shards: TokenShards, vocab: Vocab
-    ) -> None:
-        self.trainee, self.plan, self.resume, self.run, self.shards, self.vocab = (
-            trainee,
-            plan,
-            resume,
-            run,
-            shards,
-            vocab,
-        )
-        self.step = 0  # steps taken
-        self.validated = 0  # the last step after which there was a validation
-        self.watch = DivergenceWatch()
-        self.notes = {HISTORY: bytearray(), SAMPLES: bytearray(), THROUGHPUT: bytearray()}
-        if state := resume.load():
+    trainee: Trainee
+    plan: Plan
+    resume: ResumeFolder
+    run: StageRun
+    shards: TokenShards
+    vocab: Vocab
+    step: int = 0  # steps taken
+    validated: int = 0  # the last step after which there was a validation
+    watch: DivergenceWatch = field(default_factory=DivergenceWatch)
+    notes: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in NOTES})
+
+    def __post_init__(self) -> None:
+        if state := self.resume.load():
             self._restore(state)
 
     def go_on(self) -> None:
@@ -142,7 +146,7 @@ class Training:
         shutil.copyfile(self.vocab.file(TOKENIZER), out / TOKENIZER)
         for name, lines in self.notes.items():
             (out / name).write_bytes(lines)
-        np.save(out / TRAINING_STORIES, np.unique(self.shards.load("train").ids), allow_pickle=False)
+        np.save(out / TRAINING_STORIES, np.unique(self.trainee.batches.tokens.ids), allow_pickle=False)
         history = [json.loads(line) for line in self.notes[HISTORY].splitlines()]
         last = history[-1]
         return Checkpoint(

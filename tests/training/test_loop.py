@@ -196,6 +196,21 @@ def test_validations_are_evenly_spaced_and_the_last_is_at_the_end() -> None:
     assert sorted(validation_steps(1, 7)) == [7]
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_bf16_products_change_a_training_little_and_its_weights_stay_fp32(
+    inputs: Path, tmp_path: Path, network: str
+) -> None:
+    config = TRAIN | {"numerics": {"num_threads": 1, "precision": "bf16"}}
+    plain, coarse = (
+        do_train(inputs, tmp_path / str(settings is TRAIN), NETWORKS[network], settings, StageRun())
+        for settings in (TRAIN, config)
+    )
+    one, other = (load_file(model.file("model.safetensors")) for model in (plain, coarse))
+    assert {value.dtype for value in other.values()} == {torch.float32}
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+    assert coarse.facts.validation_loss == pytest.approx(plain.facts.validation_loss, abs=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:.*script_method.* is deprecated:DeprecationWarning"
