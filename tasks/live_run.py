@@ -20,7 +20,7 @@ from typing import Protocol, Self
 from slm_model.artifact import Stopped
 from tasks.registry import RegistryUnreachable
 
-SHARE = 1 / 150  # most of the time that writing may take: a slow store is written to less often
+SHARE = 1 / 150  # of the time goes into calls: a store that answers slowly is called less often, with more to say
 LONGEST_PAUSE = 60.0  # seconds between two writes, or between two tries while the store does not answer
 PATIENCE = 30.0  # seconds that a finished training waits for the store
 MOST_WAITING = 200_000  # reports kept for a store that does not answer; those after it are lost to MLflow
@@ -45,7 +45,6 @@ class Recorded(Protocol):
     run_id: str
 
     def log(self, points: Sequence[Point]) -> None: ...
-    def put(self, path: str, data: bytes) -> None: ...
     def end(self, status: str, reason: str | None) -> None: ...
 
 
@@ -58,7 +57,6 @@ class LiveRun:
         self._begin = begin
         self._recorded: Recorded | None = None
         self._waiting: deque[Point] = deque()
-        self._files: deque[tuple[str, bytes]] = deque()
         self._lost = 0
         self._step = 0
         self._looked = time.perf_counter(), time.process_time()
@@ -82,10 +80,6 @@ class LiveRun:
             self._waiting.append(Point(step, values, round(time.time() * 1000)))
         else:
             self._lost += 1
-
-    def log_file(self, path: str, data: bytes) -> None:
-        """A file among the run's artifacts, in place of an older one of that name. Returns at once."""
-        self._files.append((path, data))
 
     def finish(self) -> None:
         """Write what is left and close the run."""
@@ -118,7 +112,7 @@ class LiveRun:
         self._end = (status, reason)
         self._closing.set()
         self._thread.join(PATIENCE)
-        if not self._closed:
+        if self._lost or not self._closed:
             missing = len(self._waiting) + self._lost
             log.warning(
                 "MLflow did not take the end of the run %s, nor %d of its reports (%s): they stand in the checkpoint's "
@@ -149,16 +143,13 @@ class LiveRun:
     def _write(self, recorded: Recorded, last: bool) -> None:
         if time.perf_counter() - self._looked[0] >= SYSTEM_INTERVAL:
             self.log(self._step, self._system())
-        left = len(self._waiting)  # what comes meanwhile is for the next time, or a slow store would never be left alone
+        left = len(self._waiting)  # what comes meanwhile waits, or a slow store would never be left alone
         while left:
             points = [self._waiting[i] for i in range(min(left, AT_ONCE))]
             recorded.log(points)
             left -= len(points)
             for _ in points:  # only now: an outage loses none
                 self._waiting.popleft()
-        while self._files:
-            recorded.put(*self._files[0])
-            self._files.popleft()
         if last:
             recorded.end(*self._end)
             self._closed = True

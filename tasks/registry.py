@@ -135,17 +135,6 @@ def previous_champion(store: MlflowStore, model_name: str) -> Version | None:
     return max(before, key=lambda v: (v.tags[CHAMPION_SINCE], v.number), default=None)
 
 
-def champion_folder(store: MlflowStore, model_name: str) -> Path:
-    """The champion's checkpoint folder, as it stands in its bundle; fetched once if the bundle is kept elsewhere.
-
-    Raises UserError if there is no champion or its files are gone, RegistryUnreachable.
-    """
-    champion = aliased(store, model_name)
-    if champion is None:
-        raise UserError(f"{model_name} has no champion yet: run `slm run quick` first")
-    return checkpoint_folder(bundle_folder(store, champion))
-
-
 def bundle_folder(store: MlflowStore, version: Version) -> Path:
     """A version's bundle on this machine, fetched once if it is kept elsewhere. Raises UserError if it is gone."""
     location = version.location

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from slm_model.artifact import UserError
+from slm_model.checkpoint import open_checkpoint
 from tasks.registry import (
     CHALLENGER,
     CHAMPION,
@@ -25,7 +26,6 @@ from tasks.registry import (
     Version,
     aliased,
     bundle_folder,
-    champion_folder,
     checkpoint_folder,
     find_version,
     list_models,
@@ -122,23 +122,19 @@ def test_tags_can_be_added_later(store: MlflowStore, checkpoint: Path) -> None:
     assert (found.verdict, len(found.tags["slm.verdict_json"])) == ("rejected", 7000)
 
 
-def test_the_champion_is_where_its_bundle_stands(store: MlflowStore, checkpoint: Path) -> None:
-    from slm_model.checkpoint import open_checkpoint
-
-    with pytest.raises(UserError, match="no champion yet: run `slm run quick` first"):
-        champion_folder(store, "tales")
-    set_alias(store, register(store, checkpoint, "key-1"), CHAMPION)
-    folder = champion_folder(store, "tales")
+def test_the_bundle_holds_the_checkpoint_whole(store: MlflowStore, checkpoint: Path) -> None:
+    folder = checkpoint_folder(bundle_folder(store, register(store, checkpoint, "key-1")))
     assert folder.is_relative_to(store.artifacts)
     assert open_checkpoint(folder).digest == open_checkpoint(checkpoint).digest
+    with pytest.raises(UserError, match="is no bundle of this project"):
+        checkpoint_folder(checkpoint)
 
 
 def test_a_version_whose_bundle_was_deleted_is_registered_anew(store: MlflowStore, checkpoint: Path) -> None:
     first = register(store, checkpoint, "key-1")
-    set_alias(store, first, CHAMPION)
     shutil.rmtree(store.artifacts)
     with pytest.raises(UserError, match="the files of tales version 1 are gone"):
-        champion_folder(store, "tales")
+        bundle_folder(store, first)
     assert find_version(store, "tales", "key-1") is None
     second = register(store, checkpoint, "key-1")
     assert second.number == 2

@@ -19,7 +19,7 @@ from tasks.registry import (
     RegistryUnreachable,
     aliased,
     bundle_folder,
-    champion_folder,
+    checkpoint_folder,
     find_version,
     list_models,
     list_versions,
@@ -70,9 +70,7 @@ def wait_for(store: MlflowStore) -> None:
             time.sleep(0.3)
 
 
-def test_a_model_lives_on_a_server(
-    server: MlflowStore, checkpoint: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_lives_on_a_server(server: MlflowStore, checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert list_versions(server, "tales") == []
     with open_run(server, DESCRIPTION) as run:
         run.log(1, {"train/loss": 2.0})
@@ -101,9 +99,9 @@ def test_a_model_lives_on_a_server(
     assert found.run_id == run_id
     assert aliased(server, "tales") == found
     assert list_models(server) == ["tales"]
-    folder = champion_folder(server, "tales")
-    assert folder.is_relative_to(server.root)  # brought here
-    assert open_checkpoint(folder).digest == open_checkpoint(checkpoint).digest
-    assert champion_folder(server, "tales") == folder
-    assert len(score_with_bundle(bundle_folder(server, found), ["Tom sat."])) == 1
+    bundle = bundle_folder(server, found)
+    assert bundle.is_relative_to(server.root)  # brought here
+    assert open_checkpoint(checkpoint_folder(bundle)).digest == open_checkpoint(checkpoint).digest
+    assert bundle_folder(server, found) == bundle
+    assert len(score_with_bundle(bundle, ["Tom sat."])) == 1
     assert capfd.readouterr() == ("", "")  # nor did MLflow say anything

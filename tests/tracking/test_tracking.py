@@ -16,7 +16,7 @@ import pytest
 from slm_model.artifact import Stopped
 from tasks import live_run
 from tasks.registry import MlflowStore, RegistryUnreachable
-from tasks.tracking import Dataset, Description, connect, fill_run, open_run
+from tasks.tracking import Dataset, Description, connect, fill_run, is_drawn, open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
 
@@ -37,12 +37,11 @@ def runs(store: MlflowStore) -> list[mlflow.entities.Run]:
     return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
-def test_a_run_shows_params_lineage_curves_and_files(store: MlflowStore) -> None:
+def test_a_run_shows_params_lineage_and_curves(store: MlflowStore) -> None:
     with open_run(store, DESCRIPTION) as run:
         for step in range(1, 4):
             run.log(step, {"train/loss": 4.0 - step, "train/learning_rate": 0.1})
         run.log(3, {"val/loss": float("nan")})
-        run.log_file("samples/step-3.md", b"Once upon a time")
     found = connect(store).get_run(run.run_id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "transformer key"
@@ -56,7 +55,6 @@ def test_a_run_shows_params_lineage_curves_and_files(store: MlflowStore) -> None
     assert trained_on.digest == TRAIN.digest[:36]
     assert json.loads(trained_on.source) == {"source": TRAIN.source, "digest": TRAIN.digest}
     assert json.loads(trained_on.profile) == COUNTS
-    assert mlflow.artifacts.load_text(f"{found.info.artifact_uri}/samples/step-3.md") == "Once upon a time"
 
 
 def test_a_stopped_run_is_gone_on_with_and_no_point_is_written_twice(store: MlflowStore) -> None:
@@ -161,7 +159,6 @@ def test_a_slow_store_is_written_to_less_often(monkeypatch: pytest.MonkeyPatch) 
             written.append(time.perf_counter())
             time.sleep(0.02)
 
-        def put(self, path: str, data: bytes) -> None: ...
         def end(self, status: str, reason: str | None) -> None: ...
 
     monkeypatch.setattr(live_run, "SHARE", 1 / 20)
@@ -210,6 +207,17 @@ def test_a_filled_run_bears_the_times_of_its_training(store: MlflowStore) -> Non
     assert (info.start_time, info.end_time) == (began, began + 100_000)
     times = [m.timestamp - began for m in connect(store).get_metric_history(run_id, "train/loss")]
     assert times == [50_000, 100_000]
+
+
+def test_a_long_curve_is_thinned_and_a_rare_point_is_not(store: MlflowStore) -> None:
+    assert all(is_drawn("train/loss", step) for step in range(2000))
+    for start in (2000, 32_000, 1_024_000):
+        assert sum(is_drawn("train/loss", step) for step in range(start, 2 * start)) == 1000
+    assert is_drawn("val/loss", 1_234_567)
+    history = [(4001, {"train/loss": 1.0, "val/loss": 2.0}), (4004, {"train/loss": 3.0})]
+    run_id = fill_run(store, DESCRIPTION, history, started=STARTED, seconds=100)
+    assert points(store, run_id, "train/loss") == [(4004, 3.0)]
+    assert points(store, run_id, "val/loss") == [(4001, 2.0)]
 
 
 def test_writing_to_a_dead_store_raises_one_error(tmp_path: Path) -> None:
