@@ -124,7 +124,7 @@ def test_what_can_change_a_byte_is_in_the_digest(before: str, after: str) -> Non
 
 
 def test_every_statement_of_a_real_module_is_in_its_digest() -> None:
-    tree = ast.parse((REPOSITORY / "tasks" / "code_digest.py").read_bytes())
+    tree = ast.parse((REPOSITORY / "tasks" / "store.py").read_bytes())
     whole = digest_of(tree)
     counted = 0
     for node in ast.walk(tree):
@@ -136,7 +136,7 @@ def test_every_statement_of_a_real_module_is_in_its_digest() -> None:
                     setattr(node, name, block)
                     counted += 1
     assert digest_of(tree) == whole
-    assert counted > 100
+    assert counted > 80
 
 
 def our_modules() -> list[Path]:
