@@ -53,7 +53,10 @@ def run_pipeline(folder: Path) -> Pipeline:
 
 
 def raw_stories(out: Path, num_stories: int = 300) -> RawStories:
-    """Three hundred little stories in two parts, every fifth of them with quotes that were decoded wrongly."""
+    """Three hundred little stories in two parts, every fifth of them with quotes that were decoded wrongly.
+
+    The last forty are held out by the source, and story 281 is story 231 once more.
+    """
     out.mkdir(parents=True)
     draw = random.Random(1)
     texts = []
@@ -64,14 +67,14 @@ def raw_stories(out: Path, num_stories: int = 300) -> RawStories:
         text = f'One day, {name} saw a {animal} at the {place}. "Hello!" said {name} to the {animal} number {i}. '
         text += "They played all day. " * draw.randint(0, 1) + "The end."
         texts.append(text.replace('"H', "â€œH").replace('!"', "!â€\x9d") if i % 5 == 0 else text)
-    table = pa.table(
-        {"text": texts, "split": ["train"] * num_stories, "origin": [f"stories.txt:{i}" for i in range(num_stories)]}
-    )
+    texts[281] = texts[231]
+    splits = ["test" if i >= 260 else "train" for i in range(num_stories)]
+    table = pa.table({"text": texts, "split": splits, "origin": [f"stories.txt:{i}" for i in range(num_stories)]})
     with PartWriter(out, "raw", table.schema, rows_per_part=200) as writer:
         writer.write(table)
     num_bytes = sum(len(text.encode()) for text in texts)
     facts = RawFacts(
         description="made up", files={}, num_stories=num_stories, num_null=0, num_bytes=num_bytes,
-        by_split={"train": num_stories},
+        by_split={"train": 260, "test": 40},
     )  # fmt: skip
     return RawStories(out, facts)

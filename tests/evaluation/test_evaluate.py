@@ -117,7 +117,7 @@ def test_a_story_ends_properly_after_a_sentence_and_by_its_end_mark() -> None:
 
 
 def test_distinct_pairs_are_counted_over_all_stories() -> None:
-    assert sample_scores([story(" a b c"), story(" A b. d")]).distinct_2 == 3 / 4
+    assert sample_scores([story(" a b c a b"), story(" A b. d")]).distinct_2 == 4 / 6
 
 
 def test_repetition_is_counted_within_a_story() -> None:

@@ -37,6 +37,12 @@ def test_the_story_is_found_in_its_source(repaired: Walk) -> None:
     assert repaired.origin == f"stories.txt:{number}"
 
 
+def test_of_two_equal_raw_stories_the_one_that_was_kept_is_shown(pipeline: Pipeline) -> None:
+    tests = zip(pipeline.splits.ids("test"), pipeline.splits.texts("test"), strict=True)
+    twice = next(story_id for story_id, text in tests if "number 231." in text)
+    assert followed(pipeline, twice).origin == "stories.txt:281"
+
+
 @pytest.mark.parametrize("side", ["train", "validation", "test"])
 def test_a_story_of_any_side_and_part_can_be_followed(pipeline: Pipeline, side: str) -> None:
     ids, texts = list(pipeline.splits.ids(side)), list(pipeline.splits.texts(side))  # type: ignore[arg-type]
