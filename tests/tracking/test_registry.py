@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from slm_model.artifact import UserError
@@ -192,7 +193,9 @@ def test_registering_leaves_the_environment_alone(
     store: MlflowStore, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = mlflow.get_tracking_uri()
     register(store, checkpoint, "key-1")
+    assert mlflow.get_tracking_uri() == before
     assert MlflowStore.at(store.root / "elsewhere").root == store.root / "elsewhere"
     assert MlflowStore.at(store.root / "elsewhere").uri != store.uri
 
