@@ -17,6 +17,7 @@ from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
 from tasks.home import artifacts_root, settle_environment
+from tasks.judge import VERDICT_TAG
 from tasks.placement import Placement
 from tasks.plan import Planned, Planner
 from tasks.registry import (
@@ -240,7 +241,7 @@ def _walked(config: PipelineConfig, engine: Engine) -> Planner:
 def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | None:
     key = plan.artifacts["train"].key
     version = find_version(MlflowStore.at(root), config.release.model_name, key)
-    return version if version is not None and version.verdict else None
+    return version if version is not None and VERDICT_TAG in version.tags else None
 
 
 def _stories(config: PipelineConfig, engine: Engine) -> list[str]:

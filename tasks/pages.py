@@ -34,9 +34,9 @@ def data_page(raw: RawStories, stories: Stories, splits: Splits, vocab: Vocab, s
             *table(
                 ("", "stories", "share"),
                 [
-                    ("**as found**", cleaned.num_raw, 1.0),
-                    *((f"rejected: {reason}", n, n / cleaned.num_raw) for reason, n in rejected if n),
-                    ("**kept**", cleaned.num_stories, cleaned.num_stories / cleaned.num_raw),
+                    ("**as found**", cleaned.num_raw, ""),
+                    *((f"rejected: {reason}", n, f"{n / cleaned.num_raw:.2%}") for reason, n in rejected if n),
+                    ("**kept**", cleaned.num_stories, f"{cleaned.num_stories / cleaned.num_raw:.2%}"),
                 ],
             ),
             "",

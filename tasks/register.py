@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from slm_model.evaluation.judge import Verdict
 from tasks.judge import VERDICT_TAG
+from tasks.lineage import ancestors
 from tasks.registry import BITS_PER_BYTE, CHALLENGER, CHAMPION, MlflowStore, Version, find_version
 from tasks.release import Release, ReleaseConfig
+from tasks.store import Store
 
 if TYPE_CHECKING:
-    from slm_model.artifact import Artifact
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.scores import Scores
@@ -46,7 +47,7 @@ def register_model(
             key=model.key,
             verdict="passed" if verdict.passed else "rejected",
             metrics=_metrics(scores),
-            tags=_tags(model, scores, verdict),
+            tags=_tags(model, scores, verdict, root),
             step=model.facts.steps,
         )
     if not known:
@@ -84,14 +85,13 @@ def _filled_run(
     }
     network, training = model.manifest.recipe.configs
     history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
-    history.append((model.facts.steps, _metrics(scores)))
     stories = [
         {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens} for s in scores.samples()
     ]
     on_the_way = [{name: str(value) for name, value in line.items()} for line in model.samples()]
     return fill_run(
         store,
-        describe(model.key, shards, network, training),
+        describe(model.key, shards, network, training, store.root),
         history,
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,
@@ -112,18 +112,20 @@ def _metrics(scores: Scores) -> dict[str, float]:
     }
 
 
-def _tags(model: Checkpoint, scores: Scores, verdict: Verdict) -> dict[str, str]:
+def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> dict[str, str]:
     return {
         BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
         "slm.test_digest": scores.facts.test_digest,
         "slm.folder": str(model.folder),
         "slm.reasons": "; ".join(verdict.reasons),
-        "slm.lineage": json.dumps(_lineage(model, scores)),
+        "slm.lineage": json.dumps(_lineage(scores, root)),
     }
 
 
-def _lineage(*artifacts: Artifact) -> dict[str, str]:
-    return {artifact.stage: artifact.key for artifact in artifacts}
+def _lineage(scores: Scores, root: Path) -> dict[str, str]:
+    """Keys of all artifacts that the release rests on, by stage."""
+    assert scores.manifest is not None
+    return {stage: manifest.key for stage, manifest in ancestors(scores.manifest, Store(root)).items()}
 
 
 def _release(store: MlflowStore, version: Version, verdict: Verdict, model: Checkpoint) -> Release:

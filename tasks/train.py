@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import StageRun
 from tasks.differences import flatten
+from tasks.lineage import source_of
 from tasks.stage import Making, Stage
+from tasks.store import Store
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -45,7 +48,9 @@ def listening(making: Making) -> Iterator[StageRun]:
     shards, _, network, config = making.args
     told = making.run.report
     store = MlflowStore.at(making.root)
-    described = describe(making.key, shards, network.model_dump(mode="json"), config.model_dump(mode="json"))
+    described = describe(
+        making.key, shards, network.model_dump(mode="json"), config.model_dump(mode="json"), making.root
+    )
     with deferred() as should_stop, open_run(store, described) as tracked:
 
         def report(step: int, values: Mapping[str, Any]) -> None:
@@ -57,27 +62,30 @@ def listening(making: Making) -> Iterator[StageRun]:
         yield replace(making.run, report=report, should_stop=should_stop)
 
 
-def describe(key: str, shards: TokenShards, network: Mapping[str, Any], config: Mapping[str, Any]) -> Description:
+def describe(
+    key: str, shards: TokenShards, network: Mapping[str, Any], config: Mapping[str, Any], root: Path
+) -> Description:
     """The training as MLflow shows it: its settings and what it was trained on."""
     from tasks.tracking import Description
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
     name = f"{network['kind']} {key[:8]}"
-    return Description(key, name, params, {"slm.shards": shards.key}, datasets(shards))
+    return Description(key, name, params, {"slm.shards": shards.key}, datasets(shards, root))
 
 
-def datasets(shards: TokenShards) -> list[Dataset]:
+def datasets(shards: TokenShards, root: Path) -> list[Dataset]:
     """The shards' sides as MLflow's datasets."""
     from tasks.tracking import Dataset
 
     facts = shards.facts
+    source = source_of(shards.manifest, Store(root)) if shards.manifest else str(shards.folder)
     return [
         Dataset(
             name=f"shards {shards.key[:8]}",
             side=side,
             digest=facts.test_digest if side == "test" else shards.digest,
-            source=str(shards.folder),
+            source=source,
             counts={
                 "num_stories": facts.num_stories[side],
                 "num_tokens": facts.num_tokens[side],

@@ -37,6 +37,7 @@ def run_slm(artifacts: Path, *words: object, **more: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
 
 

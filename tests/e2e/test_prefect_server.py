@@ -116,6 +116,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": found.url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "DO_NOT_TRACK": "1",
     }
     prefect = str(Path(sys.executable).with_name("prefect"))
@@ -130,11 +131,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 assert time.monotonic() < end, (folder / "server.log").read_text()
                 time.sleep(0.3)
         for words in (["work-pool", "create", "local", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
-            done = subprocess.run([prefect, *words], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            command = [prefect, *words]
+            done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
-        work = [prefect, "worker", "start", "--pool", "local", "--query-seconds", "1"]
-        with process(work, env, folder / "worker.log"):
+        work = [prefect, "worker", "start", "--pool", "local"]
+        with process(work, env, folder / "worker.log") as worker:
             yield found
+            assert worker.poll() is None, (folder / "worker.log").read_text()
 
 
 @pytest.fixture(scope="module")
