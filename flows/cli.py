@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--stop", action="append", default=None, help="end before this text; may be repeated")
     models = command("models", "list registered models with their aliases and verdicts")
     models.add_argument("name", nargs="?", help="only this registered model")
+    rollback = command("rollback", "give the champion alias back to the champion before")
+    rollback.add_argument("name", help="registered model")
     show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
     show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
     walk = command("walk", "follow one story through the pipeline", settings=True)

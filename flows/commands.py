@@ -21,6 +21,7 @@ from tasks.judge import VERDICT_TAG
 from tasks.placement import Placement
 from tasks.plan import Planned, Planner
 from tasks.registry import (
+    CHAMPION,
     MlflowStore,
     aliased,
     bundle_folder,
@@ -28,6 +29,7 @@ from tasks.registry import (
     find_version,
     list_models,
     list_versions,
+    previous_champion,
 )
 from tasks.stage import Engine
 from tasks.store import Store
@@ -182,6 +184,22 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if not table.row_count:
         raise UserError("no model is registered yet: run `slm run quick` first")
     Console(highlight=False).print(table)
+    return 0
+
+
+def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Make the champion before the present one champion again."""
+    settle_environment(artifacts_root())
+    store = MlflowStore.at(artifacts_root())
+    before, present = previous_champion(store, options.name), aliased(store, options.name)
+    if before is None:
+        raise UserError(
+            f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
+        )
+    from tasks.tracking import set_alias
+
+    set_alias(store, before, CHAMPION)
+    print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
     return 0
 
 

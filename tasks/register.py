@@ -45,7 +45,7 @@ def register_model(
             model.folder,
             run_id=_filled_run(store, model, scores, shards, pages),
             key=model.key,
-            verdict="passed" if verdict.passed else "rejected",
+            verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
             metrics=_metrics(scores),
             tags=_tags(model, scores, verdict, root),
             step=model.facts.steps,
@@ -61,7 +61,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 
     if verdict.passed:
         set_alias(store, version, CHAMPION)
-    elif verdict.champion is not None and verdict.difference is not None:
+    elif verdict.floors_hold:
         set_alias(store, version, CHALLENGER)
     set_tags(store, version, {VERDICT_TAG: verdict.model_dump_json()})
     found = find_version(store, version.model_name, version.key or "")

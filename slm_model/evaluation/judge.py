@@ -40,6 +40,7 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     passed: bool
+    floors_hold: bool  # a model below a floor is no candidate at all
     reasons: list[str]  # of passing or of failing, in words
     challenger: str
     champion: str | None
@@ -72,6 +73,7 @@ def judge(challenger: Contender, champion: Contender | None, config: GateConfig)
     difference = own - champions if own is not None and champions is not None else None
 
     failures = _broken_floors(len(kept), int(seen.sum()), own, config)
+    floors_hold = not failures
     if difference is not None and not difference < -max(config.min_gain, PRECISION):  # so written that NaN fails
         failures.append(_not_better(difference, config.min_gain))
     if failures:
@@ -82,6 +84,7 @@ def judge(challenger: Contender, champion: Contender | None, config: GateConfig)
         reasons = [f"better than the champion {champion.version} by {-(difference or 0):.4f} bits per byte"]
     return Verdict(
         passed=not failures,
+        floors_hold=floors_hold,
         reasons=reasons,
         challenger=challenger.version,
         champion=champion.version if champion is not None else None,

@@ -268,9 +268,10 @@ def test_a_manifest_of_another_artifact_is_not_trusted(store: Store) -> None:
         store.open(Words, "words", one.key)
 
 
-def test_a_recipe_that_was_edited_and_sealed_again_is_not_trusted(store: Store) -> None:
+@pytest.mark.parametrize("forgery", [{"recipe": recipe(seed=2)}, {"key": "0" * 32}])
+def test_a_manifest_that_was_edited_and_sealed_again_is_not_trusted(store: Store, forgery: dict[str, object]) -> None:
     manifest = publish(store, seed=1)
-    forged = manifest.model_copy(update={"recipe": recipe(seed=2)})
+    forged = manifest.model_copy(update=forgery)
     (folder(store, manifest) / MANIFEST).write_bytes(seal_manifest(forged))
     with pytest.raises(ArtifactDamaged, match="of another artifact"):
         store.open(Words, "words", manifest.key)
