@@ -23,6 +23,7 @@ from tasks.plan import Planned, Planner
 from tasks.registry import (
     CHAMPION,
     MlflowStore,
+    RegistryUnreachable,
     aliased,
     bundle_folder,
     checkpoint_folder,
@@ -258,7 +259,10 @@ def _walked(config: PipelineConfig, engine: Engine) -> Planner:
 
 def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | None:
     key = plan.artifacts["train"].key
-    version = find_version(MlflowStore.at(root), config.release.model_name, key)
+    try:
+        version = find_version(MlflowStore.at(root), config.release.model_name, key)
+    except RegistryUnreachable:  # the run will say so where it needs the registry
+        return None
     return version if version is not None and VERDICT_TAG in version.tags else None
 
 

@@ -20,6 +20,7 @@ from prefect.states import Completed
 
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
+from tasks.registry import RegistryUnreachable
 from tasks.runner import Runner
 from tasks.stage import Engine, Outcome, Stage, Watcher
 
@@ -69,7 +70,7 @@ class PrefectStages(Runner):
 def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     """Whether time may mend what went wrong: a source out of reach, or a failure that is not the user's."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, SourceUnreachable) or not isinstance(error, UserError)
+    return isinstance(error, SourceUnreachable | RegistryUnreachable) or not isinstance(error, UserError)
 
 
 class Both:

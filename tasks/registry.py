@@ -25,7 +25,7 @@ KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 
 
-class RegistryUnreachable(Exception):
+class RegistryUnreachable(UserError):
     """The registry could not be asked. It may well hold what was asked for."""
 
 
