@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,10 @@ from slm_model.networks.base import Cache, Network
 from slm_model.sampling import SamplingConfig, Story
 from slm_model.tokenizer.base import Tokenizer
 
-LIKELIEST = 128  # candidates looked at first: top-p seldom needs more, and sorting 32,000 takes 3 ms
+LIKELIEST = 512  # looked at first in a larger vocabulary: top-p seldom keeps more, and sorting 32,000 is slow
+DROP_FINISHED = (
+    0.75  # finished stories stay in the batch until no more than this share goes on: dropping copies the cache
+)
 PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
 
 
@@ -40,7 +44,7 @@ def choose(
     if options.repetition_penalty != 1:
         logits_BV = _penalised(logits_BV, options.repetition_penalty, seen)
     if options.temperature == 0:
-        return _ints(logits_BV.argmax(-1))
+        return _ints(logits_BV.max(-1).indices)  # in a third of argmax's time
     tokens_BK, shares_BK = candidates(logits_BV, options)
     cumulative_BK = shares_BK.cumsum(-1)
     total_B1 = cumulative_BK[:, -1:]
@@ -53,25 +57,35 @@ def choose(
 
 
 def candidates(logits_BV: Tensor, options: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """The tokens that may come next, and their shares in double (they need not sum to 1; 0: filtered out)."""
-    scaled_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)  # not 0 in float32
-    shares_BV = scaled_BV.softmax(-1)
-    vocab_size = shares_BV.shape[-1]
-    if options.top_k is None and options.top_p == 1:
-        tokens_BK, shares_BK = torch.arange(vocab_size).expand_as(shares_BV), shares_BV.double()
-    else:
-        shares_BK, tokens_BK = shares_BV.topk(num_likeliest := min(options.top_k or LIKELIEST, vocab_size))
-        while options.top_k is None and num_likeliest < vocab_size and shares_BK.sum(-1).min() < options.top_p:
-            num_likeliest = min(8 * num_likeliest, vocab_size)
-            shares_BK, tokens_BK = shares_BV.topk(num_likeliest)
-        shares_BK = shares_BK.double()
-        if options.top_k is not None:
-            shares_BK = shares_BK / shares_BK.sum(-1, keepdim=True)
-        likelier_BK = shares_BK.cumsum(-1) - shares_BK
-        shares_BK = shares_BK.where(likelier_BK < options.top_p, 0.0)
+    """The tokens that may come next, and their shares in double (they need not sum to 1; 0: filtered out).
+
+    Top-p keeps a token that is as likely as the last one it must keep.
+    """
+    shares_BK = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)).softmax(-1)
+    vocab_size = shares_BK.shape[-1]
+    tokens_BK = torch.arange(vocab_size).expand_as(shares_BK)
+    if options.top_k is not None:
+        tokens_BK, shares_BK = _likeliest(shares_BK, min(options.top_k, vocab_size))
+        shares_BK = shares_BK / shares_BK.sum(-1, keepdim=True)
+    elif options.top_p < 1 and vocab_size > 2 * LIKELIEST:
+        likeliest = _likeliest(shares_BK, LIKELIEST)
+        if likeliest[1].sum(-1).min() > options.top_p:
+            tokens_BK, shares_BK = likeliest
+    if options.top_p < 1:
+        ranked_BK = torch.from_numpy(-np.sort(-shares_BK.numpy(), axis=-1))  # seven times as fast as torch's
+        likelier_BK = ranked_BK.cumsum(-1, dtype=torch.float64) - ranked_BK
+        least_B1 = ranked_BK.where(likelier_BK < options.top_p, torch.inf).amin(-1, keepdim=True)
+        shares_BK = shares_BK.where(shares_BK >= least_B1, 0.0)
     if options.min_p > 0:
         shares_BK = shares_BK.where(shares_BK >= options.min_p * shares_BK.amax(-1, keepdim=True), 0.0)
-    return tokens_BK, shares_BK
+    return tokens_BK, shares_BK.double()
+
+
+def _likeliest(shares_BV: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens and their shares, in any order. NumPy finds them in a fifth of topk's time."""
+    rest = shares_BV.shape[-1] - num
+    tokens_BK = torch.from_numpy(np.argpartition(shares_BV.numpy(), rest, axis=-1)[:, rest:])
+    return tokens_BK, shares_BV.gather(-1, tokens_BK)
 
 
 def _penalised(logits_BV: Tensor, penalty: float, seen: Sequence[Sequence[int]]) -> Tensor:
@@ -181,15 +195,12 @@ class Generator:
         """
         context = self.network.context
         length = min(len(telling.ids) for telling in tellings)  # tokens that the network is to have read
-        start = read = 0  # where the window begins, and how far it was read
+        start = read = 0  # where the window begins, and how far it was read; finished stories read anything
         cache = self.network.new_cache(len(tellings))
         while True:
-            if length - start > context:
-                start = read = length - context // 2
-                cache = self.network.new_cache(len(tellings))
-            logits_BV = self._read([telling.ids[read:length] for telling in tellings], cache)
+            logits_BV = self._read([telling.ids[read:length] or [self.tokenizer.eos_id] for telling in tellings], cache)
             read = length
-            drawing = [row for row, telling in enumerate(tellings) if len(telling.ids) == length]
+            drawing = [row for row, t in enumerate(tellings) if t.ended is None and len(t.ids) == length]
             if drawing:
                 tokens = choose(
                     logits_BV if len(drawing) == len(tellings) else logits_BV[drawing],
@@ -201,12 +212,17 @@ class Generator:
                     tellings[row].add(token)
             yield
             length += 1
+            slides = length - start > context
             going_on = [row for row, telling in enumerate(tellings) if telling.ended is None]
             if not going_on:
                 return
-            if len(going_on) < len(tellings):
+            if slides or len(going_on) <= DROP_FINISHED * len(tellings):
                 tellings = [tellings[row] for row in going_on]
-                cache = cache.select(torch.tensor(going_on, device=self.network.device))
+                if slides:
+                    start = read = length - context // 2
+                    cache = self.network.new_cache(len(tellings))
+                else:
+                    cache = cache.select(torch.tensor(going_on, device=self.network.device))
 
     @torch.inference_mode()
     def _read(self, ids_BT: list[list[int]], cache: Cache) -> Tensor:

@@ -134,9 +134,22 @@ def test_top_k_top_p_and_min_p_keep_what_their_plain_definitions_keep(
     assert all(found[token] / total == pytest.approx(wanted[token], rel=1e-5) for token in found)
 
 
-def test_top_p_looks_past_its_first_candidates_where_many_tokens_are_as_likely() -> None:
-    _, shares = candidates(torch.zeros(2, 20_000), SamplingConfig(temperature=1, top_p=0.9499))
-    assert (shares > 0).sum(-1).tolist() == pytest.approx([19_000, 19_000], abs=3)
+@pytest.mark.parametrize("spread", [0.1, 50.0])
+def test_top_p_keeps_as_many_of_a_large_vocabulary_as_its_plain_definition(spread: float) -> None:
+    """Of nearly equal tokens nearly all, of unequal ones a few: found by another way than in a small vocabulary."""
+    options = SamplingConfig(temperature=1, top_p=0.9499)
+    logits = torch.linspace(0, spread, 5000)[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]
+    tokens, shares = candidates(torch.stack([logits, logits.flip(0)]), options)
+    wanted = plain_filter(logits.tolist(), options).keys()
+    assert len(wanted) == pytest.approx(4745 if spread < 1 else 300, rel=0.01)
+    # Float32 cannot tell the last few of so many apart.
+    assert len(wanted ^ set(tokens[0][shares[0] > 0].tolist())) <= 3
+    assert len(wanted ^ {4999 - index for index in tokens[1][shares[1] > 0].tolist()}) <= 3
+
+
+def test_tokens_as_likely_as_the_last_one_kept_are_kept() -> None:
+    _, shares = candidates(torch.zeros(1, 10), SamplingConfig(temperature=1, top_p=0.5))
+    assert int((shares > 0).sum()) == 10
 
 
 def test_the_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign() -> None:
