@@ -14,7 +14,7 @@ from slm_model.artifact import MANIFEST
 from tasks.code_digest import ImportNotFollowed
 from tasks.plan import Planner
 
-HEAVY = {"prefect", "mlflow", "torch", "datasets", "pandas", "pyarrow", "numpy", "tokenizers"}
+HEAVY = {"prefect", "mlflow", "torch", "datasets", "pandas", "pyarrow", "tokenizers"}
 
 
 def planned(toy: Toy, factor: int = 2, **settings: Any) -> Planner:
