@@ -23,9 +23,7 @@ from slm_model.sampling import SamplingConfig, Story
 from slm_model.tokenizer.base import Tokenizer
 
 LIKELIEST = 512  # looked at first in a larger vocabulary: top-p seldom keeps more, and sorting 32,000 is slow
-DROP_FINISHED = (
-    0.75  # finished stories stay in the batch until no more than this share goes on: dropping copies the cache
-)
+DROP_FINISHED = 0.75  # share of stories going on at which the others leave the batch: leaving copies the cache
 PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
 
 
@@ -43,13 +41,14 @@ def choose(
     """``sample`` for each row, with a generator of its own."""
     if options.repetition_penalty != 1:
         logits_BV = _penalised(logits_BV, options.repetition_penalty, seen)
+    best_B = logits_BV.max(-1)  # in a third of argmax's time
+    if not best_B.values.isfinite().all():
+        raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
     if options.temperature == 0:
-        return _ints(logits_BV.max(-1).indices)  # in a third of argmax's time
+        return _ints(best_B.indices)
     tokens_BK, shares_BK = candidates(logits_BV, options)
     cumulative_BK = shares_BK.cumsum(-1)
     total_B1 = cumulative_BK[:, -1:]
-    if not (total_B1 > 0).all():  # NaN is not
-        raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
     draws_B1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
     # In doubles a draw below 1 times the total stays below the total, so that a token with a share is always found.
     chosen_B1 = torch.searchsorted(cumulative_BK, draws_B1 * total_B1, right=True)
@@ -57,9 +56,10 @@ def choose(
 
 
 def candidates(logits_BV: Tensor, options: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """The tokens that may come next, and their shares in double (they need not sum to 1; 0: filtered out).
+    """The tokens that may come next, in the order of their ids, and their shares in double; 0: filtered out.
 
-    Top-p keeps a token that is as likely as the last one it must keep.
+    The shares need not sum to 1. In this order a draw means the same token however the filters found it, and whatever
+    rounding did to the others. Top-p keeps a token that is as likely as the last one it must keep.
     """
     shares_BK = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)).softmax(-1)
     vocab_size = shares_BK.shape[-1]
@@ -82,9 +82,9 @@ def candidates(logits_BV: Tensor, options: SamplingConfig) -> tuple[Tensor, Tens
 
 
 def _likeliest(shares_BV: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens and their shares, in any order. NumPy finds them in a fifth of topk's time."""
+    """The likeliest tokens and their shares, in the order of their ids. NumPy finds them in a third of topk's time."""
     rest = shares_BV.shape[-1] - num
-    tokens_BK = torch.from_numpy(np.argpartition(shares_BV.numpy(), rest, axis=-1)[:, rest:])
+    tokens_BK = torch.from_numpy(np.sort(np.argpartition(shares_BV.numpy(), rest, axis=-1)[:, rest:], axis=-1))
     return tokens_BK, shares_BV.gather(-1, tokens_BK)
 
 

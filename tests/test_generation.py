@@ -147,6 +147,24 @@ def test_top_p_keeps_as_many_of_a_large_vocabulary_as_its_plain_definition(sprea
     assert len(wanted ^ {4999 - index for index in tokens[1][shares[1] > 0].tolist()}) <= 3
 
 
+def test_a_draw_means_the_same_token_however_the_candidates_were_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = 3 * torch.randn(50, 4000, generator=torch.Generator().manual_seed(1))
+    rounded = logits + 1e-6 * torch.randn(50, 4000, generator=torch.Generator().manual_seed(2))
+    generators = [torch.Generator() for _ in range(50)]
+    drawn = []
+    for likeliest, given_logits, options in (
+        (512, logits, SamplingConfig(top_p=0.9)),
+        (10_000, logits, SamplingConfig(top_p=0.9)),
+        (512, rounded, SamplingConfig(top_p=0.9)),
+        (512, logits, SamplingConfig(top_p=0.9, top_k=4000)),
+    ):
+        monkeypatch.setattr(generation, "LIKELIEST", likeliest)
+        for seed, generator in enumerate(generators):
+            generator.manual_seed(seed)
+        drawn.append(choose(given_logits, options, generators, [()] * 50))
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
+
+
 def test_tokens_as_likely_as_the_last_one_kept_are_kept() -> None:
     _, shares = candidates(torch.zeros(1, 10), SamplingConfig(temperature=1, top_p=0.5))
     assert int((shares > 0).sum()) == 10
@@ -177,9 +195,11 @@ def test_a_tiny_temperature_is_greedy_and_not_nan() -> None:
     assert sample(torch.tensor([1.0, 5.0, 4.999]), options, torch.Generator()) == 1
 
 
-def test_logits_that_are_no_numbers_are_an_error_and_no_story() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_an_error_and_no_story(temperature: float, broken: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
-        sample(torch.tensor([0.0, math.nan]), SamplingConfig(), torch.Generator())
+        sample(torch.tensor([0.0, broken]), SamplingConfig(temperature=temperature), torch.Generator())
 
 
 @pytest.mark.parametrize(
