@@ -48,8 +48,10 @@ def evaluate(
     numerics = resolve(NumericsConfig(precision="fp32"), run.device, can_compile=False)
     with arithmetic(numerics):
         network, tokenizer = model.load(numerics.device)
-        validation, _ = _score_side(network, shards, "validation", run)
-        test, per_story = _score_side(network, shards, "test", run)
+        num_validation, num_test = (shards.facts.num_stories[side] for side in ("validation", "test"))
+        run.report(0, {"total_steps": num_validation + num_test})
+        validation, _ = _score_side(network, shards, "validation", run, before=0)
+        test, per_story = _score_side(network, shards, "test", run, before=num_validation)
         stories = Generator(network, tokenizer).generate(config.prompts, config.sampling, config.stories_per_prompt)
     assert list(per_story) == list(splits.ids("test")), "shards hold the split's stories in its order"
 
@@ -83,17 +85,17 @@ def sample_scores(stories: Sequence[Story]) -> SampleScores:
 
 
 def _score_side(
-    network: Network, shards: TokenShards, side: Side, run: StageRun
+    network: Network, shards: TokenShards, side: Side, run: StageRun, before: int
 ) -> tuple[SideScores, dict[str, StoryScore]]:
-    """A side's scores, and those of its stories by their ids."""
+    """A side's scores, and those of its stories by their ids. ``before``: stories of other sides that were scored."""
     tokens: SideTokens = shards.load(side)
     found: list[TokenScores] = []
     for start in range(0, tokens.num_stories, STORIES_AT_ONCE):
         if run.should_stop():
             raise Stopped
-        run.report(start, {f"{side}/stories": start, f"{side}/all_stories": tokens.num_stories})
         stories = range(start, min(start + STORIES_AT_ONCE, tokens.num_stories))
         found += score_tokens(network, [tokens.story(i) for i in stories])
+        run.report(before + len(found), {"stories": before + len(found)})
     per_story = {
         tokens.story_id(i): StoryScore(
             math.fsum(score.nats), len(score.nats), int(tokens.num_bytes[i]), int(tokens.unknown_bytes[i])

@@ -61,16 +61,15 @@ def walk(
     model: Checkpoint,
     story_id: str | None = None,
 ) -> Walk:
-    """Follow a story: the one named, else the first test story that was repaired, else the first test story.
+    """Follow a story: the one whose id begins so, else the first test story that was repaired, else the first one.
 
-    Raises UserError for an id that is on no side.
+    Raises UserError if no story, or more than one, has such an id.
     """
     from slm_model.evaluation.score import score_tokens
     from slm_model.evaluation.scores import StoryScore, bits_per_byte
     from slm_model.generation import Generator
 
-    story_id = story_id or _default_story(stories, splits)
-    side = _side_of(splits, story_id)
+    side, story_id = _place(splits, story_id or _default_story(stories, splits))
     part, cleaned = _row(stories.parts(), story_id)
     raw_row = _raw_row(raw, part, cleaned)
     _, encoded = _row(shards.files(f"{side}-"), story_id)
@@ -199,11 +198,14 @@ def _default_story(stories: Stories, splits: Splits) -> str:
     return next((story_id for story_id in tests if story_id in repaired), tests[0])
 
 
-def _side_of(splits: Splits, story_id: str) -> Side:
-    for side in reversed(SIDES):  # the smaller ones first
-        if story_id in splits.ids(side):
-            return side
-    raise UserError(f"story {story_id!r} is on no side: give the id of one that the split stage has kept")
+def _place(splits: Splits, beginning: str) -> tuple[Side, str]:
+    """Side and id of the story whose id begins so."""
+    found = [(side, story_id) for side in SIDES for story_id in splits.ids(side) if story_id.startswith(beginning)]
+    if not found:
+        raise UserError(f"no story's id begins with {beginning!r}: give that of one that the split stage has kept")
+    if len(found) > 1:
+        raise UserError(f"{len(found):,} stories' ids begin with {beginning!r}, one is {found[0][1]}: give more of it")
+    return found[0]
 
 
 def _row(parts: list[Path], story_id: str) -> tuple[Path, dict[str, Any]]:

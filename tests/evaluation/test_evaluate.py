@@ -107,6 +107,16 @@ def test_evaluation_leaves_when_asked_to(pipeline: Pipeline, tmp_path: Path) -> 
         evaluate(tmp_path, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun(should_stop=lambda: True))
 
 
+def test_evaluation_says_how_far_it_is(pipeline: Pipeline, tmp_path: Path) -> None:
+    reports: list[tuple[int, dict[str, int]]] = []
+    run = StageRun(report=lambda step, values: reports.append((step, dict(values))))
+    evaluate(tmp_path, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, run)
+    all_stories = sum(pipeline.splits.facts.num_stories[side] for side in ("validation", "test"))
+    assert reports[0] == (0, {"total_steps": all_stories})
+    steps = [step for step, _ in reports]
+    assert steps == sorted(steps) and steps[-1] == all_stories
+
+
 def story(added: str, ended: str = "eos") -> Story:
     return Story.model_validate({"prompt": "Once", "text": "Once" + added, "ended": ended, "num_tokens": 5})
 

@@ -72,9 +72,20 @@ def test_a_walk_is_the_same_every_time(pipeline: Pipeline, repaired: Walk) -> No
     assert followed(pipeline) == repaired
 
 
-def test_an_id_that_is_on_no_side_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(UserError, match="on no side"):
-        followed(pipeline, "0" * 16)
+def test_the_beginning_of_an_id_is_enough(pipeline: Pipeline, repaired: Walk) -> None:
+    assert followed(pipeline, repaired.story_id[:10]) == repaired
+
+
+@pytest.mark.parametrize("beginning", ["0" * 16, "x"])
+def test_an_id_that_names_no_story_is_refused(pipeline: Pipeline, beginning: str) -> None:
+    with pytest.raises(UserError, match="no story's id begins with"):
+        followed(pipeline, beginning)
+
+
+def test_a_beginning_that_several_ids_have_is_refused(pipeline: Pipeline) -> None:
+    first = next(iter(pipeline.splits.ids("train")))[0]
+    with pytest.raises(UserError, match="give more of it"):
+        followed(pipeline, first)
 
 
 def test_the_page_shows_targets_one_step_after_their_inputs(repaired: Walk) -> None:
