@@ -17,11 +17,11 @@ from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
 from tasks.home import artifacts_root, settle_environment
-from tasks.judge import VERDICT_TAG
 from tasks.placement import Placement
 from tasks.plan import Planned, Planner
 from tasks.registry import (
     CHAMPION,
+    VERDICT_TAG,
     MlflowStore,
     RegistryUnreachable,
     aliased,
@@ -61,12 +61,13 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             return 0
     console.print(f"[bold]slm run[/] {options.preset or ''}")
     _estimate(console, config, plan, root)
+    from tasks.prefect_server import prefect_server
     from tasks.terminal import Terminal
     from tasks.watch import watched_by
 
     terminal = Terminal(console)
     began = time.perf_counter()
-    with watched_by(terminal):
+    with prefect_server(root), watched_by(terminal):
         try:
             from flows.build_model import build_model
 

@@ -274,10 +274,11 @@ def difference(path: Path, record: FileRecord) -> str | None:
     return None
 
 
-def content_digest(files: Sequence[FileRecord]) -> str:
-    """One digest over the data files' names and bytes; observations stand outside."""
+def content_digest(files: Sequence[FileRecord], facts: Mapping[str, Any]) -> str:
+    """One digest over all that a reader gets: the data files' names and bytes, and the facts. Observations stand
+    outside."""
     data = sorted((f.name, f.sha256) for f in files if not f.name.startswith(f"{OBSERVATIONS}/"))
-    return hash_json(data)
+    return hash_json([data, facts])
 
 
 def seal_manifest(manifest: Manifest) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from slm_model.evaluation.judge import Contender, Verdict, judge
 from tasks.registry import (
     CHAMPION,
+    VERDICT_TAG,
     MlflowStore,
     Version,
     aliased,
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from slm_model.data.stories import Splits
     from slm_model.evaluation.scores import Scores
     from tasks.release import ReleaseConfig
-
-VERDICT_TAG = "slm.verdict_json"  # on the model version: the verdict whole
 
 
 def judge_model(

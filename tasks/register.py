@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_model.evaluation.judge import Verdict
-from tasks.judge import VERDICT_TAG
 from tasks.lineage import ancestors
-from tasks.registry import BITS_PER_BYTE, CHALLENGER, CHAMPION, MlflowStore, Version, find_version
+from tasks.registry import BITS_PER_BYTE, CHALLENGER, CHAMPION, VERDICT_TAG, MlflowStore, Version, find_version
 from tasks.release import Release, ReleaseConfig
 from tasks.store import Store
 

@@ -22,6 +22,7 @@ from slm_model.artifact import MANIFEST, UserError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
+VERDICT_TAG = "slm.verdict_json"  # the verdict whole; the last thing that a registration writes
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 
 

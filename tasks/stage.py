@@ -248,9 +248,9 @@ class Engine:
             files = records_of(out)
             manifest = Manifest(
                 key=key,
-                digest=content_digest(files),
+                digest=content_digest(files, facts := made.facts.model_dump(mode="json")),
                 recipe=recipe,
-                facts=made.facts.model_dump(mode="json"),
+                facts=facts,
                 files=files,
                 opens_with=opens_with(args),
                 environment=environment(),

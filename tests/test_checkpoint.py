@@ -70,7 +70,7 @@ def name_files(folder: Path, stage: str = "train") -> None:
     ]
     manifest = Manifest(
         key="k",
-        digest=content_digest(files),
+        digest=content_digest(files, {}),
         recipe=Recipe(stage=stage, configs=[], code={}, libraries={}, inputs=[]),
         facts=FACTS.model_dump(),
         files=files,

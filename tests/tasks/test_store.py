@@ -61,7 +61,7 @@ def manifest_of(out: Path, recipe: Recipe) -> Manifest:
     files = records_of(out)
     return Manifest(
         key=recipe.key(),
-        digest=content_digest(files),
+        digest=content_digest(files, {}),
         recipe=recipe,
         facts={"lines": 1},
         files=files,
@@ -125,17 +125,19 @@ def test_nothing_is_found_where_nothing_is(store: Store) -> None:
 def test_observations_are_no_part_of_the_digest(store: Store) -> None:
     manifest = publish(store)
     (folder(store, manifest) / "observations" / "clock.txt").write_text("13:00\n")
-    assert content_digest(records_of(folder(store, manifest))) != manifest.digest  # the manifest itself is a file now
+    assert (
+        content_digest(records_of(folder(store, manifest)), {}) != manifest.digest
+    )  # the manifest itself is a file now
     (folder(store, manifest) / MANIFEST).unlink()
-    assert content_digest(records_of(folder(store, manifest))) == manifest.digest
+    assert content_digest(records_of(folder(store, manifest)), {}) == manifest.digest
     (folder(store, manifest) / "words.txt").write_text("two\n")
-    assert content_digest(records_of(folder(store, manifest))) != manifest.digest
+    assert content_digest(records_of(folder(store, manifest)), {}) != manifest.digest
 
 
 def test_a_renamed_file_changes_the_digest(store: Store) -> None:
     manifest = publish(store)
     renamed = [r.model_copy(update={"name": r.name.replace("words", "verbs")}) for r in manifest.files]
-    assert content_digest(renamed) != manifest.digest
+    assert content_digest(renamed, {}) != manifest.digest
 
 
 def test_no_trust_without_the_folder(store: Store) -> None:

@@ -80,7 +80,7 @@ def make_checkpoint() -> Callable[[Path, int], Path]:
         files = records_of(out)
         manifest = Manifest(
             key=hash_json([seed]),
-            digest=content_digest(files),
+            digest=content_digest(files, {}),
             recipe=Recipe(stage="train", configs=[], code={}, libraries={}, inputs=[]),
             facts=CheckpointFacts.model_validate(facts).model_dump(),
             files=files,
