@@ -61,13 +61,14 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             return 0
     console.print(f"[bold]slm run[/] {options.preset or ''}")
     _estimate(console, config, plan, root)
-    from tasks.prefect_server import prefect_server
+    from tasks.prefect_server import provide_prefect_server
     from tasks.terminal import Terminal
     from tasks.watch import watched_by
 
     terminal = Terminal(console)
     began = time.perf_counter()
-    with prefect_server(root), watched_by(terminal):
+    provide_prefect_server(root)
+    with watched_by(terminal):
         try:
             from flows.build_model import build_model
 

@@ -6,34 +6,33 @@ can report to it, and it outlives a run that is terminated.
 
 from __future__ import annotations
 
-import ctypes
+import atexit
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 START_SECONDS = 90.0
-PR_SET_PDEATHSIG = 1
+# Linux ends the server if the run is killed (1 is PR_SET_PDEATHSIG).
+END_WITH_PARENT = "import ctypes, signal; ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
+SERVE = "import runpy; runpy.run_module('uvicorn', run_name='__main__', alter_sys=True)"
 
 
 class ServerFailed(RuntimeError):
     """Prefect's server did not come up."""
 
 
-@contextmanager
-def prefect_server(root: Path) -> Iterator[None]:
-    """Inside, ``PREFECT_API_URL`` names a server that answers: the user's, or one of our own with its database below
-    ``root``. To be entered before Prefect is imported. Raises ServerFailed.
+def provide_prefect_server(root: Path) -> None:
+    """Have ``PREFECT_API_URL`` name a server that answers: the user's, or one of our own with its database below
+    ``root``, which ends with this process, after Prefect has sent it the last log lines.
+
+    To be called before Prefect is imported. Raises ServerFailed.
     """
     if os.environ.get("PREFECT_API_URL"):
-        yield
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -43,33 +42,28 @@ def prefect_server(root: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     factory = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error"]
     quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    program = (END_WITH_PARENT if sys.platform == "linux" else "") + SERVE
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), *factory],
+            [sys.executable, "-c", program, "--host", "127.0.0.1", "--port", str(port), *factory],
             env=os.environ | quiet,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
+    atexit.register(_end, server)  # first in, last out: Prefect's own last words come before
+    _wait_until_it_answers(server, address, log)
     os.environ["PREFECT_API_URL"] = address
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
     try:
-        _wait_until_it_answers(server, address, log)
-        yield
-    finally:
-        del os.environ["PREFECT_API_URL"]
-        server.terminate()
-        try:
-            server.wait(5)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _end_with_parent() -> None:
-    """In the child, before it becomes the server: have Linux end it if this process is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
