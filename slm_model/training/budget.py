@@ -16,7 +16,10 @@ LEAST_STEPS, LEAST_SECONDS = 5, 3.0
 def total_steps(
     config: TrainConfig, batches: PackedBatches, seconds_a_step: Callable[[float], float]
 ) -> tuple[int, str]:
-    """The number of steps, and a line on how it came about. ``seconds_a_step(budget_seconds)`` is asked if needed."""
+    """The number of steps, and a line on how it came about; no measured time stands in it, for it is kept as a fact.
+
+    ``seconds_a_step(budget_seconds)`` is asked if needed.
+    """
     per_step = batches.tokens_per_step
     found: list[tuple[int, str]] = []
     if config.max_steps is not None:
@@ -25,9 +28,7 @@ def total_steps(
         found.append((config.max_tokens // per_step, f"max_tokens {config.max_tokens:,}, {per_step:,} a step"))
     if config.max_minutes is not None:
         seconds = seconds_a_step(config.max_minutes * 60)
-        found.append(
-            (int(config.max_minutes * 60 / seconds), f"max_minutes {config.max_minutes:g}, {seconds:.4f} s a step")
-        )
+        found.append((int(config.max_minutes * 60 / seconds), f"max_minutes {config.max_minutes:g}"))
     steps, reason = min(found, default=(batches.steps_per_epoch, "one pass over the training stories"))
     return max(1, steps), reason
 
