@@ -68,6 +68,9 @@ def tell(model: Any, params: dict[str, Any] | None = None) -> list[str]:
     return list(model.predict(pd.DataFrame({"prompt": PROMPTS}), params=params)["story"])
 
 
+BASE: dict[str, Any] = {"max_tokens": 40, "seed": 1}  # with this seed the untrained model tells long stories
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -79,7 +82,7 @@ def tell(model: Any, params: dict[str, Any] | None = None) -> list[str]:
         {"repetition_penalty": 9.0},
         {"max_tokens": 3},
         {"seed": 2**62},
-        {"stop": ["a", "e"]},
+        {"stop": list("aeiou ")},
         {"num": 3},
     ],
     ids=lambda options: next(iter(options)),
@@ -87,9 +90,9 @@ def tell(model: Any, params: dict[str, Any] | None = None) -> list[str]:
 def test_every_parameter_reaches_the_generator(
     model: Any, told: Callable[..., list[str]], options: dict[str, Any]
 ) -> None:
-    stories = tell(model, {"max_tokens": 20} | options)
-    assert stories == told(**{"max_tokens": 20} | options)
-    assert stories != tell(model, {"max_tokens": 20})
+    stories = tell(model, BASE | options)
+    assert stories == told(**BASE | options)
+    assert stories != tell(model, BASE)
 
 
 def test_the_signature_names_every_setting_with_its_default(model: Any) -> None:
@@ -152,7 +155,7 @@ def test_a_bundle_whose_code_fails_says_why(bundle: Path, tmp_path: Path) -> Non
 ISOLATED = """
 import json, sys
 sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(f).lower()]  # as if the checkout were not there
-sys.path[:] = [p for p in sys.path if not p.startswith({checkout!r})]
+sys.path[:] = [p for p in sys.path if p != {checkout!r}]
 try:
     import slm_model
     raise SystemExit("the checkout is still importable")
