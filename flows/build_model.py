@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from tasks.home import artifacts_root
+from tasks.home import artifacts_root, calm_threads
 from tasks.placement import Placement
 from tasks.prefect_stages import PrefectStages
 from tasks.release import Release
@@ -29,6 +29,7 @@ def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement 
         config: What is built. Every setting is part of the identity of what the stages leave.
         placement: How it is carried out: workers, device, network. Changes no byte of the result.
     """
+    calm_threads()
     engine = Engine.at(artifacts_root(), placement, onlooker())
     stages = PrefectStages(engine)
     return to_the_end(lambda: pipeline(config, stages), engine)

@@ -16,7 +16,7 @@ from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
-from tasks.home import artifacts_root, settle_environment
+from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.placement import Placement
 from tasks.plan import Planned, Planner
 from tasks.registry import (
@@ -157,6 +157,7 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     sampling = checked(SamplingConfig, given)
     if options.num < 1:
         raise UserError(f"--num is {options.num}: at least one story")
+    calm_threads()
     checkpoint, name = _model(options.model)
     try:
         network, tokenizer = checkpoint.load()

@@ -13,6 +13,15 @@ def artifacts_root() -> Path:
     return Path(os.environ.get("SLM_ARTIFACTS") or REPOSITORY / "artifacts").expanduser().absolute()
 
 
+def calm_threads() -> None:
+    """Have OpenMP's threads sleep, not spin, while they wait; to be called before torch is imported.
+
+    Beside one other busy process on two cores, spinning threads train four times slower (DECISIONS.md, 22 November
+    2026).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def settle_environment(root: Path) -> None:
     """Keep Prefect's database below ``root`` and both products quiet and offline, unless the user has said otherwise.
 
@@ -28,3 +37,4 @@ def settle_environment(root: Path) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    calm_threads()
