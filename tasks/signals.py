@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, TypeVar
 
 from slm_model.artifact import Stopped
 
+T = TypeVar("T")
 
-@contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGINT and SIGTERM only set a flag, which the yielded function tells. When the work has left with
-    Stopped, the signal goes to whoever handled it before: Prefect then knows that the run was cancelled.
+POLL_SECONDS = 0.2
 
-    A second signal is not deferred. Does nothing off the main thread, where Python delivers no signals.
+
+def until_it_can_stop(work: Callable[[Callable[[], bool]], T]) -> T:
+    """Do the work; a signal that interrupts this waits until the work has left with Stopped, and is raised then.
+
+    ``work`` is given a function that tells whether it should stop. It runs in a thread of its own: signals reach the
+    main thread alone, and whoever handles them (Prefect insists on its own handler to tell a cancellation from a
+    crash) stays in place. A second signal is not kept waiting.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    received: list[int] = []
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = threading.Event()
+    done: dict[str, Any] = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def run() -> None:
+        try:
+            done["result"] = work(asked.is_set)
+        except BaseException as error:  # to be raised where it is waited for
+            done["error"] = error
 
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    except Stopped:
-        restore()
-        if received and callable(before[received[0]]):
-            signal.raise_signal(received[0])
-        raise
-    finally:
-        restore()
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="stage", daemon=True)
+    thread.start()
+    interruption: BaseException | None = None
+    while thread.is_alive():
+        try:
+            thread.join(POLL_SECONDS)
+        except BaseException as signalled:  # KeyboardInterrupt, or whatever a signal's handler raises
+            if interruption is not None:
+                raise
+            interruption = signalled
+            asked.set()
+    error = done.get("error")
+    if interruption is not None and (error is None or isinstance(error, Stopped)):
+        raise interruption
+    if error is not None:
+        raise error
+    result: T = done["result"]
+    return result

@@ -43,6 +43,7 @@ from tasks.code_digest import CodeBase
 from tasks.differences import code_differences, explain, newest_alike
 from tasks.home import REPOSITORY
 from tasks.placement import Placement
+from tasks.signals import until_it_can_stop
 from tasks.store import Store, records_of
 
 A = TypeVar("A", bound=Artifact)
@@ -56,8 +57,8 @@ class Stage(Generic[A]):
     function: str
     artifact: str
     headline: Callable[[A], str]  # the main figure, for one line in the terminal
-    listen: str | None = None  # a context manager, (Making) -> StageRun, around the function: tracking, signals
-    report: str | None = None  # (artifact) -> Markdown, for Prefect's page of the run
+    listen: str | None = None  # a context manager, (Making) -> StageRun, around the function: tracking
+    can_stop: bool = False  # heeds a request to leave, and goes on from its resume folder
     retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
     timeout_seconds: float | None = None
     tags: tuple[str, ...] = ()
@@ -242,7 +243,7 @@ class Engine:
                     load(stage.listen)(making) if stage.listen else nullcontext(run)
                 )
                 with listening as run:
-                    made: A = function(out, *args, run=run)
+                    made: A = self._call(stage, function, out, args, run)
             # What was loaded before the stage began is what its key says; workers load while it runs.
             refuse_edited([m for m in self.code.edited(recipe.code) if executor or m not in loaded], stage)
             files = records_of(out)
@@ -259,6 +260,11 @@ class Engine:
             )
             folder = self.store.publish(out, manifest)
         return replace(made, folder=folder, manifest=manifest)
+
+    def _call(self, stage: Stage[A], function: Callable[..., A], out: Path, args: tuple[Any, ...], run: StageRun) -> A:
+        if not stage.can_stop:
+            return function(out, *args, run=run)
+        return until_it_can_stop(lambda asked: function(out, *args, run=replace(run, should_stop=asked)))
 
     @contextmanager
     def _filling(self, stage: Stage[Any], key: str) -> Iterator[tuple[Path, Path]]:

@@ -34,15 +34,15 @@ train: Stage[Checkpoint] = Stage(
     artifact="slm_model.checkpoint:Checkpoint",
     headline=headline,
     listen="tasks.train:listening",
+    can_stop=True,
     tags=("model",),
 )
 
 
 @contextmanager
 def listening(making: Making) -> Iterator[StageRun]:
-    """The stage's run with MLflow listening, and with signals kept until the training stands where it can go on."""
+    """The stage's run with MLflow listening."""
     from tasks.registry import MlflowStore
-    from tasks.signals import deferred
     from tasks.tracking import open_run
 
     shards, _, network, config = making.args
@@ -51,7 +51,7 @@ def listening(making: Making) -> Iterator[StageRun]:
     described = describe(
         making.key, shards, network.model_dump(mode="json"), config.model_dump(mode="json"), making.root
     )
-    with deferred() as should_stop, open_run(store, described) as tracked:
+    with open_run(store, described) as tracked:
 
         def report(step: int, values: Mapping[str, Any]) -> None:
             told(step, values)
@@ -59,7 +59,7 @@ def listening(making: Making) -> Iterator[StageRun]:
             if numbers:
                 tracked.log(step, numbers)
 
-        yield replace(making.run, report=report, should_stop=should_stop)
+        yield replace(making.run, report=report)
 
 
 def describe(
