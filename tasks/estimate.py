@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from slm_model.training.config import TrainConfig
 
 BYTES_A_STORY = 900  # TinyStories; the bundled generator's are somewhat shorter
-DISK_A_BYTE = 1.6  # raw, cleaned, split and token shards, all compressed, per byte of text (measured: DECISIONS.md)
+DISK_A_BYTE = 1.6  # raw, cleaned, split and token shards, compressed (DECISIONS.md)
 
 
 def estimate(
