@@ -29,6 +29,13 @@ class CleanConfig(Config):
         description="Most word triples that may repeat an earlier one, as a share of the story's triples.",
     )
     reject_duplicates: bool = Field(True, description="Keep one story of those that are equal once normalised.")
+    reject_near_duplicates: bool = Field(True, description="Keep one story of those that are nearly equal.")
+    near_duplicate_similarity: float = Field(
+        0.8,
+        ge=0.7,
+        le=1,
+        description="Least similarity of near duplicates: Jaccard similarity of their sets of word 5-grams.",
+    )
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> Self:
@@ -48,6 +55,13 @@ class SplitConfig(Config):
         gt=0,
         lt=1,
         description="Share held out for the test, where the source has no held-out stories of its own.",
+    )
+    held_out_similarity: float = Field(
+        0.8,
+        ge=0.7,
+        le=1,
+        description="A training story at least so similar to a held-out one is dropped: Jaccard similarity of their "
+        "sets of word 5-grams.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the hash that shares stories out.")
 

@@ -8,7 +8,16 @@ from typing import Literal
 from slm_model.data.config import CleanConfig
 
 Reason = Literal[
-    "empty", "too_short", "too_long", "damaged", "markup", "not_english", "cut_off_end", "repetition", "exact_duplicate"
+    "empty",
+    "too_short",
+    "too_long",
+    "damaged",
+    "markup",
+    "not_english",
+    "cut_off_end",
+    "repetition",
+    "exact_duplicate",
+    "near_duplicate",
 ]
 
 _MARKUP_SIGNS = re.compile(r"[<&`#{}\\|*_\]/]")  # but for a bare "www.", all markup has one; four times as fast

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from slm_model.artifact import StageRun, UserError, hash_json
 from slm_model.data.config import SplitConfig
-from slm_model.data.parquet import PartWriter, read_batches
+from slm_model.data.near import Search, Sketched, near_duplicates, sketch
+from slm_model.data.parquet import PartWriter, read_batches, read_table
+from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, STORIES_PER_PART, Side, Splits, SplitsFacts, Stories
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
@@ -19,12 +24,17 @@ SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Splits:
     """Share the stories out; within a side they stay in their order. Raises UserError if a side comes out empty.
 
-    The stories that the source holds out are the test side; without any, a share of all is. No story can stand on two
-    sides: cleaning kept each text once.
+    The stories that the source holds out are the test side; without any, a share of all is. No story stands on two
+    sides, nor do near duplicates: cleaning kept one of them. Where it did not look so closely, the training stories
+    that resemble a held-out one are dropped here, and the validation stories that resemble a test story.
     """
     out.mkdir(parents=True, exist_ok=True)
     held_out = sum(number for name, number in stories.facts.by_split.items() if name != "train")
-    test_share = 0.0 if held_out else config.test_share
+    config = config.model_copy(update={"test_share": 0.0}) if held_out else config
+    looked_for = stories.facts.less_similar_than
+    search = looked_for is None or looked_for > config.held_out_similarity
+    dropped = like_held_out(stories, config, run, out / "scratch") if search else None
+    num_seen = num_dropped = 0
     num_stories: dict[str, int] = dict.fromkeys(SIDES, 0)
     num_bytes: dict[str, int] = dict.fromkeys(SIDES, 0)
     test_ids: list[str] = []
@@ -32,12 +42,13 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
     for path in stories.parts():
         for batch in read_batches(path, ["id", "text", "split"]):
             ids, splits = batch["id"].to_pylist(), batch["split"].to_pylist()
-            sides = [
-                side_of(story_id, config.seed, config.validation_share, test_share) if name == "train" else "test"
-                for story_id, name in zip(ids, splits, strict=True)
-            ]
+            sides = np.array([_side(*story, config) for story in zip(ids, splits, strict=True)])
+            if dropped is not None:
+                sides = np.where(dropped[num_seen : num_seen + len(sides)], "", sides)
+            num_seen += len(sides)
+            num_dropped += int(np.count_nonzero(sides == ""))
             for side, writer in writers.items():
-                chosen = batch.select(SCHEMA.names).filter(pc.equal(pa.array(sides, pa.string()), side))
+                chosen = batch.select(SCHEMA.names).filter(pa.array(sides == side))
                 num_stories[side] += chosen.num_rows
                 num_bytes[side] += pc.sum(pc.binary_length(chosen["text"])).as_py() or 0
                 writer.write(chosen)
@@ -54,6 +65,7 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
     facts = SplitsFacts(
         num_stories=num_stories,
         num_bytes=num_bytes,
+        num_dropped=num_dropped,
         test_from="source" if held_out else "share",
         test_digest=hash_json(test_ids),
     )
@@ -65,3 +77,34 @@ def side_of(story_id: str, seed: int, validation_share: float, test_share: float
     digest = hashlib.blake2b(f"{seed}:{story_id}".encode(), digest_size=8).digest()
     at = int.from_bytes(digest, "big") / 2**64
     return "validation" if at < validation_share else "test" if at < validation_share + test_share else "train"
+
+
+def _side(story_id: str, split: str, config: SplitConfig) -> Side:
+    """The same, where the source may have its word."""
+    return side_of(story_id, config.seed, config.validation_share, config.test_share) if split == "train" else "test"
+
+
+def like_held_out(stories: Stories, config: SplitConfig, run: StageRun, scratch: Path) -> npt.NDArray[np.bool_]:
+    """Of all stories those that resemble one on a side that is held out before theirs: test, validation, training."""
+    scratch.mkdir()
+    work = [(path, scratch, config) for path in stories.parts()]
+    ranks, parts = [], []
+    for part, ranks_of_part in map_parts(sketched, work, run.executor):
+        ranks.append(ranks_of_part)
+        parts.append(part._replace(stop=sum(map(len, ranks))))
+    rank = np.concatenate(ranks)
+    instead = near_duplicates(Search(parts, scratch), rank, config.held_out_similarity, run.executor, sides=rank)
+    shutil.rmtree(scratch)
+    return instead >= 0
+
+
+def sketched(work: tuple[Path, Path, SplitConfig]) -> tuple[Sketched, npt.NDArray[np.uint8]]:
+    """A part made ready for the search, and the ranks of its stories."""
+    path, scratch, config = work
+    table = read_table(path, ["id", "text", "split"])
+    part = Sketched(scratch / f"{path.stem}.arrow", scratch / f"{path.stem}.npy", stop=0)
+    with pa.ipc.new_file(part.texts, table.schema) as file:
+        file.write_table(table)
+    np.save(part.sketches, sketch(table["text"].to_pylist(), np.ones(table.num_rows, np.bool_)))
+    rows = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
+    return part, np.array([("test", "validation", "train").index(_side(*row, config)) for row in rows], np.uint8)

@@ -36,6 +36,8 @@ class StoriesFacts(Facts):
     num_raw: int  # == num_stories + sum(rejected.values())
     num_stories: int
     rejected: dict[str, int]  # reason -> stories
+    num_like_held_out: int  # of the duplicates, training stories that equal or resemble one that the source holds out
+    less_similar_than: float | None  # each two stories kept, in Jaccard similarity of word 5-grams; None: not compared
     repaired: dict[str, int]  # kind of damage -> kept stories that had it
     by_split: dict[str, int]  # kept, by the source's split
     num_bytes: int  # UTF-8, kept
@@ -44,7 +46,7 @@ class StoriesFacts(Facts):
 
 class Stories(Artifact):
     """Parts ``stories-00000.parquet``: id, text, split, repairs. Beside them ``rejected.parquet``: text, split, origin,
-    reason, duplicate_of (the id of the story kept instead).
+    reason, duplicate_of (the id of the story kept instead of an exact or near duplicate).
 
     An id is the first 16 hex digits of the sha256 of the normalised text: equal stories, equal ids, anywhere.
     """
@@ -62,6 +64,7 @@ class Stories(Artifact):
 class SplitsFacts(Facts):
     num_stories: dict[str, int]  # side -> stories
     num_bytes: dict[str, int]  # side -> UTF-8 bytes
+    num_dropped: int = 0  # stories left out since they resemble one that is held out before them
     test_from: Literal["source", "share"]  # the source's own held-out stories, or a share by hash
     test_digest: str  # over the ordered ids of the test stories: the identity of the test set
 

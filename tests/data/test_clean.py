@@ -146,9 +146,8 @@ def test_of_equal_stories_the_held_out_one_is_kept_then_the_first_across_parts(t
     result = clean(tmp_path / "out", raw_stories(tmp_path / "raw", stories, 2), CleanConfig(), StageRun())
     assert [(row["text"], row["split"]) for row in kept(result)] == [(a, "train"), (b, "test"), (c, "validation")]
     assert result.facts.by_split == {"test": 1, "train": 1, "validation": 1}
-    everything = clean(
-        tmp_path / "all", raw_stories(tmp_path / "raw", stories, 2), CleanConfig(reject_duplicates=False), StageRun()
-    )
+    both = CleanConfig(reject_duplicates=False, reject_near_duplicates=False)
+    everything = clean(tmp_path / "all", raw_stories(tmp_path / "raw", stories, 2), both, StageRun())
     assert everything.facts.num_stories == len(stories)
 
 

@@ -12,24 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm_model.data.dedup import repeated
+from slm_model.data.dedup import exact_duplicates
 from slm_model.data.parts import IN_FLIGHT, map_parts
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), max_size=40))
 def test_the_held_out_then_the_first_of_equal_stories_is_kept(stories: list[tuple[int, int]]) -> None:
-    drop = repeated(
+    instead = exact_duplicates(
         np.array([story for story, _ in stories], np.uint64), np.array([rank for _, rank in stories], np.uint8)
     )
     best: dict[int, tuple[int, int]] = {}
     for i, (story, rank) in enumerate(stories):
         best[story] = min(best.get(story, (2, 0)), (rank, i))
-    assert [i for i, dropped in enumerate(drop) if not dropped] == sorted(i for _, i in best.values())
+    assert [i for i, kept in enumerate(instead) if kept < 0] == sorted(i for _, i in best.values())
 
 
 def test_ids_are_told_apart_to_their_last_bit() -> None:
     ids = np.array([2**64 - 1, 2**64 - 2, 2**64 - 1, 2**53, 2**53 + 1], np.uint64)
-    assert repeated(ids, np.zeros(5, np.uint8)).tolist() == [False, False, True, False, False]
+    assert exact_duplicates(ids, np.zeros(5, np.uint8)).tolist() == [-1, -1, 0, -1, -1]
 
 
 def slow_at_first(part: int) -> tuple[int, int]:

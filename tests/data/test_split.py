@@ -22,8 +22,9 @@ from slm_model.data.split import side_of, split
 from slm_model.data.stories import SIDES, RawFacts, RawStories, Splits, Stories
 
 CONFIG = SplitConfig(validation_share=0.1, test_share=0.1)
-STORY = (
-    "One day, the little dog {} was in the garden with his mom. He saw a big red ball and he was very happy to play."
+STORY = (  # no five words in a row without what tells it from the others
+    "One day, the {0} dog was in the {0} garden with his mom. {0} He saw a big {0} red ball and he {0} was very happy "
+    "to {0} play."
 )
 
 
@@ -37,7 +38,7 @@ def cleaned(folder: Path, stories: Sequence[tuple[str, str]]) -> Stories:
 
 
 def stories(start: int, stop: int, side: str = "train") -> list[tuple[str, str]]:
-    return [(STORY.format(f"Number {i}"), side) for i in range(start, stop)]
+    return [(STORY.format(f"number{i}"), side) for i in range(start, stop)]
 
 
 def shared_out(folder: Path, found: Sequence[tuple[str, str]], config: SplitConfig = CONFIG) -> Splits:
