@@ -55,14 +55,22 @@ class TrainingSample:
         self.num_stories = self.num_bytes = 0  # in the last pass
 
     def __iter__(self) -> Iterator[str]:
+        import pyarrow as pa
+
+        from slm_model.data.parquet import read_batches
+
         self.num_stories = self.num_bytes = 0
-        for story_id, text in zip(self.splits.ids("train"), self.splits.texts("train"), strict=True):
-            if self.share >= 1 or self._fraction(story_id) < self.share:
-                self.num_stories += 1
-                self.num_bytes += len(text.encode())
-                yield text
-            if self.run.should_stop():
-                raise Stopped
+        for path in self.splits.parts("train"):
+            for batch in read_batches(path, ["id", "text"]):
+                chosen = [
+                    self.share >= 1 or self._fraction(story_id) < self.share for story_id in batch["id"].to_pylist()
+                ]
+                for text in batch["text"].filter(pa.array(chosen)).to_pylist():
+                    self.num_stories += 1
+                    self.num_bytes += len(text.encode())
+                    yield text
+                    if self.run.should_stop():
+                        raise Stopped
 
     def _fraction(self, story_id: str) -> float:
         """A number from 0 to 1 that stands for the story; not its id itself, by which the split may have chosen."""
