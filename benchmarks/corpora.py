@@ -36,7 +36,9 @@ SHARE_OF_WORDS = 0.25
 SENTENCE = re.compile(r"\S.*?(?:[.!?][\"'”’]*(?=\s|$)|$)\s*", re.DOTALL)
 WORD = re.compile(r"\b[a-z]{4,}\b")
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
-SYLLABLES = "ba be bo da de di do fa fe fi ga go ha he jo ka ki la le li lo ma mi mo na ni no pa pi ra ri ro sa si so ta ti"
+SYLLABLES = (
+    "ba be bo da de di do fa fe fi ga go ha he jo ka ki la le li lo ma mi mo na ni no pa pi ra ri ro sa si so ta ti"
+)
 
 
 def make(kind: str, mb: float, seed: int = 0, workers: int = 2) -> list[Path]:

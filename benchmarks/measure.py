@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +30,8 @@ MB = 10**6  # all sizes are in these
 def run_alone(module: str, *arguments: object, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run ``python -m module arguments`` and measure it from its start to its end, imports and all.
 
-    Adds to what the module hands to ``leave``: ``seconds`` of wall clock, and ``peak_pss_mb`` and ``peak_rss_mb`` of
-    all its processes together, sampled. PSS shares a page out among those who map it; RSS counts it for each.
+    Adds to what the module hands to ``leave``: ``seconds`` of wall clock, and ``peak_pss_mb``, ``peak_own_mb`` and
+    ``peak_rss_mb`` of all its processes together, sampled (see TreeMemory).
     Raises RuntimeError with the end of its error output if it fails.
     """
     os.sync()  # what the one before left to be written is not this one's to wait for
@@ -46,11 +48,7 @@ def run_alone(module: str, *arguments: object, environment: Mapping[str, str] | 
         if code:
             raise RuntimeError(f"{' '.join(command)} ended with {code}: {errors.read_text(errors='replace')[-3000:]}")
         found: dict[str, Any] = json.loads(left.read_bytes()) if left.exists() else {}
-    return found | {
-        "seconds": seconds,
-        "peak_pss_mb": memory.peak_pss / MB if memory.peak_pss else None,
-        "peak_rss_mb": memory.peak_rss / MB,
-    }
+    return found | {"seconds": seconds} | {f"peak_{kind}_mb": peak / MB for kind, peak in memory.peak.items()}
 
 
 def leave(found: Mapping[str, Any]) -> None:
@@ -59,11 +57,15 @@ def leave(found: Mapping[str, Any]) -> None:
 
 
 class TreeMemory:
-    """The highest memory of a process and all its descendants together, in bytes, while the block runs."""
+    """The highest memory of a process and all its descendants together, in bytes, while the block runs.
+
+    ``pss`` shares a page out among those who map it, ``own`` is the part of it that no file stands behind, and
+    ``rss`` counts every page for each. The first two are told by Linux alone, and 0 elsewhere.
+    """
 
     def __init__(self, pid: int) -> None:
         self.root = psutil.Process(pid)
-        self.peak_pss = self.peak_rss = 0  # PSS stays 0 where the system does not tell it: anywhere but on Linux
+        self.peak = {"pss": 0, "own": 0, "rss": 0}
         self._over = Event()
         self._thread = Thread(target=self._watch, daemon=True)
 
@@ -77,18 +79,23 @@ class TreeMemory:
 
     def _watch(self) -> None:
         while not self._over.wait(SAMPLED_EVERY_SECONDS):
-            pss = rss = 0
-            try:
-                tree = [self.root, *self.root.children(recursive=True)]
-            except psutil.Error:
-                continue
-            for process in tree:
-                try:
-                    memory = process.memory_full_info()
-                except psutil.Error:  # it has just ended
-                    continue
-                pss, rss = pss + getattr(memory, "pss", 0), rss + memory.rss
-            self.peak_pss, self.peak_rss = max(self.peak_pss, pss), max(self.peak_rss, rss)
+            now = Counter[str]()
+            with suppress(psutil.Error):
+                for process in [self.root, *self.root.children(recursive=True)]:
+                    now.update(memory_of(process))
+            self.peak = {kind: max(peak, now[kind]) for kind, peak in self.peak.items()}
+
+
+def memory_of(process: psutil.Process) -> dict[str, int]:
+    """A process's memory in bytes, as TreeMemory has it; nothing of one that has just ended."""
+    try:
+        rollup = dict(line.split(":") for line in _lines(f"/proc/{process.pid}/smaps_rollup")[1:])
+        if rollup:
+            kinds = {"pss": "Pss", "own": "Pss_Anon", "rss": "Rss"}
+            return {kind: int(rollup[name].split()[0]) * 1024 for kind, name in kinds.items()}
+        return {"rss": process.memory_info().rss}
+    except psutil.Error:
+        return {}
 
 
 def interleaved(candidates: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:
@@ -117,7 +124,7 @@ def machine(*libraries: str) -> dict[str, Any]:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "cpu": cpu,
-        "cores": len(psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else os.sched_getaffinity(0)),
+        "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -128,7 +135,9 @@ def machine(*libraries: str) -> dict[str, Any]:
     }
 
 
-def write_log(name: str, settings: Mapping[str, Any], where: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Path:
+def write_log(
+    name: str, settings: Mapping[str, Any], where: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
+) -> Path:
     """Keep the raw numbers of a benchmark: ``results/NAME-TIME.json``, or below ``$BENCHMARK_RESULTS``."""
     folder = Path(os.environ.get("BENCHMARK_RESULTS") or RESULTS)
     folder.mkdir(parents=True, exist_ok=True)
