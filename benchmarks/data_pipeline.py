@@ -155,9 +155,8 @@ def main() -> None:
     files = corpora.make(arguments.corpus, arguments.mb, workers=arguments.workers)
     corpus, vocab = linked(files, "corpus"), vocabulary(files, arguments.vocab_size)
     mb = corpora.num_bytes(files) / MB
-    names = arguments.only or [
-        name for name in CANDIDATES if not name.startswith("ours,") or NEAR in CleanConfig.model_fields
-    ]
+    there = [name for name in CANDIDATES if NEAR in CleanConfig.model_fields or not name.startswith("ours,")]
+    names = arguments.only or there
     where = machine("datasets", "tokenizers", "datatrove")
     runs = [
         {"round": turn} | run_candidate(name, corpus, vocab, arguments.workers)
@@ -165,9 +164,7 @@ def main() -> None:
     ]
     settings = vars(arguments) | {"mb": mb, "num_files": len(files)}
     write_log("data_pipeline", settings, where, runs)
-    print(
-        f"{mb:,.0f} MB of {arguments.corpus} text, {arguments.workers} workers, {where['cpu']}, {arguments.repeats} rounds\n"
-    )
+    print(f"{mb:,.0f} MB of {arguments.corpus} text, {arguments.workers} workers, {where['cpu']}\n")
     print(summary(names, runs, mb))
 
 
@@ -179,24 +176,11 @@ def summary(names: list[str], runs: list[dict[str, Any]], mb: float) -> str:
         seconds = [run["seconds"] for run in mine]
         ratio = statistics.median(s / one["seconds"] for s, one in zip(seconds, first, strict=True))
         memory = [spread([run[key] for run in mine], 0) for key in ("peak_pss_mb", "peak_own_mb", "peak_rss_mb")]
-        counts = [f"{mine[0]['num_stories']:,}", f"{mine[0]['num_tokens']:,}"]
-        digests = ", ".join(sorted({run["digest"][:8] for run in mine}))
-        rows.append(
-            [name, spread(seconds), spread([mb / s for s in seconds]), f"{ratio:.2f}", *memory, *counts, digests]
-        )
-    header = [
-        "",
-        "seconds",
-        "MB/s",
-        f"times {names[0]}",
-        "PSS, MB",
-        "own, MB",
-        "RSS, MB",
-        "stories",
-        "tokens",
-        "digest",
-    ]
-    return table(header, rows)
+        left = [f"{mine[0]['num_stories']:,}", f"{mine[0]['num_tokens']:,}"]
+        left.append(", ".join(sorted({run["digest"] for run in mine})))
+        rows.append([name, spread(seconds), spread([mb / s for s in seconds]), f"{ratio:.2f}", *memory, *left])
+    sizes = ["PSS, MB", "own, MB", "RSS, MB", "stories", "tokens", "digest"]
+    return table(["", "seconds", "MB/s", f"time over {names[0]}", *sizes], rows)
 
 
 if __name__ == "__main__":

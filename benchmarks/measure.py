@@ -1,4 +1,4 @@
-"""How every number here is taken: a process of its own, the memory of its whole tree, turn and turn about, and a log."""
+"""How every number is taken: in a process of its own, with the memory of its whole tree, in turns, and with a log."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Digest:
         self._sum += int.from_bytes(hashlib.sha256(tokens).digest())
 
     def hex(self) -> str:
-        return f"{self._sum % 2**256:064x}"[:16]
+        return f"{self._sum % 2**256:064x}"[:12]
 
 
 def _lines(path: str) -> list[str]:

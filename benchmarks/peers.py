@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +83,19 @@ def cleaned(clean: str, batch: dict[str, list[str]]) -> dict[str, list[Any]]:
 
 
 def encoded_batch(tokenizer_json: str, batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-    if tokenizer_json not in TOKENIZERS:
-        from tokenizers import Tokenizer
-        from tokenizers.processors import TemplateProcessing
-
-        tokenizer = Tokenizer.from_file(tokenizer_json)
-        marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("<bos>", "<eos>")]
-        tokenizer.post_processor = TemplateProcessing("<bos> $A <eos>", special_tokens=marks)
-        TOKENIZERS[tokenizer_json] = tokenizer
-    return {"tokens": [found.ids for found in TOKENIZERS[tokenizer_json].encode_batch_fast(batch["text"])]}
+    return {"tokens": [found.ids for found in tokenizer_of(tokenizer_json).encode_batch_fast(batch["text"])]}
 
 
-TOKENIZERS: dict[str, Any] = {}  # one a process
+@cache  # one a process
+def tokenizer_of(tokenizer_json: str) -> Any:
+    """The library's own tokenizer, set to put marks around a story."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = Tokenizer.from_file(tokenizer_json)
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("<bos>", "<eos>")]
+    tokenizer.post_processor = TemplateProcessing("<bos> $A <eos>", special_tokens=marks)
+    return tokenizer
 
 
 # -- datatrove
@@ -132,14 +133,9 @@ def with_datatrove(corpus: Path, tokenizer_json: Path, out: Path, clean: str, wo
         minhash = MinhashConfig()
         sign: Any = MinhashDedupSignature(folder["signatures"], minhash, language=words())
         sign._hash_func = hash_of
-        find = [
-            (
-                "buckets",
-                minhash.num_buckets,
-                MinhashDedupBuckets(folder["signatures"], folder["duplicates"], config=minhash),
-            ),
-            ("cluster", 1, MinhashDedupCluster(folder["duplicates"], folder["removed"], config=minhash)),
-        ]
+        pair = MinhashDedupBuckets(folder["signatures"], folder["duplicates"], config=minhash)
+        cluster = MinhashDedupCluster(folder["duplicates"], folder["removed"], config=minhash)
+        find = [("buckets", minhash.num_buckets, pair), ("cluster", 1, cluster)]
         keep_one: Any = MinhashDedupFilter(folder["removed"])
     else:
         exact = ExactDedupConfig(content_getter=text_of)
