@@ -10,7 +10,7 @@ import argparse
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def ours(corpus: Path, vocab: Path, out: Path, workers: int, near: bool) -> dict
     return {"stages": {"resolve": resolved} | {outcome.stage.name: outcome.seconds for outcome in made}}
 
 
-CANDIDATES = {
+CANDIDATES: dict[str, Callable[..., Any]] = {
     "ours": partial(ours, near=False),
     "ours, near duplicates too": partial(ours, near=True),
     "datasets": partial(peers.with_datasets, clean="plain"),

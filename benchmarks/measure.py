@@ -22,7 +22,8 @@ from typing import Any
 
 import psutil
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 SAMPLED_EVERY_SECONDS = 0.2
 MB = 10**6  # all sizes are in these
 
