@@ -130,10 +130,11 @@ def main() -> None:
     print(f"{num_bytes(paths) / MB:,.1f} MB of text in {len(paths)} files in {paths[0].parent}")
 
 
-def add_arguments(parser: argparse.ArgumentParser, mb: float = 30) -> None:
+def add_arguments(parser: argparse.ArgumentParser, mb: float | None = 30) -> None:
     """The settings that say on which text, and on how many cores, a benchmark runs."""
     parser.add_argument("--corpus", choices=["retold", "storygen"], default="retold", help="default: %(default)s")
-    parser.add_argument("--mb", type=float, default=mb, help="MB of text, at least; default: %(default)g")
+    if mb is not None:
+        parser.add_argument("--mb", type=float, default=mb, help="MB of text, at least; default: %(default)g")
     parser.add_argument("--workers", type=int, default=2, help="processes; default: %(default)s")
 
 

@@ -12,8 +12,7 @@ from benchmarks.measure import MB, interleaved, machine, spread, table, write_lo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    corpora.add_arguments(parser)
-    parser.set_defaults(mb=None)
+    corpora.add_arguments(parser, mb=None)
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[250, 500, 1000, 2000], help="MB; default: %(default)s"
     )
