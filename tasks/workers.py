@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ T = TypeVar("T")
 TRIES_IF_KILLED = 3
 TRIES_IF_RAISED = 2
 DASK_SECONDS = 10.0  # to wait for a scheduler, and then for its first worker
+DASK_SECONDS_ALONE = 60.0  # without any worker in the middle of the work, which may be about to be replaced
 LIBRARIES = ("numpy", "pyarrow", "tokenizers")  # what the work on parts goes through
 
 
@@ -201,6 +203,7 @@ class DaskWorkers(Workers):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._left = threading.Event()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         if not self.started:
@@ -213,6 +216,8 @@ class DaskWorkers(Workers):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if self.started:
+            self._left.set()
+            self._watching.join(DASK_SECONDS)
             self._executor.shutdown(wait=not cancel_futures)
             self._client.close()
 
@@ -221,7 +226,9 @@ class DaskWorkers(Workers):
     ) -> None:
         super().__exit__(kind, error, trace)
         if isinstance(error, CancelledError):
-            raise UserError(f"the Dask scheduler at {self.address} was lost: see to it and run again") from error
+            raise UserError(
+                f"the Dask scheduler at {self.address}, or every worker of it, was lost: start them and run again"
+            ) from error
         if type(error).__name__ == "KilledWorker":
             raise UserError(f"{error} Probably for want of memory: give the cluster's workers more of it") from error
 
@@ -257,6 +264,18 @@ class DaskWorkers(Workers):
             self._client.close()
             raise
         self._executor = self._client.get_executor(retries=TRIES_IF_RAISED - 1)
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+
+    def _watch(self) -> None:
+        """Call all off when the last worker has been gone for long: Dask itself would wait for ever."""
+        seen = time.monotonic()
+        while not self._left.wait(1.0):
+            if self._client.scheduler_info()["workers"]:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > DASK_SECONDS_ALONE:
+                self._executor.shutdown(wait=False)
+                return
 
 
 @cache  # as the process first was: code edited later is not what it has loaded

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,10 @@ def dask(*arguments: str, code: Path = REPOSITORY) -> Iterator[subprocess.Popen[
         started.wait()
 
 
+def dask_worker(scheduler: str, code: Path = REPOSITORY) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return dask("worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard", code=code)
+
+
 @pytest.fixture
 def scheduler(tmp_path: Path) -> Iterator[str]:
     """The address of a Dask scheduler without workers."""
@@ -205,11 +209,18 @@ class KillsAfterTheFirstPart(Nobody):
 def test_a_dask_cluster_one_of_whose_workers_is_killed(
     scheduler: str, source: Path, expected: Digests, tmp_path: Path
 ) -> None:
-    worker = ("worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-    with dask(*worker) as victim, dask(*worker) as other:
+    with dask_worker(scheduler) as victim, dask_worker(scheduler) as other:
         found = data_half(tmp_path / "artifacts", source, Placement(dask=scheduler), KillsAfterTheFirstPart(victim))
         assert found == expected
         assert victim.poll() == -signal.SIGKILL and other.poll() is None
+
+
+def test_a_cluster_that_loses_its_last_worker_is_not_waited_for_without_end(
+    scheduler: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.workers.DASK_SECONDS_ALONE", 1.0)
+    with dask_worker(scheduler) as victim, pytest.raises(UserError, match=r"or every worker of it, was lost"):
+        data_half(tmp_path / "artifacts", source, Placement(dask=scheduler), KillsAfterTheFirstPart(victim))
 
 
 def test_a_cluster_without_workers_is_named(
@@ -226,7 +237,7 @@ def test_a_cluster_with_other_code_is_refused(scheduler: str, source: Path, tmp_
     with (tmp_path / "slm_model" / "data" / "filters.py").open("a") as file:
         file.write("MORE = 1\n")
     with (
-        dask("worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard", code=tmp_path),
+        dask_worker(scheduler, code=tmp_path),
         pytest.raises(UserError, match=r"the Dask worker tcp://\S+ has slm_model \w+ for \w+: install the same there"),
     ):
         data_half(tmp_path / "artifacts", source, Placement(dask=scheduler))
