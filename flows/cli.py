@@ -46,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
         )
         if settings:
             made.add_argument("preset", nargs="?", help="a deployment of prefect.yaml; none: TinyStories from the hub")
-            made.add_argument(
-                "--workers", type=int, default=1, metavar="N", help="processes that share a stage's parts"
-            )
+            workers = "processes that share a stage's parts; default: one a core"
+            made.add_argument("--workers", type=int, default=None, metavar="N", help=workers)
+            made.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler whose workers share them instead")
             made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
             made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
         return made

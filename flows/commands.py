@@ -250,7 +250,8 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 def _placement(options: argparse.Namespace) -> Placement:
     from flows.presets import checked
 
-    return checked(Placement, {"num_workers": options.workers, "device": options.device, "offline": options.offline})
+    names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline"}
+    return checked(Placement, {name: getattr(options, option) for name, option in names.items()})
 
 
 def _walked(config: PipelineConfig, engine: Engine) -> Planner:

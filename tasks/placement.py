@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from threading import Thread
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from slm_model.data.parts import LazyExecutor
+from tasks.workers import DaskWorkers, LocalWorkers
 
 
 class Placement(BaseModel):
@@ -18,33 +18,30 @@ class Placement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_workers: int = Field(1, ge=1, le=1024, description="Processes that share the parts of a stage.")
+    num_workers: int | None = Field(
+        None, ge=1, le=1024, description="Processes that share the parts of a stage; none given: one a core."
+    )
+    dask: str | None = Field(
+        None,
+        description="Address of a Dask scheduler (tcp://host:8786) whose workers share the parts instead. They run the "
+        "same code, and the artifacts folder stands on a disk that they share, under the same path.",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where a stage computes if its own settings leave the choice open."
     )
     offline: bool = Field(False, description="Take the last pinned revision of a source that cannot be looked up.")
 
     @contextmanager
-    def executor(self) -> Iterator[Executor | None]:
-        """An executor with ``num_workers`` processes, or None for work in this process."""
-        if self.num_workers == 1:
+    def executor(self) -> Iterator[LazyExecutor | None]:
+        """An executor whose workers start when they get something to do, or None for work in this process."""
+        num_workers = self.num_workers or num_cores()
+        if self.dask is None and num_workers == 1:
             yield None
             return
-        # spawn: a fork would copy the locks of torch's and Arrow's threads in whatever state they are.
-        pool = ProcessPoolExecutor(self.num_workers, get_context("spawn"), initializer=end_with_parent)
-        try:
-            yield pool
-        finally:  # what is still queued when the stage has failed would only hold up the news
-            pool.shutdown(cancel_futures=True)
+        with DaskWorkers(self.dask) if self.dask is not None else LocalWorkers(num_workers) as workers:
+            yield workers
 
 
-def end_with_parent() -> None:
-    """Have this worker leave when its parent is killed: it would work off the queue otherwise, and wait for ever."""
-
-    def watch() -> None:
-        parent = parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

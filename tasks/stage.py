@@ -8,7 +8,6 @@ make   in a ``.partial`` folder; manifest last; then the name
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import platform
@@ -41,6 +40,7 @@ from slm_model.artifact import (
 )
 from tasks.code_digest import CodeBase
 from tasks.differences import code_differences, explain, newest_alike
+from tasks.files import is_disk_full
 from tasks.home import REPOSITORY
 from tasks.placement import Placement
 from tasks.signals import until_it_can_stop
@@ -245,7 +245,8 @@ class Engine:
                 with listening as run:
                     made: A = self._call(stage, function, out, args, run)
             # What was loaded before the stage began is what its key says; workers load while it runs.
-            refuse_edited([m for m in self.code.edited(recipe.code) if executor or m not in loaded], stage)
+            shared = executor is not None and executor.started
+            refuse_edited([m for m in self.code.edited(recipe.code) if shared or m not in loaded], stage)
             files = records_of(out)
             manifest = Manifest(
                 key=key,
@@ -310,12 +311,6 @@ def opens_with(args: tuple[Any, ...]) -> list[str]:
         if isinstance(artifact, Artifact) and artifact.carries_code and artifact.manifest:
             chosen += artifact.manifest.opens_with
     return sorted(set(chosen))
-
-
-def is_disk_full(error: Exception) -> bool:
-    """Whether an error, of whichever library, says that the disk or the quota is full."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)
 
 
 @cache

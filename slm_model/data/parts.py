@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 IN_FLIGHT = 64  # parts handed out and not yet taken back: bounds what finished early and waits for its turn
+FEW = 4  # parts that take less time than it takes to start workers for them
+
+
+class LazyExecutor(Executor):
+    """An executor whose workers start with the first ``submit``: a second or so, which few parts are not worth."""
+
+    started = False
 
 
 def map_parts(
@@ -19,13 +26,19 @@ def map_parts(
 ) -> Iterator[Result]:
     """The function's results in the order of the parts, whatever order they finish in.
 
-    Without an executor the parts are done here, one as each result is asked for. With one, ``function`` must be
-    picklable; the first error is raised in its turn, and what has not begun by then is called off.
+    Without an executor, and where fewer than ``FEW`` would have to start one, the parts are done here, one as each
+    result is asked for. Else ``function`` must be picklable; the first error is raised in its turn, and what has not
+    begun by then is called off.
     """
-    if executor is None:
-        yield from map(function, parts)
-        return
     waiting = iter(parts)
+    if isinstance(executor, LazyExecutor) and not executor.started:
+        first = list(islice(waiting, FEW))
+        waiting = chain(first, waiting)
+        if len(first) < FEW:
+            executor = None
+    if executor is None:
+        yield from map(function, waiting)
+        return
     flying: deque[Future[Result]] = deque(executor.submit(function, part) for part in islice(waiting, IN_FLIGHT))
     try:
         while flying:

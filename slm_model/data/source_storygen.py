@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from slm_model.artifact import StageRun
 from slm_model.data.parts import map_parts
 from slm_model.data.source import PinnedSource, StorygenSource, TextBatch
+from slm_model.data.stories import STORIES_PER_PART
 from slm_model.data.storygen.dirt import dirty_stories
 from slm_model.data.storygen.generate import VERSION, stories
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-STORIES_AT_A_TIME = 1024
 
 
 def resolve(
@@ -28,8 +27,8 @@ def resolve(
 
 def read(source: PinnedSource, config: StorygenSource, run: StageRun) -> Iterator[TextBatch]:
     """The stories, all of them training stories. Raises no error of its own."""
-    starts = range(0, config.num_stories, STORIES_AT_A_TIME)
-    spans = [(config, start, min(start + STORIES_AT_A_TIME, config.num_stories)) for start in starts]
+    starts = range(0, config.num_stories, STORIES_PER_PART)
+    spans = [(config, start, min(start + STORIES_PER_PART, config.num_stories)) for start in starts]
     for start, texts in zip(starts, map_parts(_tell, spans, run.executor), strict=True):
         yield TextBatch("train", "storygen", start, texts)
 

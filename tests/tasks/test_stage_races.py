@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import REPOSITORY, Toy, environment
+from toy import Toy
 
 from slm_model.artifact import ArtifactDamaged, difference
-from tasks.placement import Placement
 from tasks.store import Store
 
 
@@ -236,62 +234,6 @@ def test_an_acceptance_that_dies_at_any_step_is_made_whole_by_the_next(toy: Toy)
     steps, digests = die_everywhere(toy, lambda: toy.numbers(old), accept)
     assert steps > 25
     assert len(digests) == 1
-
-
-POOL = """
-import os, sys, time
-from pathlib import Path
-from tasks.placement import Placement
-
-root = Path(sys.argv[1])
-
-def work(i):
-    (root / f"{i}-{os.getpid()}").touch()
-    time.sleep(0.3)
-
-if __name__ == "__main__":
-    with Placement(num_workers=2).executor() as pool:
-        futures = [pool.submit(work, i) for i in range(20)]
-        {then}
-"""
-
-
-def started(folder: Path) -> set[int]:
-    return {int(path.name.partition("-")[2]) for path in folder.glob("*-*")}
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{process}/stat")
-    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    program = tmp_path / "pool.py"
-    program.write_text(POOL.replace("{then}", "time.sleep(60)"))
-    process = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment(), cwd=REPOSITORY)
-    wait_for(lambda: len(started(tmp_path)) == 2)
-    workers = started(tmp_path)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    wait_for(lambda: not any(alive(worker) for worker in workers), seconds=10)
-    assert len(list(tmp_path.glob("*-*"))) < 20
-
-
-def test_a_failed_stage_does_not_wait_for_all_that_was_still_to_do(tmp_path: Path) -> None:
-    program = tmp_path / "pool.py"
-    program.write_text(POOL.replace("{then}", "futures[0].result(); sys.exit(3)"))
-    done = subprocess.run([sys.executable, str(program), str(tmp_path)], env=environment(), cwd=REPOSITORY, check=False)
-    assert done.returncode == 3
-    assert len(list(tmp_path.glob("*-*"))) < 12
-
-
-def test_one_worker_is_this_process() -> None:
-    with Placement(num_workers=1).executor() as executor:
-        assert executor is None
 
 
 @pytest.mark.slow
