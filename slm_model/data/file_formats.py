@@ -23,6 +23,7 @@ SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": 
 STORIES_AT_A_TIME = 1024
 CHUNK_BYTES = 1 << 20
 MAX_STORY_BYTES = 16 << 20  # what is longer is a file without separators, not a story
+MAX_UNPACKING = 100  # bytes out of a gzipped one; stories give some 3
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -48,6 +49,7 @@ def open_stories(path: Path, kind: str, text_column: str, separator: str) -> Ite
 
 def _parquet(path: Path, text_column: str) -> Iterator[pa.StringArray]:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     row = 0
@@ -62,6 +64,10 @@ def _parquet(path: Path, text_column: str) -> Iterator[pa.StringArray]:
                 raise UserError(f"{path}: column {text_column!r} holds {kind}, wanted text")
             for batch in file.iter_batches(STORIES_AT_A_TIME, columns=[text_column], use_threads=False):
                 texts = batch.column(0).cast(pa.binary())
+                sizes = pc.binary_length(texts)
+                if (pc.max(sizes).as_py() or 0) > MAX_STORY_BYTES:
+                    long = row + pc.index(pc.greater(sizes, MAX_STORY_BYTES), True).as_py()
+                    raise UserError(f"{path}, row {long}: longer than {MAX_STORY_BYTES >> 20} MB, which is no story")
                 try:
                     yield texts.cast(pa.string())  # checks every byte
                 except pa.ArrowInvalid:
@@ -119,8 +125,10 @@ def _csv(path: Path, file: Any, text_column: str) -> Iterator[str]:
 def _text(path: Path, file: Any, separator: str) -> Iterator[str]:
     """What stands between two separators is a story; nothing before the first or after the last one is none."""
     mark = separator.encode()
-    held, offset = b"", 0  # where in the file ``held`` begins
+    held, offset, end = b"", 0, _end(path, file)  # where in the file ``held`` begins
     while chunk := file.read(CHUNK_BYTES):
+        if offset > end:
+            raise _bomb(path)
         *whole, held = (held + chunk).split(mark)
         for piece in whole:
             if offset or piece.strip(BYTE_ORDER_MARK + b" \r\n"):
@@ -135,13 +143,28 @@ def _text(path: Path, file: Any, separator: str) -> Iterator[str]:
 
 def _lines(path: Path, file: Any) -> Iterator[tuple[int, str]]:
     offset = len(file.read(3)) if file.peek(3).startswith(BYTE_ORDER_MARK) else 0
-    number = 0
+    number, end = 0, _end(path, file)
     while line := file.readline(MAX_STORY_BYTES + 1):
         number += 1
         if len(line) > MAX_STORY_BYTES:
             raise UserError(f"{path}, line {number}: longer than {MAX_STORY_BYTES >> 20} MB, which is no story")
+        if offset > end:
+            raise _bomb(path)
         yield number, _decode(line, str(path), offset)
         offset += len(line)
+
+
+def _end(path: Path, file: Any) -> float:
+    """How many bytes of a file are read before it is refused: a little gzip file can hold more than any disk."""
+    packed = isinstance(file, gzip.GzipFile)
+    return max(64 * CHUNK_BYTES, MAX_UNPACKING * path.stat().st_size) if packed else float("inf")
+
+
+def _bomb(path: Path) -> UserError:
+    what = (
+        f"unpacks to more than {MAX_UNPACKING} times its size, which stories do not: if that is meant, unpack it first"
+    )
+    return UserError(f"{path} {what}")
 
 
 def _arrays(stories: Iterable[str | None]) -> Iterator[pa.StringArray]:

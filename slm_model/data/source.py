@@ -126,6 +126,9 @@ class HubSource(Config):
     revision: str = Field(
         "main", min_length=1, description="Branch, tag or commit. A moving one is pinned to a commit."
     )
+    config_name: str | None = Field(
+        None, min_length=1, description="Which of the dataset's configurations to read. None: its only or default one."
+    )
     train_split: str = Field("train", min_length=1, description="The dataset's split to train on.")
     validation_split: str | None = Field(
         "validation",

@@ -121,6 +121,13 @@ def test_stories_without_text_stand_as_empty_ones_and_are_counted(name: str, tmp
     assert (raw.facts.num_stories, raw.facts.num_null, raw.facts.num_bytes) == (3, 1, 8)
 
 
+@pytest.mark.parametrize("kind", [pa.null(), pa.string()])
+def test_a_column_of_nulls_is_no_source(kind: pa.DataType, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.nulls(3000, kind)}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="holds 3,000 stories without any text: check the text column"):
+        fetch(tmp_path, tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"Once upon a time." * 99, lambda b: b""])
 def test_a_parquet_file_that_is_none_is_refused(damage: object, tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", STORIES * 500)
@@ -187,6 +194,38 @@ def test_a_text_file_without_its_separator_is_refused_before_it_fills_the_memory
     (tmp_path / "a.txt").write_text("Once upon a time. " * 300_000)
     with pytest.raises(UserError, match=r"a.txt: no '<\|endoftext\|>' between stories.*--source.separator"):
         fetch(tmp_path, tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "piece"),
+    [
+        ("a.txt.gz", f"x{SEPARATOR}"),
+        ("a.txt.gz", SEPARATOR),
+        ("a.jsonl.gz", '{"text": ""}\n'),
+        ("a.jsonl.gz", "\n"),
+        ("a.csv.gz", "text\n"),
+        ("a.csv.gz", "text\n\n\n\n\n\n\n"),
+    ],
+)
+def test_a_gzip_file_that_unpacks_to_what_no_stories_are_is_refused_early(
+    name: str, piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "CHUNK_BYTES", 1 << 12)
+    path = tmp_path / name
+    with gzip.open(path, "wt") as file:
+        file.write(piece * (4_000_000 // len(piece)))
+    with pytest.raises(UserError, match=rf"{name} unpacks to more than 100 times its size.*unpack it first"):
+        fetch(tmp_path, path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
+def test_a_story_without_end_is_refused_with_its_place(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "MAX_STORY_BYTES", 1 << 20)
+    path = written(tmp_path / name, ["One."] * 1500 + ["Once upon a time. " * 200_000])
+    with pytest.raises(UserError, match=rf"{name}(, (line|row) 150[0-2]: longer than 1 MB|: no .* from byte \d+)"):
+        fetch(tmp_path, path)
 
 
 def test_a_folder_gives_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:

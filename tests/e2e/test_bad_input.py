@@ -2,8 +2,11 @@
 
 import gzip
 import os
+import resource
 import shutil
 import subprocess
+from collections.abc import Callable
+from multiprocessing import Process
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,6 +60,46 @@ def test_a_parquet_file_cut_short(tmp_path: Path) -> None:
     path = parquet(tmp_path / "stories.parquet", text=TOLD)
     path.write_bytes(path.read_bytes()[:-200])
     assert "stories.parquet" in refused_source(tmp_path, path)
+
+
+def parquet_of_one_long_story(path: Path) -> None:
+    parquet(path, text=[*TOLD, "Once upon a time. " * 11_000_000])
+
+
+def parquet_of_a_million_words(path: Path) -> None:
+    parquet(path, text=["Once"] * 1_000_000)
+
+
+def text_without_separators(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(2000):
+            file.write(b"Once upon a time. " * 58_000)
+
+
+def text_of_separators(path: Path) -> None:
+    with gzip.open(path, "wb") as file:
+        for _ in range(80):
+            file.write(b"x<|endoftext|>" * 75_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("stories.parquet", parquet_of_one_long_story, "row 200: longer than 16 MB"),
+        ("stories.parquet", parquet_of_a_million_words, "too_short 1,000,000"),
+        ("stories.txt.gz", text_without_separators, "--source.separator"),
+        ("stories.txt.gz", text_of_separators, "more than 100 times its size"),
+    ],
+)
+def test_what_is_far_too_large_is_refused_in_bounded_memory(
+    tmp_path: Path, name: str, write: Callable[[Path], None], said: str
+) -> None:
+    path = tmp_path / name
+    writer = Process(target=write, args=(path,))  # on its own: a child's peak counts what its parent held
+    writer.start()
+    writer.join()
+    assert said in refused_source(tmp_path, path)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000  # kB, of the hungriest child so far
 
 
 def test_no_text_column(tmp_path: Path) -> None:
