@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,11 +13,11 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#d9661f", "#8a8a8a"
 COLOURS = {"train": BLUE, "validation": ORANGE, "test": GREY}
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure without a window; inches, at 110 pixels an inch."""
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """A figure without a window; inches, at 110 pixels an inch. ``layout`` None: the caller sets the margins."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def style(axes: Axes, title: str, x: str, y: str) -> None:

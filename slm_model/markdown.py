@@ -12,6 +12,6 @@ def quote(text: str, emphasis: str = "") -> list[str]:
 
 def plain(text: str) -> str:
     """A line of text in which no character is Markdown's or HTML's; control characters are spelt out."""
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
     escaped = re.sub(r"([\\`*_<>#\[\]|~&$!])", r"\\\1", visible)
-    return re.sub(r"^(\s*)([-+=]|\d+(?=[.)]))", r"\1\\\2" if not escaped.lstrip()[:1].isdigit() else r"\1\2\\", escaped)
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escaped)  # no item, and no line under a head

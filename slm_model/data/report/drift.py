@@ -84,7 +84,7 @@ def compare(now: DataReport, before: DataReport) -> Drift:
 
 
 def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each value adds to the Jensen-Shannon divergence (Lin 1991) of two distributions given as counts, in bits."""
+    """What each value adds to the Jensen-Shannon divergence (Lin 1991) of two counted distributions, in bits."""
     import numpy as np
 
     p, q = p / max(1, p.sum()), q / max(1, q.sum())
