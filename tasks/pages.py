@@ -111,7 +111,8 @@ def _rejected(reason: Reason) -> list[str]:
     lines = [f"### {reason.reason}", ""]
     for story in reason.examples:
         kept = f", kept instead: `{story.duplicate_of}`" if story.duplicate_of else ""
-        lines += [f"In `{story.origin}`{kept}:", "", *quote(story.text), ""]
+        text = quote(story.text) if story.text.strip() else ["> (nothing)"]
+        lines += [f"In `{story.origin}`{kept}:", "", *text, ""]
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import Manifest, StageRun
+from slm_model.artifact import MANIFEST, Manifest, Recipe, StageRun, seal_manifest
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import PartWriter, read_table
@@ -30,7 +31,8 @@ from slm_model.data.token_shards import TokenShards
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab
-from tasks.store import records_of
+from tasks.describe import drift_of
+from tasks.store import Store, records_of
 
 SOURCE = PinnedSource(kind="storygen", revision="made up")
 HOSTILE = "One day a cat <script>alert(1)</script> | `sat` ![x](y) and"  # full of marks
@@ -220,3 +222,29 @@ def test_divergence_is_one_bit_for_what_has_nothing_in_common() -> None:
     assert divergence(np.array([3.0, 0]), np.array([0, 8.0])).sum() == 1
     by_hand = 0.5 * np.log2(1 / 0.75) + 0.25 * (np.log2(0.5 / 0.75) + np.log2(0.5 / 0.25))
     assert divergence(np.array([1.0, 0]), np.array([1.0, 1.0])).sum() == pytest.approx(by_hand)
+
+
+def publish(root: Path, report: DataReport, key: str, digest: str, started: str, **facts: Any) -> DataReport:
+    """The report as a finished artifact of a store; ``facts`` are told instead of its own."""
+    folder = root / "describe" / key
+    shutil.copytree(report.folder, folder)
+    manifest = Manifest(
+        key=key, digest=digest, recipe=Recipe(stage="describe", configs=[], code={}, libraries={}, inputs=[]),
+        facts=report.facts.model_dump() | facts, files=records_of(folder), opens_with=[], environment={},
+        started=started, seconds=1.0,
+    )  # fmt: skip
+    (folder / MANIFEST).write_bytes(seal_manifest(manifest))
+    return DataReport.open(folder)
+
+
+def test_the_corpus_before_is_the_newest_other_one_of_the_source(report: DataReport, tmp_path: Path) -> None:
+    now = publish(tmp_path, report, "0" * 32, "now", "2026-01-05T00:00:00+00:00")
+    store = Store(tmp_path)
+    assert drift_of(now, store) is None
+    publish(tmp_path, report, "1" * 32, "now", "2026-01-04T00:00:00+00:00")  # the same content
+    publish(tmp_path, report, "2" * 32, "hub", "2026-01-04T00:00:00+00:00", source_kind="hub", dataset="stories")
+    assert drift_of(now, store) is None
+    publish(tmp_path, report, "4" * 32, "old", "2026-01-02T00:00:00+00:00")
+    publish(tmp_path, report, "3" * 32, "new", "2026-01-03T00:00:00+00:00")
+    drift = drift_of(now, store)
+    assert drift is not None and drift.before == "3" * 32
