@@ -9,6 +9,7 @@ from flows.config import PipelineConfig
 from slm_model.artifact import Artifact
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
+from tasks.describe import describe
 from tasks.download import download
 from tasks.evaluate import evaluate
 from tasks.pages import data_page, model_page, walk_page
@@ -20,6 +21,8 @@ from tasks.walk import walk
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
+    from slm_model.data.report.data_report import DataReport
+    from slm_model.data.report.drift import Drift
     from slm_model.data.source import PinnedSource, SourceConfig
     from slm_model.data.stories import Splits
     from slm_model.data.token_shards import TokenShards
@@ -35,10 +38,18 @@ class Stages(Protocol):
 
     def __call__(self, stage: Stage[A], *args: Any) -> A: ...
     def resolve(self, config: SourceConfig) -> PinnedSource: ...
+    def compare(self, report: DataReport) -> Drift | None: ...
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
     def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict: ...
     def register(
-        self, model: Checkpoint, scores: Scores, shards: TokenShards, verdict: Verdict, config: ReleaseConfig
+        self,
+        model: Checkpoint,
+        scores: Scores,
+        shards: TokenShards,
+        report: DataReport,
+        drift: Drift | None,
+        verdict: Verdict,
+        config: ReleaseConfig,
     ) -> Release: ...
 
 
@@ -50,12 +61,14 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     splits = stages(split, stories, config.split)
     vocab = stages(build_vocab, splits, config.vocab)
     shards = stages(shard, splits, vocab, config.shard)
-    stages.show("data", data_page, raw, stories, splits, vocab, shards)
+    report = stages(describe, source, raw, stories, splits, vocab, shards)
+    drift = stages.compare(report)  # with the corpus before, if there is one
+    stages.show("data", data_page, raw, splits, vocab, shards, report, drift)
     model = stages(train, shards, vocab, config.model, config.train)
     scores = stages(evaluate, model, shards, splits, config.evaluate)
     one_story = stages(walk, raw, stories, splits, vocab, shards, model)
     stages.show("walk", walk_page, one_story)
     verdict = stages.judge(model, scores, splits, config.release)
-    release = stages.register(model, scores, shards, verdict, config.release)
+    release = stages.register(model, scores, shards, report, drift, verdict, config.release)
     stages.show("model", model_page, model, scores, verdict, release)
     return release

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
+
+from slm_model.markdown import plain, quote
 
 if TYPE_CHECKING:
     from slm_model.artifact import Artifact
     from slm_model.checkpoint import Checkpoint
-    from slm_model.data.stories import RawStories, Splits, Stories
+    from slm_model.data.report.data_report import Count, DataReport, Family, Reason, Repair
+    from slm_model.data.report.drift import Drift
+    from slm_model.data.stories import RawStories, Splits
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
     from slm_model.evaluation.scores import Scores
@@ -17,53 +23,137 @@ if TYPE_CHECKING:
     from tasks.release import Release
 
 
-def data_page(raw: RawStories, stories: Stories, splits: Splits, vocab: Vocab, shards: TokenShards) -> str:
-    """Every count from the source to the shards; they add up."""
-    cleaned = stories.facts
-    sides = [
-        (side, shards.facts.num_stories[side], shards.facts.num_bytes[side], shards.facts.num_tokens[side])
-        for side in ("train", "validation", "test")
-    ]
-    rejected = sorted(cleaned.rejected.items(), key=lambda pair: -pair[1])
+def data_page(
+    raw: RawStories, splits: Splits, vocab: Vocab, shards: TokenShards, report: DataReport, drift: Drift | None
+) -> str:
+    """The corpus: every count from the source to the shards, what was left out and mended, lengths, words, drift."""
+    facts, found = report.facts, report.table()
+    stories_png, words_png = report.pictures().values()
     return "\n".join(
         [
             "# The data",
-            f"From {raw.facts.description}: {raw.facts.num_stories:,} stories, {raw.facts.num_bytes / 1e6:,.1f} MB.",
+            f"From {plain(raw.facts.description)}. The vocabulary spells a word with {facts.tokens_per_word:.3f} "
+            f"tokens and cannot spell {facts.unknown_share:.4%} of the bytes.",
             "",
-            "## Cleaning",
+            "## From the source to the shards",
+            *table(("", "stories", "bytes", "tokens"), [_station(count) for count in found.counts]),
+            "",
+            "found = rejected + kept; kept = dropped + train + validation + test. Tokens include two marks a story. "
+            f"The test side is {_TEST_FROM[splits.facts.test_from]} Its digest is `{splits.facts.test_digest[:12]}`.",
+            "",
+            picture("What was left out, and how long the stories are", stories_png),
+            "",
+            "## Lengths",
             *table(
-                ("", "stories", "share"),
-                [
-                    ("**as found**", cleaned.num_raw, ""),
-                    *((f"rejected: {reason}", n, f"{n / cleaned.num_raw:.2%}") for reason, n in rejected if n),
-                    ("**kept**", cleaned.num_stories, f"{cleaned.num_stories / cleaned.num_raw:.2%}"),
-                ],
+                ("unit", "mean", *found.lengths[0].quantiles),
+                [(length.unit, length.mean, *length.quantiles.values()) for length in found.lengths],
             ),
             "",
-            *(
-                ["Repaired in what was kept:", "", *table(("damage", "stories"), cleaned.repaired.items()), ""]
-                if cleaned.repaired
-                else []
+            "The columns are quantiles. Words are what white space parts.",
+            "",
+            "## Words and tokens",
+            picture("Frequent words and tokens, new words, use of tokens", words_png),
+            "",
+            f"Words are counted in {facts.num_sample_stories:,} of {facts.num_stories:,} stories "
+            f"({facts.num_sample_bytes / 1e6:,.1f} MB), drawn by hash: {facts.num_sample_words:,} words, "
+            f"{facts.num_distinct_words:,} distinct, in small letters. Tokens are counted in all stories.",
+            "",
+            *_drift(drift),
+            "## Rejected",
+            *table(
+                ("reason", "stories", "share"), [(r.reason, r.num_stories, f"{r.share:.2%}") for r in found.rejected]
             ),
-            "Length of a kept story in bytes, by quantile:",
             "",
-            *table(tuple(cleaned.length_quantiles), [tuple(cleaned.length_quantiles.values())]),
-            "",
-            "## Sides",
-            *table(("side", "stories", "bytes", "tokens"), sides),
-            "",
-            "The test side is "
-            + _TEST_FROM[splits.facts.test_from]
-            + f" Its digest is `{splits.facts.test_digest[:12]}`.",
-            "",
+            *(line for reason in found.rejected for line in _rejected(reason)),
+            *(["## The largest families of duplicates", ""] if found.families else []),
+            *(line for family in found.families for line in _family(family)),
+            *(["## Repaired", ""] if found.repaired else []),
+            *(line for repair in found.repaired for line in _repaired(repair)),
             "## Vocabulary",
             *table(("", ""), vocab.facts.model_dump(mode="json").items()),
             "",
-            *_made_from(raw, stories, splits, vocab, shards),
+            *_made_from(raw, splits, vocab, shards, report),
         ]
     )
 
 
+def _station(count: Count) -> tuple[Any, ...]:
+    return (
+        f"**{count.station}**",
+        *("" if n is None else n for n in (count.num_stories, count.num_bytes, count.num_tokens)),
+    )
+
+
+def _drift(drift: Drift | None) -> list[str]:
+    head = "## Since the corpus before"
+    if drift is None:
+        return [head, "There is no other corpus of this source to compare with.", ""]
+    shifts = [
+        (
+            f"{plain(up.word)}: {up.before:,.0f} → {up.now:,.0f}" if up else "",
+            f"{plain(down.word)}: {down.before:,.0f} → {down.now:,.0f}" if down else "",
+        )
+        for up, down in zip_longest(drift.rose, drift.fell)
+    ]
+    return [
+        head,
+        *table(("stories new", "gone", "in both"), [(drift.num_new, drift.num_gone, drift.num_common)]),
+        "",
+        f"Jensen-Shannon divergence (0: the same, 1: nothing in common): lengths **{drift.length_bits:.4f}** bits, "
+        f"words **{drift.word_bits:.4f}** bits. Compared with `{drift.before}`.",
+        "",
+        *(table(("rose most, in a million words", "fell most"), shifts) if shifts else []),
+        "",
+    ]
+
+
+def _rejected(reason: Reason) -> list[str]:
+    lines = [f"### {reason.reason}", ""]
+    for story in reason.examples:
+        kept = f", kept instead: `{story.duplicate_of}`" if story.duplicate_of else ""
+        text = quote(story.text) if story.text.strip() else ["> (nothing)"]
+        lines += [f"In `{story.origin}`{kept}:", "", *text, ""]
+    return lines
+
+
+def _family(family: Family) -> list[str]:
+    return [f"`{family.story_id}` was kept, and {family.num_rejected:,} like it rejected:", "", *quote(family.text), ""]
+
+
+def _repaired(repair: Repair) -> list[str]:
+    lines = [f"### {repair.kind}: {repair.num_stories:,} stories", ""]
+    for story in repair.examples:
+        lines += [
+            f"`{story.story_id}`, as found and as kept:",
+            "",
+            *quote(story.found),
+            "",
+            "→",
+            "",
+            *quote(story.kept),
+            "",
+        ]
+    return lines
+
+
+def picture(title: str, png: bytes) -> str:
+    """A picture within the page itself; Prefect's UI shows it."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def to_html(markdown: str) -> str:
+    """A page as a file that any browser shows by itself."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return f"<!doctype html><meta charset=utf-8><style>{_STYLE}</style>\n{body}"
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
+    "table{border-collapse:collapse}td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:left}"
+    "blockquote{margin:.5rem 0;padding-left:1rem;border-left:3px solid #ccc}"
+)
 _TEST_FROM = {"source": "the source's own held-out stories.", "share": "a share of the stories, by their own hash."}
 
 
@@ -74,7 +164,7 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
         (side, *(getattr(facts, f"{side}_{name}") for name in ("loss", "perplexity", "bits_per_byte", "accuracy")))
         for side in ("test", "validation")
     ]
-    stories = [f"> {story.text.strip()}".replace("\n", "\n> ") for story in scores.samples()]
+    stories = ["\n".join(quote(story.text.strip())) for story in scores.samples()]
     return "\n".join(
         [
             f"# {release.name}",

@@ -11,6 +11,8 @@ from tasks.differences import explain
 from tasks.stage import Engine, Stage
 
 if TYPE_CHECKING:
+    from slm_model.data.report.data_report import DataReport
+    from slm_model.data.report.drift import Drift
     from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
     from slm_model.evaluation.judge import Verdict
     from tasks.release import Release
@@ -72,6 +74,9 @@ class Planner:
         self.lines.append(Line("resolve", "cached", source.describe()))
         self.source = source
         return source
+
+    def compare(self, report: DataReport) -> Drift | None:
+        return None
 
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
         """A plan shows no pages."""

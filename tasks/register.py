@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,23 +17,33 @@ from tasks.store import Store
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
+    from slm_model.data.report.data_report import DataReport
+    from slm_model.data.report.drift import Drift
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.scores import Scores
+
+WORDS = 1000  # most frequent ones, in the table that MLflow shows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the model's run in MLflow keeps beside the training: of its corpus, and the pages (Markdown by name)."""
+
+    report: DataReport
+    drift: Drift | None
+    pages: Mapping[str, str]
 
 
 def register_model(
     model: Checkpoint,
     scores: Scores,
     shards: TokenShards,
-    pages: dict[str, str],
+    shown: Shown,
     verdict: Verdict,
     config: ReleaseConfig,
     root: Path,
 ) -> tuple[Release, bool]:
-    """The release, and whether all of it was there. ``pages``: Markdown by name, kept with the run.
-
-    Raises RegistryUnreachable.
-    """
+    """The release, and whether all of it was there. Raises RegistryUnreachable."""
     store = MlflowStore.at(root)
     version = find_version(store, config.model_name, model.key)
     known = version is not None and VERDICT_TAG in version.tags
@@ -42,7 +54,7 @@ def register_model(
             store,
             config.model_name,
             model.folder,
-            run_id=_filled_run(store, model, scores, shards, pages),
+            run_id=_filled_run(store, model, scores, shards, shown),
             key=model.key,
             verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
             metrics=_metrics(scores),
@@ -68,11 +80,10 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
     return found
 
 
-def _filled_run(
-    store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, pages: dict[str, str]
-) -> str:
+def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, shown: Shown) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
     from slm_model.evaluation.figures import loss_by_position, training_curve
+    from tasks.pages import to_html
     from tasks.tracking import fill_run
     from tasks.train import describe
 
@@ -81,9 +92,11 @@ def _filled_run(
     figures = {
         "training.png": training_curve(model.history()),
         "loss_by_position.png": loss_by_position({"test": table.test, "validation": table.validation}),
-    }
+    } | {f"data_{name}": picture for name, picture in shown.report.pictures().items()}
     network, training = model.manifest.recipe.configs
     history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
+    if shown.drift:
+        history.append((model.facts.steps, shown.drift.numbers()))
     stories = [
         {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens} for s in scores.samples()
     ]
@@ -95,9 +108,16 @@ def _filled_run(
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,
         files={f"figures/{name}": data for name, data in figures.items()}
-        | {f"pages/{name}.md": text.encode() for name, text in pages.items()}
-        | {"scores.json": scores.file("scores.json").read_bytes()},
-        tables={"stories.json": stories, "stories_on_the_way.json": on_the_way},
+        | {f"pages/{name}.html": to_html(text).encode() for name, text in shown.pages.items()}
+        | {"scores.json": scores.file("scores.json").read_bytes()}
+        | ({"data/drift.json": shown.drift.model_dump_json(indent=1).encode()} if shown.drift else {}),
+        tables={
+            "stories.json": stories,
+            "stories_on_the_way.json": on_the_way,
+            "data/words.json": [
+                {"word": word, "count": n} for word, n in shown.report.words().head(WORDS).to_numpy().tolist()
+            ],
+        },
     )
 
 

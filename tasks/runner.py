@@ -11,6 +11,8 @@ from tasks.stage import Engine, Outcome, Stage
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
+    from slm_model.data.report.data_report import DataReport
+    from slm_model.data.report.drift import Drift
     from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
     from slm_model.data.stories import Splits
     from slm_model.data.token_shards import TokenShards
@@ -49,6 +51,12 @@ class Runner:
 
         return self.step("resolve", work, 2, ("data",))
 
+    def compare(self, report: DataReport) -> Drift | None:
+        """The drift from the corpus before; not cached, since it depends on what else is in the store."""
+        from tasks.describe import drift_of
+
+        return drift_of(report, self.engine.store)
+
     def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict:
         from tasks.judge import judge_model
 
@@ -62,14 +70,22 @@ class Runner:
         return self.step("judge", work, 0, ("model",))
 
     def register(
-        self, model: Checkpoint, scores: Scores, shards: TokenShards, verdict: Verdict, config: ReleaseConfig
+        self,
+        model: Checkpoint,
+        scores: Scores,
+        shards: TokenShards,
+        report: DataReport,
+        drift: Drift | None,
+        verdict: Verdict,
+        config: ReleaseConfig,
     ) -> Release:
-        from tasks.register import register_model
+        from tasks.register import Shown, register_model
 
         def work() -> tuple[Release, bool]:
             began = time.perf_counter()
             root = self.engine.store.root
-            release, known = register_model(model, scores, shards, self.pages, verdict, config, root)
+            shown = Shown(report, drift, self.pages)
+            release, known = register_model(model, scores, shards, shown, verdict, config, root)
             text = release.name + (f" ({', '.join(release.aliases)})" if release.aliases else "")
             self.engine.watcher.noted("register", text, None if known else time.perf_counter() - began)
             return release, known

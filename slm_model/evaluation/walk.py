@@ -13,6 +13,7 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
 from slm_model.data.token_shards import TokenShards
+from slm_model.markdown import quote
 from slm_model.sampling import SamplingConfig, Story
 from slm_model.tokenizer.vocab import Vocab
 
@@ -116,7 +117,7 @@ def to_markdown(walk: Walk) -> str:
         "## As found",
         "",
         *(
-            [f"In `{walk.origin}`:", "", *_quote(walk.raw)]
+            [f"In `{walk.origin}`:", "", *quote(walk.raw)]
             if walk.raw is not None
             else ["Not found among the raw stories."]
         ),
@@ -125,7 +126,7 @@ def to_markdown(walk: Walk) -> str:
         "",
         f"{repaired} Its id is the hash of this text:",
         "",
-        *_quote(walk.cleaned),
+        *quote(walk.cleaned),
         "",
         "## Its side",
         "",
@@ -157,9 +158,9 @@ def to_markdown(walk: Walk) -> str:
         "",
         "## What the model makes of its first sentence",
         "",
-        *_quote(walk.told.prompt, "**"),
+        *quote(walk.told.prompt, "**"),
         ">",
-        *_quote(walk.told.text[len(walk.told.prompt) :].lstrip()),
+        *quote(walk.told.text[len(walk.told.prompt) :].lstrip()),
         "",
     ]
     return "\n".join(lines)
@@ -230,12 +231,6 @@ def _raw_row(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, 
                     if row["split"] == cleaned["split"] and normalise(row["text"] or "") == cleaned["text"]:
                         return dict(row)
     return None
-
-
-def _quote(text: str, emphasis: str = "") -> list[str]:
-    """Text as it is, in a quotation: each of its lines a paragraph, and no mark of it taken for Markdown's."""
-    plain = re.sub(r"([\\`*_<>#\[\]|~&])", r"\\\1", text)
-    return "\n>\n".join(f"> {emphasis}{line}{emphasis}" for line in plain.split("\n")).split("\n")
 
 
 def _code(text: str) -> str:

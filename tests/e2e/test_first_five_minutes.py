@@ -16,6 +16,7 @@ STAGES = [
     "split",
     "build_vocab",
     "shard",
+    "describe",
     "train",
     "evaluate",
     "walk",

@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     "evaluate": {"stories_per_prompt": 1, "sampling": {"max_tokens": 24}},
     "release": {"model_name": "quick"},
 }
-STAGES = {"resolve", "download", "clean", "split", "build_vocab", "shard", "train", "evaluate", "walk"}
+STAGES = {"resolve", "download", "clean", "split", "build_vocab", "shard", "describe", "train", "evaluate", "walk"}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slm_model.evaluation.figures import loss_by_position, story_lengths, training_curve
+from slm_model.evaluation.figures import loss_by_position, training_curve
 from slm_model.evaluation.scores import PositionLoss, SideScores
 
 HISTORY: list[dict[str, Any]] = [{"step": step, "train/loss": 5 / step} for step in range(1, 100)]
@@ -30,8 +30,6 @@ SIDE = SideScores(
         lambda: training_curve([]),
         lambda: loss_by_position({"validation": SIDE, "test": SIDE}),
         lambda: loss_by_position({}),
-        lambda: story_lengths({"train": [100, 200, 300], "test": [150], "validation": []}, context=256),
-        lambda: story_lengths({}),
     ],
 )
 def test_a_figure_is_a_picture_and_always_the_same(draw: Callable[[], bytes]) -> None:

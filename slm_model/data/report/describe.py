@@ -1,0 +1,211 @@
+"""The describe stage: what the corpus is, from the raw stories to the tokens, counted and shown.
+
+Lengths and tokens are counted over everything, words over a sample of some 64 MB of stories. Works over parts: beside
+8 bytes a story (its id) a worker holds a batch of stories, and this process the distinct words of the sample.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from slm_model.artifact import StageRun
+from slm_model.data.parquet import write_table
+from slm_model.data.parts import map_parts
+from slm_model.data.report.counting import Encoded, Words, count_encoded, count_words
+from slm_model.data.report.data_report import Count, DataReport, DataReportFacts, Length, ReportTable
+from slm_model.data.report.examples import largest_families, rejected_stories, repaired_stories
+from slm_model.data.report.figures import draw_stories, draw_words
+from slm_model.data.source import PinnedSource
+from slm_model.data.stories import SIDES, RawFacts, RawStories, Side, Splits, SplitsFacts, Stories, StoriesFacts
+from slm_model.data.token_shards import TokenShards, TokenShardsFacts
+from slm_model.tokenizer.vocab import Vocab
+
+SAMPLE_BYTES = 64_000_000  # of text that words are counted in: a second a core
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+
+
+def describe(
+    out: Path,
+    source: PinnedSource,
+    raw: RawStories,
+    stories: Stories,
+    splits: Splits,
+    vocab: Vocab,
+    shards: TokenShards,
+    run: StageRun,
+) -> DataReport:
+    """Describe a corpus. The counts of all stages are held against each other, and against what the files hold."""
+    out.mkdir(parents=True, exist_ok=True)
+    counts = reconcile(raw.facts, stories.facts, splits.facts, shards.facts)
+    encoded = {side: _encoded(shards, side, run) for side in SIDES}
+    for side, found in encoded.items():
+        _equal(f"{side} stories in the shards", len(found.ids), shards.facts.num_stories[side])
+        _equal(f"{side} bytes in the shards", _total(found.num_bytes), shards.facts.num_bytes[side])
+        _equal(f"{side} tokens in the shards", _total(found.num_tokens), shards.facts.num_tokens[side])
+    words = _words(splits, run)
+
+    rejected, duplicate_of = rejected_stories(stories.rejected(), stories.facts.num_raw)
+    _equal("rejected stories by reason", {r.reason: r.num_stories for r in rejected}, _some(stories.facts.rejected))
+    lengths = {
+        "bytes": {side: found.num_bytes for side, found in encoded.items()},
+        "words": words.lengths,
+        "tokens": {side: found.num_tokens for side, found in encoded.items()},
+    }
+    table = ReportTable(
+        counts=counts,
+        rejected=rejected,
+        repaired=repaired_stories(raw, stories, run),
+        families=largest_families(stories.rejected(), duplicate_of),
+        lengths=[_length(unit, sum(by_side.values(), Counter())) for unit, by_side in lengths.items()],
+    )
+    (out / "report.json").write_text(table.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    np.save(out / "ids.npy", np.unique(np.concatenate([found.ids for found in encoded.values()])))
+    _write_lengths(out / "lengths.parquet", lengths)
+    _write_tokens(out / "tokens.parquet", vocab, encoded)
+    frequent = sorted(words.sample.items(), key=lambda pair: (-pair[1], pair[0]))
+    _write_rows(out / "words.parquet", {"word": pa.string(), "count": pa.int64()}, frequent)
+    _write_rows(out / "growth.parquet", dict.fromkeys(("num_words", "num_distinct"), pa.int64()), words.growth)
+
+    num_words = _total(sum(words.lengths.values(), Counter()))
+    num_stories, num_bytes, num_tokens, unknown_bytes = (
+        sum(getattr(shards.facts, name).values())
+        for name in ("num_stories", "num_bytes", "num_tokens", "unknown_bytes")
+    )
+    facts = DataReportFacts(
+        source_kind=source.kind,
+        dataset=source.dataset,
+        description=raw.facts.description,
+        num_found=raw.facts.num_stories,
+        num_rejected=sum(stories.facts.rejected.values()),
+        num_dropped=splits.facts.num_dropped,
+        num_stories=num_stories,
+        num_bytes=num_bytes,
+        num_words=num_words,
+        num_tokens=num_tokens,
+        unknown_share=unknown_bytes / num_bytes,
+        tokens_per_word=round((num_tokens - 2 * num_stories) / num_words, 6),
+        num_unused_tokens=int((encoded["train"].tokens == 0).sum()),
+        num_sample_stories=words.num_stories,
+        num_sample_bytes=words.num_bytes,
+        num_sample_words=words.sample.total(),
+        num_distinct_words=len(words.sample),
+        heaps_exponent=heaps_exponent(words.growth),
+    )
+    report = DataReport(out, facts)
+    (out / "stories.png").write_bytes(draw_stories(report.facts, table, report.lengths()))
+    (out / "words.png").write_bytes(draw_words(report.facts, report.words(), report.tokens(), report.growth()))
+    return report
+
+
+def reconcile(raw: RawFacts, cleaned: StoriesFacts, splits: SplitsFacts, shards: TokenShardsFacts) -> list[Count]:
+    """The counts from the source to the shards. Raises AssertionError if a story was lost or told twice on the way."""
+    _equal("stories that cleaning read", cleaned.num_raw, raw.num_stories)
+    _equal("stories kept and rejected", cleaned.num_stories + sum(cleaned.rejected.values()), cleaned.num_raw)
+    _equal("stories shared out and dropped", sum(splits.num_stories.values()) + splits.num_dropped, cleaned.num_stories)
+    _equal("stories in the shards", shards.num_stories, splits.num_stories)
+    _equal("bytes in the shards", shards.num_bytes, splits.num_bytes)
+    return [
+        Count(station="found", num_stories=raw.num_stories, num_bytes=raw.num_bytes),
+        Count(station="rejected", num_stories=sum(cleaned.rejected.values())),
+        Count(station="kept", num_stories=cleaned.num_stories, num_bytes=cleaned.num_bytes),
+        Count(station="dropped", num_stories=splits.num_dropped),
+        *(
+            Count(
+                station=side,
+                num_stories=shards.num_stories[side],
+                num_bytes=shards.num_bytes[side],
+                num_tokens=shards.num_tokens[side],
+            )
+            for side in SIDES
+        ),
+    ]
+
+
+def quantiles(counts: Counter[int]) -> dict[str, int]:
+    """Quantiles of what was counted, by their share: always a value that is there, the lower one between two."""
+    values = np.array(sorted(counts))
+    ends = np.cumsum([counts[int(value)] for value in values])
+    places = [int(q * (ends[-1] - 1)) for q in QUANTILES]
+    return {
+        f"{q:g}": int(values[np.searchsorted(ends, p, side="right")]) for q, p in zip(QUANTILES, places, strict=True)
+    }
+
+
+def heaps_exponent(growth: list[tuple[int, int]]) -> float | None:
+    """The b of Heaps' law (distinct words = a * words ** b) from the middle of the sample to its end.
+
+    None if there is no point between the middle and the end.
+    """
+    end_words, end_distinct = growth[-1]
+    words, distinct = next(point for point in growth if point[0] >= end_words / 2)
+    if words == end_words:
+        return None
+    return round(float(np.log(end_distinct / distinct) / np.log(end_words / words)), 4)
+
+
+def _encoded(shards: TokenShards, side: Side, run: StageRun) -> Encoded:
+    total = Encoded.nothing(shards.facts.vocab_size)
+    parts = shards.files(f"{side}-")
+    for found in map_parts(partial(count_encoded, shards.facts.vocab_size), parts, run.executor):
+        total = total.plus(found)
+        run.report(len(total.ids), {"side": side})
+    return total
+
+
+def _words(splits: Splits, run: StageRun) -> Words:
+    share = min(1.0, SAMPLE_BYTES / sum(splits.facts.num_bytes.values()))
+    total = Words()
+    parts = [(side, part) for side in SIDES for part in splits.parts(side)]
+    for (side, _), found in zip(
+        parts, map_parts(partial(count_words, share), [p for _, p in parts], run.executor), strict=True
+    ):
+        total.add(side, found)
+        run.report(total.num_stories, {"sampled_stories": total.num_stories})
+    return total
+
+
+def _length(unit: str, counts: Counter[int]) -> Length:
+    return Length.model_validate(
+        {"unit": unit, "mean": round(_total(counts) / counts.total(), 3), "quantiles": quantiles(counts)}
+    )
+
+
+def _write_lengths(path: Path, lengths: dict[str, dict[Side, Counter[int]]]) -> None:
+    rows = [
+        (unit, side, length, number)
+        for unit, by_side in lengths.items()
+        for side, counts in by_side.items()
+        for length, number in sorted(counts.items())
+    ]
+    types = {"unit": pa.string(), "side": pa.string(), "length": pa.int64(), "num_stories": pa.int64()}
+    _write_rows(path, types, rows)
+
+
+def _write_rows(path: Path, types: dict[str, pa.DataType], rows: Sequence[tuple[str | int, ...]]) -> None:
+    columns = {name: pa.array([row[i] for row in rows], types[name]) for i, name in enumerate(types)}
+    write_table(path, pa.table(columns))
+
+
+def _write_tokens(path: Path, vocab: Vocab, encoded: dict[Side, Encoded]) -> None:
+    tokenizer = vocab.tokenizer()
+    ids = range(tokenizer.vocab_size)
+    columns = {"id": ids, "token": [tokenizer.token(index) for index in ids]}
+    write_table(path, pa.table(columns | {side: found.tokens for side, found in encoded.items()}))
+
+
+def _total(counts: Counter[int]) -> int:
+    return sum(value * number for value, number in counts.items())
+
+
+def _some(counts: dict[str, int]) -> dict[str, int]:
+    return {name: number for name, number in counts.items() if number}
+
+
+def _equal(what: str, found: object, wanted: object) -> None:
+    assert found == wanted, f"{what}: {found}, and {wanted} were foreseen"

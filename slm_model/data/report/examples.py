@@ -1,0 +1,128 @@
+"""Stories to show: rejected, repaired, and told again and again. Drawn by hash, so that order decides nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, defaultdict
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from slm_model.artifact import StageRun
+from slm_model.data.normalise import normalise, repair
+from slm_model.data.parquet import read_batches
+from slm_model.data.parts import map_parts
+from slm_model.data.report.data_report import Family, Reason, RejectedStory, Repair, RepairedStory
+from slm_model.data.stories import RawStories, Stories
+
+EXAMPLES = 3  # of each kind
+SHOWN = 300  # characters of a story
+FAMILIES = 5
+
+
+def rejected_stories(path: Path, num_found: int) -> tuple[list[Reason], NDArray[np.uint64]]:
+    """The reasons, most frequent first; and for each duplicate the id, as a number, of the story kept instead."""
+    numbers = Counter[str]()
+    lowest: defaultdict[str, list[tuple[bytes, RejectedStory]]] = defaultdict(list)
+    kept_instead = [np.empty(0, np.uint64)]
+    for batch in read_batches(path):
+        numbers.update(batch["reason"].to_pylist())
+        kept_instead.append(
+            np.array([int(name, 16) for name in batch["duplicate_of"].drop_null().to_pylist()], np.uint64)
+        )
+        for row in batch.to_pylist():
+            hashed = hashlib.blake2b(f"{row['origin']}\n{row['text']}".encode(), digest_size=8).digest()
+            best = lowest[row["reason"]]
+            if len(best) < EXAMPLES or hashed < best[-1][0]:
+                story = RejectedStory(
+                    origin=row["origin"], text=beginning(row["text"]), duplicate_of=row["duplicate_of"]
+                )
+                lowest[row["reason"]] = heapq.nsmallest(EXAMPLES, [*best, (hashed, story)], key=lambda pair: pair[0])
+    reasons = [
+        Reason(reason=reason, num_stories=n, share=n / num_found, examples=[story for _, story in lowest[reason]])
+        for reason, n in sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    return reasons, np.concatenate(kept_instead)
+
+
+def largest_families(path: Path, duplicate_of: NDArray[np.uint64]) -> list[Family]:
+    """The stories with the most duplicates, each with the text of its first duplicate."""
+    ids, numbers = np.unique(duplicate_of, return_counts=True)
+    largest = np.lexsort((ids, -numbers))[:FAMILIES]
+    sizes = {f"{int(ids[i]):016x}": int(numbers[i]) for i in largest}
+    texts: dict[str, str] = {}
+    for batch in read_batches(path, ["text", "duplicate_of"]):
+        if len(texts) == len(sizes):
+            break
+        wanted = batch.filter(pc.is_in(batch["duplicate_of"], pa.array(sizes, pa.string())))
+        for story_id, text in zip(wanted["duplicate_of"].to_pylist(), wanted["text"].to_pylist(), strict=True):
+            texts.setdefault(story_id, beginning(text))
+    return [Family(story_id=story_id, num_rejected=n, text=texts[story_id]) for story_id, n in sizes.items()]
+
+
+def repaired_stories(raw: RawStories, stories: Stories, run: StageRun) -> list[Repair]:
+    """Kinds of damage, each with the kept stories of lowest id that had it, as they were found and as they are."""
+    of_kind: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for part, found in enumerate(map_parts(_repaired_in, stories.parts(), run.executor)):
+        for kind, ids in found.items():
+            of_kind[kind] = sorted([*of_kind[kind], *((story_id, part) for story_id in ids)])[:EXAMPLES]
+    return [
+        Repair(
+            kind=kind,
+            num_stories=number,
+            examples=[_before_and_after(raw, stories, part, story_id) for story_id, part in of_kind[kind]],
+        )
+        for kind, number in stories.facts.repaired.items()
+    ]
+
+
+def _repaired_in(part: Path) -> dict[str, list[str]]:
+    """Of a part, for each kind of damage, the lowest ids of the stories that had it."""
+    of_kind: defaultdict[str, list[str]] = defaultdict(list)
+    for batch in read_batches(part, ["id", "repairs"]):
+        repaired = batch.filter(pc.greater(pc.list_value_length(batch["repairs"]), 0))
+        for story_id, kinds in zip(repaired["id"].to_pylist(), repaired["repairs"].to_pylist(), strict=True):
+            for kind in kinds:
+                of_kind[kind].append(story_id)
+    return {kind: sorted(ids)[:EXAMPLES] for kind, ids in of_kind.items()}
+
+
+def _before_and_after(raw: RawStories, stories: Stories, part: int, story_id: str) -> RepairedStory:
+    """Around the first place where a kept story differs from what was found: part i of it came of raw part i."""
+    kept = _text(stories.parts()[part], story_id)
+    for batch in read_batches(raw.parts()[part], ["text"]):
+        texts = batch["text"].to_pylist()
+        for found in compress(texts, map(_may_be_damaged, texts)):
+            if normalise(repair(found)[0]) == kept:
+                start = max(0, _common(found, kept) - SHOWN // 4)
+                before, after = (beginning(text[start:], SHOWN // 2) for text in (found, kept))
+                return RepairedStory(story_id=story_id, found=before, kept=after)
+    raise AssertionError(f"the raw text of story {story_id} is not in part {part}")
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts have in common from the start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _may_be_damaged(text: str) -> bool:
+    return not text.isascii()
+
+
+def _text(part: Path, story_id: str) -> str:
+    for batch in read_batches(part, ["id", "text"]):
+        place = pc.index(batch["id"], story_id).as_py()
+        if place >= 0:
+            return str(batch["text"][place].as_py())
+    raise AssertionError(f"story {story_id} is not in {part.name}")
+
+
+def beginning(text: str, length: int = SHOWN) -> str:
+    """The beginning of a text, with an ellipsis if that is not all."""
+    return text if len(text) <= length else text[: length - 1] + "…"
