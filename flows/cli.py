@@ -95,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     top = parser()
-    options, rest = top.parse_known_args(arguments)
+    settings, rest = overrides(arguments, top)
+    options = top.parse_args(rest)
     signal.signal(signal.SIGTERM, _terminated)
     from slm_model.artifact import Stopped, UserError
 
     try:
-        settings = overrides(rest, top, options.command)
         from flows import commands
 
         sys.exit(getattr(commands, options.command)(options, settings))
@@ -117,21 +117,25 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
 
 
-def overrides(rest: Sequence[str], top: argparse.ArgumentParser, command: str) -> dict[str, Any]:
-    """``--section.name value`` and ``--section.name=value`` as a mapping of dotted names to JSON values or strings."""
+def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[dict[str, Any], list[str]]:
+    """``--section.name value`` and ``--section.name=value`` as a mapping of dotted names to JSON values or strings; and
+    the other arguments."""
     found: dict[str, Any] = {}
-    words = iter(rest)
+    rest: list[str] = []
+    takes_settings = arguments and arguments[0] in ("run", "plan", "accept", "walk")
+    words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
-        if not name.startswith("--") or command not in ("run", "plan", "accept", "walk"):
-            top.error(f"unrecognized argument: {word}")
+        if not (takes_settings and name.startswith("--") and "." in name):
+            rest.append(word)
+            continue
         if not equals:
             following = next(words, None)
             if following is None:
                 top.error(f"{name} wants a value")
             value = following
         found[name.removeprefix("--")] = _value(value)
-    return found
+    return found, rest
 
 
 def _value(text: str) -> Any:

@@ -62,7 +62,12 @@ def _parquet(path: Path, text_column: str) -> Iterator[pa.StringArray]:
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if str(kind).removeprefix("large_").removesuffix("_view") not in ("string", "binary", "null"):
                 raise UserError(f"{path}: column {text_column!r} holds {kind}, wanted text")
-            for batch in file.iter_batches(STORIES_AT_A_TIME, columns=[text_column], use_threads=False):
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            longest = max(
+                (group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0
+            )  # on average
+            at_a_time = min(STORIES_AT_A_TIME, MAX_STORY_BYTES // max(longest, 1) + 1)
+            for batch in file.iter_batches(at_a_time, columns=[text_column], use_threads=False):
                 texts = batch.column(0).cast(pa.binary())
                 sizes = pc.binary_length(texts)
                 if (pc.max(sizes).as_py() or 0) > MAX_STORY_BYTES:

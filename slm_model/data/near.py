@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from slm_model.data.dedup import OUT
-from slm_model.data.parts import map_parts
+from slm_model.data.parts import FEW, map_parts
 
 NUM_BANDS, VALUES_PER_BAND = 48, 7
 WORDS_PER_GRAM = 5
@@ -93,6 +93,8 @@ def near_duplicates(
     Stories are gone through by rank, and within a rank in their order; one that is at least so similar to one that is
     kept is dropped. Those of rank OUT are passed over. With ``sides``, only stories on different sides count.
     """
+    if len(search.parts) < FEW:
+        executor = None  # all bands together take less time than it takes to start workers
     by_place: Rows = np.argsort(ranks, kind="stable")[: np.count_nonzero(ranks != OUT)]
     np.save(search.scratch / "by-place.npy", by_place)
     for _ in map_parts(meet, [(search, sides, band) for band in range(NUM_BANDS)], executor):

@@ -6,14 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slm_model.artifact import ArtifactDamaged
 
 ROWS_PER_GROUP = 4096  # some 4 MB of stories: what a reader and a writer hold at a time
+TEXT_PER_GROUP, TEXT_PER_PART = 16 << 20, 64 << 20  # bytes: where stories are long, a group or a part ends early
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -30,18 +35,15 @@ class FileWriter:
         self._schema = schema
         self._writer = _writer(path, schema)
         self._held: list[pa.RecordBatch] = []
-        self._num_held = 0
+        self._left = _Room(ROWS_PER_GROUP, TEXT_PER_GROUP)
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Append rows of the writer's schema."""
-        start = 0
-        while start < rows.num_rows:
-            piece = rows.slice(start, ROWS_PER_GROUP - self._num_held)
-            start += piece.num_rows
+        while rows.num_rows:
+            piece, rows = self._left.take(rows)
             self.num_rows += piece.num_rows
-            self._num_held += piece.num_rows
             self._held += piece.to_batches() if isinstance(piece, pa.Table) else [piece]
-            if self._num_held == ROWS_PER_GROUP:
+            if self._left.full:
                 self._flush()
 
     def close(self, flush: bool = True) -> None:
@@ -60,11 +62,12 @@ class FileWriter:
     def _flush(self) -> None:
         table = pa.Table.from_batches(self._held, self._schema).combine_chunks()
         self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-        self._held, self._num_held = [], 0
+        self._held, self._left = [], _Room(ROWS_PER_GROUP, TEXT_PER_GROUP)
 
 
 class PartWriter:
-    """Writes rows to ``prefix-00000.parquet``, ``prefix-00001.parquet`` and so on, ``rows_per_part`` rows to a part.
+    """Writes rows to ``prefix-00000.parquet``, ``prefix-00001.parquet`` and so on, ``rows_per_part`` rows to a part, or
+    fewer of more than TEXT_PER_PART.
 
     The parts depend on the rows and their order alone, not on how many a call of ``write`` brings. Without rows there
     are no parts.
@@ -77,15 +80,14 @@ class PartWriter:
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Append rows of the writer's schema."""
-        start = 0
-        while start < rows.num_rows:
+        while rows.num_rows:
             if self._part is None:
                 self.names.append(f"{self.prefix}-{len(self.names):05}.parquet")
                 self._part = FileWriter(self.out / self.names[-1], self.schema)
-            piece = rows.slice(start, self.rows_per_part - self._part.num_rows)
-            start += piece.num_rows
+                self._left = _Room(self.rows_per_part, TEXT_PER_PART)
+            piece, rows = self._left.take(rows)
             self._part.write(piece)
-            if self._part.num_rows == self.rows_per_part:
+            if self._left.full:
                 self.close()
 
     def close(self, flush: bool = True) -> list[str]:
@@ -102,6 +104,27 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(flush=error is None)
+
+
+class _Room:
+    """Room for so many rows, and for so much text: full with the row that goes beyond."""
+
+    def __init__(self, num_rows: int, num_bytes: int) -> None:
+        self.num_rows, self.num_bytes = num_rows, num_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.num_rows <= 0 or self.num_bytes <= 0
+
+    def take(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The leading rows that fill it, and the others."""
+        piece = rows.slice(0, self.num_rows)
+        if "text" in piece.schema.names:
+            ends = np.cumsum(pc.fill_null(pc.binary_length(piece["text"]), 0).to_numpy(), dtype=np.int64)
+            piece = piece.slice(0, int(np.searchsorted(ends, self.num_bytes)) + 1)
+            self.num_bytes -= int(ends[piece.num_rows - 1])
+        self.num_rows -= piece.num_rows
+        return piece, rows.slice(piece.num_rows)
 
 
 def read_batches(path: Path, columns: list[str] | None = None, batch_size: int = 4096) -> Iterator[pa.RecordBatch]:

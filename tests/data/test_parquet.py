@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,3 +125,19 @@ def test_a_full_disk_is_the_operating_systems_error() -> None:
     with pytest.raises(OSError) as caught:
         write_table(Path("/dev/full"), rows(0, 20000))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_long_stories_end_a_group_and_a_part_early_wherever_the_calls_are_cut(tmp_path: Path) -> None:
+    texts = ["x" * (3 << 20) for _ in range(30)] + ["short"] * 5000
+    table = pa.table({"text": texts})
+    files = []
+    for rows_a_call in (1, 7, len(texts)):
+        with PartWriter(out := tmp_path / str(rows_a_call), "part", table.schema, 5000) as writer:
+            out.mkdir()
+            for start in range(0, len(texts), rows_a_call):
+                writer.write(table.slice(start, rows_a_call))
+        files.append([(out / name).read_bytes() for name in writer.names])
+    assert files[0] == files[1] == files[2]
+    metadata = [pq.read_metadata(out / name) for name in writer.names]
+    sizes = [[found.row_group(i).num_rows for i in range(found.num_row_groups)] for found in metadata]
+    assert sizes == [[6, 6, 6, 4], [6, 4096, 898], [8]]

@@ -76,7 +76,8 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
 
 def test_the_command_line_reads_numbers_lists_and_none() -> None:
     words = ["--a.b", "3", "--a.c=[1,2]", "--a.d", "none", "--a.e", "Lily", "--a.f", "true", "--a.g", "1e-3"]
-    found = overrides(words, parser(), "run")
+    found, rest = overrides(["run", *words, "--offline"], parser())
+    assert rest == ["run", "--offline"], "a setting's value is never taken for the preset"
     assert found == {"a.b": 3, "a.c": [1, 2], "a.d": None, "a.e": "Lily", "a.f": True, "a.g": 0.001}
 
 
