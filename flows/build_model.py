@@ -22,7 +22,7 @@ def _run_name() -> str:
 
 
 @flow(name="build-model", flow_run_name=_run_name, validate_parameters=True, persist_result=False)
-def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement = Placement()) -> Release:  # noqa: B008
+def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement = Placement()) -> Release | None:  # noqa: B008
     """Build a small language model from raw stories, judge it against the champion, and register it.
 
     Args:

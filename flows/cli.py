@@ -47,14 +47,16 @@ def parser() -> argparse.ArgumentParser:
         if settings:
             made.add_argument("preset", nargs="?", help="a deployment of prefect.yaml; none: TinyStories from the hub")
             workers = "processes that share a stage's parts; default: one a core"
-            made.add_argument("--workers", type=int, default=None, metavar="N", help=workers)
+            made.add_argument("--workers", "--num-workers", type=int, metavar="N", help=workers)
             made.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler whose workers share them instead")
             made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
             made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
         return made
 
-    command("run", "build, judge and register a model; whatever is there already is used again", settings=True)
-    command("plan", "say what a run would do, stage by stage, and why", settings=True)
+    run = command("run", "build, judge and register a model; whatever is there already is used again", settings=True)
+    plan = command("plan", "say what a run would do, stage by stage, and why", settings=True)
+    for made in (run, plan):
+        made.add_argument("--until", metavar="STAGE", help="the last stage to carry out, shard for instance")
     accept = command("accept", "vouch that changed code leaves a stage's result as it was", settings=True)
     accept.add_argument("--stage", required=True, help="the stage whose result is taken over")
     verify = command("verify", "hash every byte of every artifact")

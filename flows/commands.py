@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from tasks.registry import (
     list_versions,
     previous_champion,
 )
-from tasks.stage import Engine
+from tasks.stage import Engine, Reached
 from tasks.store import Store
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     root = artifacts_root()
     settle_environment(root)
     plan = _walked(config, Engine.at(root, placement))
+    if plan.nothing_to_do and options.until:
+        console.print(f"Nothing to do: {_kept(plan, root, options.until)}")
+        return 0
     if plan.nothing_to_do:
         version = _registered(config, plan, root)
         if version is not None:
@@ -76,6 +80,11 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         finally:
             terminal.close()
     seconds = time.perf_counter() - began
+    if release is None:
+        console.print(
+            f"\n{_kept(_walked(config, Engine.at(root, placement)), root, options.until)}. {seconds:.0f} s in all."
+        )
+        return 0
     word = "[green]champion[/]" if "champion" in release.aliases else "not the champion"
     console.print(f"\n[bold]{release.name}[/] is {word}: {'; '.join(release.reasons)}. {seconds:.0f} s in all.\n")
     for story in _stories(config, Engine.at(root, placement))[:3]:
@@ -95,7 +104,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         because = f", because {line.reason}" if line.fate == "will run" and line.reason else f", {line.reason}"
         console.print(f"  {line.stage:<12}[{FATES[line.fate]}]{said}[/]", end="")
         console.print(because if line.reason else "", markup=False)
-    if planned.nothing_to_do:
+    if planned.nothing_to_do and not options.until:
         version = _registered(config, planned, root)
         console.print(f"  {'register':<12}" + (f"[cyan]done[/], {version.name}" if version else "[yellow]will run[/]"))
     else:
@@ -250,15 +259,20 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 def _placement(options: argparse.Namespace) -> Placement:
     from flows.presets import checked
 
-    names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline"}
-    return checked(Placement, {name: getattr(options, option) for name, option in names.items()})
+    names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline", "until": "until"}
+    return checked(Placement, {name: getattr(options, option, None) for name, option in names.items()})
 
 
 def _walked(config: PipelineConfig, engine: Engine) -> Planner:
     planner = Planner(engine)
-    pipeline(config, planner)
+    with suppress(Reached):
+        pipeline(config, planner)
     engine.code.remember()
     return planner
+
+
+def _kept(plan: Planner, root: Path, stage: str) -> str:
+    return f"{stage} is finished, at {plan.artifacts[stage].folder.relative_to(root.parent)}"
 
 
 def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | None:
@@ -281,7 +295,8 @@ def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Pat
     """Time and disk before a long run, as far as they can be known."""
     from tasks.estimate import estimate
 
-    for line in estimate(config.source, plan.source, config.model, config.train, Store(root)):
+    trains = any(line.stage == "train" for line in plan.lines)
+    for line in estimate(config.source, plan.source, config.model, config.train if trains else None, Store(root)):
         console.print(f"  [dim]{line}[/]")
     free = shutil.disk_usage(root if root.exists() else root.parent).free
     if free < 1e9:

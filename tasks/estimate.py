@@ -19,14 +19,16 @@ def estimate(
     source: StorygenSource | FilesSource | HubSource,
     pinned: PinnedSource | None,
     network: NetworkConfig,
-    train: TrainConfig,
+    train: TrainConfig | None,
     store: Store,
 ) -> list[str]:
-    """Lines for a person; one for each thing that can be said."""
+    """Lines for a person; one for each thing that can be said. ``train``: None where nothing is to be trained."""
     lines = []
     size = _text_bytes(source, pinned)
     if size:
         lines.append(f"about {size / 1e6:,.0f} MB of text, {size * DISK_A_BYTE / 1e6:,.0f} MB of disk")
+    if train is None:
+        return lines
     if train.max_minutes is not None:
         lines.append(f"training: at most {train.max_minutes:g} min, validation and sample stories apart")
     tokens = _tokens(network, train)

@@ -30,6 +30,9 @@ class Placement(BaseModel):
         "auto", description="Where a stage computes if its own settings leave the choice open."
     )
     offline: bool = Field(False, description="Take the last pinned revision of a source that cannot be looked up.")
+    until: Literal["download", "clean", "split", "build_vocab", "shard", "describe", "train", "evaluate"] | None = (
+        Field(None, description="The last stage to carry out; none given: through to the registered model.")
+    )
 
     @contextmanager
     def executor(self) -> Iterator[LazyExecutor | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from slm_model.artifact import Artifact
 from tasks.differences import explain
-from tasks.stage import Engine, Stage
+from tasks.stage import Engine, Reached, Stage
 
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
@@ -47,6 +47,12 @@ class Planner:
     source: PinnedSource | None = None
 
     def __call__(self, stage: Stage[A], *args: Any) -> A:
+        found = self._look(stage, args)
+        if stage.name == self.engine.placement.until:
+            raise Reached
+        return found
+
+    def _look(self, stage: Stage[A], args: tuple[Any, ...]) -> A:
         waiting = [arg.stage for arg in args if isinstance(arg, Planned)]
         if waiting:
             self.lines.append(Line(stage.name, "may run", f"if {' or '.join(waiting)} leaves other bytes"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slm_model.artifact import Artifact, ArtifactDamaged
-from tasks.stage import Engine, Outcome, Stage
+from tasks.stage import Engine, Outcome, Reached, Stage
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -38,7 +38,10 @@ class Runner:
             outcome: Outcome[A] = self.engine.run(stage, *args)
             return outcome.artifact, outcome.cached
 
-        return self.step(stage.name, work, stage.retries, stage.tags, stage.timeout_seconds)
+        artifact = self.step(stage.name, work, stage.retries, stage.tags, stage.timeout_seconds)
+        if stage.name == self.engine.placement.until:
+            raise Reached(stage.name)
+        return artifact
 
     def resolve(self, config: StorygenSource | FilesSource | HubSource) -> PinnedSource:
         from tasks.resolve import pin
@@ -108,11 +111,16 @@ class Runner:
         return work()[0]
 
 
-def to_the_end(walk: Callable[[], T], engine: Engine) -> T:
-    """Walk the DAG; where a reader met a damaged artifact, take that out of use and walk again: all else is cached."""
+def to_the_end(walk: Callable[[], T], engine: Engine) -> T | None:
+    """Walk the DAG; where a reader met a damaged artifact, take that out of use and walk again: all else is cached.
+
+    None if the walk was to end before its end.
+    """
     for _ in range(MOST_REBUILDS):
         try:
             return walk()
+        except Reached:
+            return None
         except ArtifactDamaged as damaged:
             if not engine.set_aside(damaged):
                 raise

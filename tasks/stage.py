@@ -84,6 +84,10 @@ class Outcome(Generic[A]):
     reason: str = ""
 
 
+class Reached(Exception):
+    """The last stage that was asked for is finished: the walk ends here."""
+
+
 class Watcher(Protocol):
     """Whoever looks on: the terminal, Prefect's pages, nobody."""
 

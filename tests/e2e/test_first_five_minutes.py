@@ -102,3 +102,14 @@ def test_a_wiped_mlflow_database_is_filled_again_without_training(built: Path, t
     assert done.returncode == 0, done.stderr
     assert "✓ train       cached" in done.stdout
     assert "quick/1 is champion" in done.stdout
+
+
+def test_a_run_can_end_before_training(tmp_path: Path) -> None:
+    words = ["quick", "--source.num-stories", "600", "--vocab.size", "400", "--until", "shard"]
+    first = run_slm(tmp_path / "artifacts", "run", *words)
+    assert first.returncode == 0, first.stderr
+    assert "✓ shard" in first.stdout and "describe" not in first.stdout
+    [folder] = [path for path in (tmp_path / "artifacts" / "shard").iterdir() if path.is_dir()]
+    assert f"shard is finished, at artifacts/shard/{folder.name}" in first.stdout.replace("\n", "")
+    again = run_slm(tmp_path / "artifacts", "run", *words)
+    assert "Nothing to do: shard is finished" in again.stdout

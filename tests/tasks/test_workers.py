@@ -125,6 +125,7 @@ from tasks.placement import Placement
 import signal
 
 signal.signal(signal.SIGTERM, _terminated)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 with Placement(num_workers=2).executor() as pool:
     results = map_parts(partial(calls.wait, Path(sys.argv[1]), seconds=float(sys.argv[2])), range(20), pool)
     next(results)
