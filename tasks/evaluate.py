@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 def headline(scores: Scores) -> str:
     facts = scores.facts
-    return f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side"
+    memorises = "; it memorises its training stories" if facts.memorises else ""
+    return (
+        f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side, "
+        f"{facts.minimal_pairs:.0%} of minimal pairs{memorises}"
+    )
 
 
 evaluate: Stage[Scores] = Stage(

@@ -175,10 +175,12 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
             *table(("side", "loss (nats a token)", "perplexity", "bits per byte", "accuracy"), rows),
             "",
             f"Over all {facts.num_tokens:,} tokens of {facts.num_stories:,} test stories ({facts.num_bytes:,} bytes), "
-            "each exactly once.",
+            f"each exactly once; with 95 % confidence between {facts.test_bits_per_byte_low:.4f} and "
+            f"{facts.test_bits_per_byte_high:.4f} bits per byte (bootstrap over stories).",
             "",
             *table(("", ""), [(name, value) for name, value in model.facts.model_dump(mode="json").items()]),
             "",
+            *_score_card(scores),
             "## Stories it tells",
             "\n\n---\n\n".join(stories),
             "",
@@ -187,6 +189,48 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
             *_made_from(model, scores),
         ]
     )
+
+
+def _score_card(scores: Scores) -> list[str]:
+    from slm_model.evaluation.figures import MEASURES, score_card
+
+    found = scores.table()
+    copying, test, validation = found.copying, found.test.by_position, found.validation.by_position
+    places = zip_longest(test, validation)
+    return [
+        "## Score card",
+        picture("Minimal pairs, story measures, loss by position, copying", score_card(found)),
+        "",
+        f"Stories: {found.stories.num_stories:,} told from nothing, and as many test stories that people wrote.",
+        "",
+        *table(
+            ("", "model", "people"),
+            [
+                (name, getattr(found.stories, field), getattr(found.human_stories, field))
+                for field, name in MEASURES.items()
+            ]
+            + [
+                ("8-grams that stand in a training story", copying.share, copying.human_share),
+                ("stories copied (half of it or more in one run)", copying.copies, copying.human_copies),
+                ("longest run copied, in words", copying.longest_words, copying.human_longest_words),
+            ],
+        ),
+        "",
+        "**The model memorises its training stories.**"
+        if copying.memorises
+        else "No sign of memorising: copying is not far above that of people.",
+        "",
+        *table(
+            ("minimal pairs", "right", "95 % from", "to"),
+            [(p.name.replace("_", " "), p.share, p.interval.low, p.interval.high) for p in found.minimal_pairs],
+        ),
+        "",
+        *table(
+            ("tokens before", "test loss", "validation loss"),
+            [((one or other).start, one and one.loss, other and other.loss) for one, other in places],
+        ),
+        "",
+    ]
 
 
 def walk_page(walk: WalkPage) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,6 +47,15 @@ class PositionLoss(BaseModel):
     loss: float  # nats a token
 
 
+class Interval(BaseModel):
+    """Where the true value lies with 95 % confidence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: float
+    high: float
+
+
 class SideScores(BaseModel):
     """Scores over every token of one side, each exactly once."""
 
@@ -63,14 +72,61 @@ class SideScores(BaseModel):
     by_position: list[PositionLoss]
 
 
-class SampleScores(BaseModel):
-    """Cheap measures of the sample stories; all are shares between 0 and 1."""
+class StoryMeasures(BaseModel):
+    """Measures of a collection of stories (story_measures.py); all but the counts are shares between 0 and 1."""
 
     model_config = ConfigDict(frozen=True)
 
-    ends_properly: float  # stories that came to their end mark, after the end of a sentence
-    distinct_2: float  # different word pairs among all word pairs
+    num_stories: int
+    mean_words: float
+    distinct_1: float  # different words among the collection's first words
+    distinct_2: float
+    distinct_3: float
+    self_bleu: float  # likeness of the stories to each other
     repeated_4: float  # runs of four words that stood in the same story before
+    ends_properly: float  # stories that came to their end mark, after the end of a sentence
+    quotes_close: float  # stories whose double quotes come in twos in every paragraph
+    num_with_names: int  # stories that name someone in their first two sentences, and go on
+    names_persist: float  # of those, the share in which a name of them occurs again
+
+
+class Phenomenon(BaseModel):
+    """Minimal pairs of one kind: the share in which the right member took fewer bits. Chance is one half."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    num_pairs: int
+    share: float
+    interval: Interval  # Wilson's
+
+
+class Copied(BaseModel):
+    """What of one story stands in the training stories."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_words: int
+    num_grams: int  # of eight words
+    copied_grams: int
+    longest_words: int  # of the longest common run with one training story; 0: shorter than eight words
+    source: str | None  # id of the first training story that has it
+
+
+class Copying(BaseModel):
+    """Copying from the training stories: a model's, and that of as many held-out human stories (copying.py)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float  # of runs of eight words, those that stand in a training story
+    human_share: float
+    copies: int  # stories of which half the words or more stand in a training story in one run
+    human_copies: int
+    num_stories: int  # on either side
+    longest_words: int
+    human_longest_words: int
+    chance: float  # probability of so many more copies, if the model copied as people do
+    memorises: bool
 
 
 class ScoresTable(BaseModel):
@@ -78,13 +134,18 @@ class ScoresTable(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     test_digest: str
     context: int  # tokens
     stride: int  # tokens by which the window moves on in a story longer than the context
     test: SideScores
     validation: SideScores
-    samples: SampleScores
+    test_interval: Interval  # of the test side's bits per byte
+    stories: StoryMeasures
+    human_stories: StoryMeasures  # the same of test stories
+    copying: Copying
+    minimal_pairs_version: int
+    minimal_pairs: list[Phenomenon]
 
 
 class ScoresFacts(Facts):
@@ -98,19 +159,29 @@ class ScoresFacts(Facts):
     test_loss: float
     test_perplexity: float
     test_bits_per_byte: float
+    test_bits_per_byte_low: float  # 95 % interval over the draw of the test stories
+    test_bits_per_byte_high: float
     test_accuracy: float
     validation_loss: float
     validation_perplexity: float
     validation_bits_per_byte: float
     validation_accuracy: float
+    minimal_pairs: float  # mean share over the phenomena
     ends_properly: float
+    quotes_close: float
+    names_persist: float
     distinct_2: float
+    self_bleu: float
     repeated_4: float
+    copied_share: float
+    human_copied_share: float
+    memorises: bool
 
 
 @dataclass(frozen=True)
 class Scores(Artifact):
-    """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side) and ``samples.json``."""
+    """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side), ``samples.json`` (stories from
+    prompts) and ``measured.json`` (stories from nothing, with what of each was copied)."""
 
     facts: ScoresFacts
 
@@ -128,6 +199,11 @@ class Scores(Artifact):
     def samples(self) -> list[Story]:
         """The sample stories, in the order of the prompts."""
         return [Story.model_validate(story) for story in json.loads(self.file("samples.json").read_bytes())]
+
+    def measured(self) -> list[dict[str, Any]]:
+        """The stories that were measured, each as a Story with what of it was Copied."""
+        stories: list[dict[str, Any]] = json.loads(self.file("measured.json").read_bytes())
+        return stories
 
     def per_story(self) -> dict[str, StoryScore]:
         """The score of every test story by its id, in the order of the test side."""
