@@ -201,24 +201,24 @@ def _score_card(scores: Scores) -> list[str]:
         "## Score card",
         picture("Minimal pairs, story measures, loss by position, copying", score_card(found)),
         "",
-        f"Stories: {found.stories.num_stories:,} told from nothing, and as many test stories that people wrote.",
+        f"Stories: {found.stories.num_stories:,} told from nothing, beside as many test stories.",
         "",
         *table(
-            ("", "model", "people"),
+            ("", "model", "held out"),
             [
-                (name, getattr(found.stories, field), getattr(found.human_stories, field))
+                (name, getattr(found.stories, field), getattr(found.held_out_stories, field))
                 for field, name in MEASURES.items()
             ]
             + [
-                ("8-grams that stand in a training story", copying.share, copying.human_share),
-                ("stories copied (half of it or more in one run)", copying.copies, copying.human_copies),
-                ("longest run copied, in words", copying.longest_words, copying.human_longest_words),
+                ("8-grams that stand in a training story", copying.share, copying.held_out_share),
+                ("stories copied (half of it or more in one run)", copying.copies, copying.held_out_copies),
+                ("longest run copied, in words", copying.longest_words, copying.held_out_longest_words),
             ],
         ),
         "",
         "**The model memorises its training stories.**"
         if copying.memorises
-        else "No sign of memorising: copying is not far above that of people.",
+        else "No sign of memorising: copying is not far above that of held-out stories.",
         "",
         *table(
             ("minimal pairs", "right", "95 % from", "to"),

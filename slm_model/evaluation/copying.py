@@ -2,9 +2,9 @@
 
 Words are runs of letters and digits in small letters, without apostrophes. The stories asked about are few: their
 8-grams are hashed, and the training side streams past them, a few thousand stories in memory at a time. Every hit is
-verified word by word, and hits that follow one another in both texts are one run. Held-out human stories are the
-baseline, since people repeat each other too ("once upon a time there was a little girl named"). It is a little low
-where near duplicates of held-out stories were dropped from the training side.
+verified word by word, and hits that follow one another in both texts are one run. Held-out stories are the baseline,
+since their writers repeat each other too ("once upon a time there was a little girl named"). It is a little low where
+near duplicates of held-out stories were dropped from the training side.
 """
 
 from __future__ import annotations
@@ -82,25 +82,25 @@ def copied_from(texts: Sequence[str], parts: Sequence[Path], run: StageRun) -> l
     return _by_story(asked, found)
 
 
-def compare(model: Sequence[Copied], human: Sequence[Copied]) -> Copying:
-    """The model's stories beside as many held-out human ones. The model ``memorises`` if one of two rules says so:
+def compare(model: Sequence[Copied], held_out: Sequence[Copied]) -> Copying:
+    """The model's stories beside as many held-out ones. The model ``memorises`` if one of two rules says so:
 
     - more of its stories are copies (half of their words or more in one run), so clearly that Fisher's exact test
       (1935), one-sided, gives chance less than 1 in 100;
     - its share of copied 8-grams lies at least half-way from the baseline's to 1.
     """
-    shares = [_pooled(side) for side in (model, human)]
-    copies = [sum(is_copy(story) for story in side) for side in (model, human)]
-    chance = fisher(copies[0], len(model), copies[1], len(human))
+    shares = [_pooled(side) for side in (model, held_out)]
+    copies = [sum(is_copy(story) for story in side) for side in (model, held_out)]
+    chance = fisher(copies[0], len(model), copies[1], len(held_out))
     above = (shares[0] - shares[1]) / (1 - shares[1]) if shares[1] < 1 else 0.0
     return Copying(
         share=shares[0],
-        human_share=shares[1],
+        held_out_share=shares[1],
         copies=copies[0],
-        human_copies=copies[1],
+        held_out_copies=copies[1],
         num_stories=len(model),
         longest_words=max(story.longest_words for story in model),
-        human_longest_words=max(story.longest_words for story in human),
+        held_out_longest_words=max(story.longest_words for story in held_out),
         chance=chance,
         memorises=chance < SIGNIFICANT or above >= FAR_ABOVE,
     )

@@ -54,15 +54,15 @@ def evaluate(
         validation, _ = _score_side(network, shards, "validation", run, before=0)
         test, per_story = _score_side(network, shards, "test", run, before=num_validation)
         pairs = _pairs(network, tokenizer)
-        human = _held_out(splits, config.num_measured)
+        held_out = _held_out(splits, config.num_measured)
         generator = Generator(network, tokenizer)
         samples = generator.generate(config.prompts, config.sampling, config.stories_per_prompt)
-        told = generator.generate([""], config.measured_sampling, len(human))
+        told = generator.generate([""], config.measured_sampling, len(held_out))
     assert list(per_story) == list(splits.ids("test")), "shards hold the split's stories in its order"
 
     texts = [story.text for story in told]
-    copied = copied_from([*texts, *human], splits.parts("train"), run)
-    num_words = min(sum(map(len, words_of(side))) for side in (texts, human))  # that both collections have
+    copied = copied_from([*texts, *held_out], splits.parts("train"), run)
+    num_words = min(sum(map(len, words_of(side))) for side in (texts, held_out))  # that both collections have
     table = ScoresTable(
         test_digest=test_digest,
         context=network.context,
@@ -71,7 +71,7 @@ def evaluate(
         validation=validation,
         test_interval=bits_per_byte_interval(list(per_story.values()), config.num_resamples, config.bootstrap_seed),
         stories=measure(texts, [story.ended == "eos" for story in told], num_words),
-        human_stories=measure(human, [True] * len(human), num_words),
+        held_out_stories=measure(held_out, [True] * len(held_out), num_words),
         copying=compare(copied[: len(told)], copied[len(told) :]),
         minimal_pairs_version=VERSION,
         minimal_pairs=pairs,
@@ -157,6 +157,7 @@ def _facts(table: ScoresTable) -> ScoresFacts:
         validation_bits_per_byte=validation.bits_per_byte,
         validation_accuracy=validation.accuracy,
         minimal_pairs=sum(found.share for found in table.minimal_pairs) / len(table.minimal_pairs),
+        minimal_pairs_by_kind={found.name: found.share for found in table.minimal_pairs},
         ends_properly=told.ends_properly,
         quotes_close=told.quotes_close,
         names_persist=told.names_persist,
@@ -164,7 +165,7 @@ def _facts(table: ScoresTable) -> ScoresFacts:
         self_bleu=told.self_bleu,
         repeated_4=told.repeated_4,
         copied_share=table.copying.share,
-        human_copied_share=table.copying.human_share,
+        held_out_copied_share=table.copying.held_out_share,
         memorises=table.copying.memorises,
     )
 

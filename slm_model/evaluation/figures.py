@@ -50,7 +50,7 @@ def loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
 
 
 def score_card(scores: ScoresTable) -> bytes:
-    """What there is to know of a model on one picture; grey is people's own measure of the same."""
+    """What there is to know of a model on one picture; grey is the same of held-out stories."""
     figure = new_figure(10, 7.5, layout=None)
     margins = {"left": 0.15, "right": 0.98, "bottom": 0.1, "top": 0.95, "wspace": 0.45, "hspace": 0.35}
     (pairs, measures), (positions, copied) = figure.subplots(2, 2, gridspec_kw=margins)
@@ -58,9 +58,9 @@ def score_card(scores: ScoresTable) -> bytes:
     names = [name for name in MEASURES if name != "mean_words"]
     _beside(
         measures,
-        "Stories: the model's and people's",
+        "Stories told, and held-out ones",
         [MEASURES[name] for name in names],
-        [[getattr(stories, name) for name in names] for stories in (scores.stories, scores.human_stories)],
+        [[getattr(stories, name) for name in names] for stories in (scores.stories, scores.held_out_stories)],
     )
     _positions(positions, {"test": scores.test, "validation": scores.validation})
     copying = scores.copying
@@ -70,7 +70,7 @@ def score_card(scores: ScoresTable) -> bytes:
         ["8-grams", "copies"],
         [
             [copying.share, copying.copies / copying.num_stories],
-            [copying.human_share, copying.human_copies / copying.num_stories],
+            [copying.held_out_share, copying.held_out_copies / copying.num_stories],
         ],
     )
     return to_png(figure)
@@ -89,10 +89,10 @@ def _minimal_pairs(axes: Axes, phenomena: Sequence[Phenomenon]) -> None:
 
 
 def _beside(axes: Axes, title: str, names: Sequence[str], shares: Sequence[Sequence[float]]) -> None:
-    """Shares of the model and of people as bars, side by side, each with its number."""
+    """Shares of the model's stories and of held-out ones as bars, side by side, each with its number."""
     style(axes, title, "share", "")
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    for offset, label, colour, values in zip((-0.2, 0.2), ("model", "people"), (BLUE, GREY), shares, strict=True):
+    for offset, label, colour, values in zip((-0.2, 0.2), ("model", "held out"), (BLUE, GREY), shares, strict=True):
         bars = axes.barh([row + offset for row in range(len(names))], values, 0.38, color=colour, label=label)
         axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=7)
     axes.set_xlim(0, 1.12)

@@ -114,18 +114,18 @@ class Copied(BaseModel):
 
 
 class Copying(BaseModel):
-    """Copying from the training stories: a model's, and that of as many held-out human stories (copying.py)."""
+    """Copying from the training stories: a model's, and that of as many held-out stories (copying.py)."""
 
     model_config = ConfigDict(frozen=True)
 
     share: float  # of runs of eight words, those that stand in a training story
-    human_share: float
+    held_out_share: float
     copies: int  # stories of which half the words or more stand in a training story in one run
-    human_copies: int
+    held_out_copies: int
     num_stories: int  # on either side
     longest_words: int
-    human_longest_words: int
-    chance: float  # probability of so many more copies, if the model copied as people do
+    held_out_longest_words: int
+    chance: float  # probability of so many more copies, if the model copied no more than those
     memorises: bool
 
 
@@ -142,7 +142,7 @@ class ScoresTable(BaseModel):
     validation: SideScores
     test_interval: Interval  # of the test side's bits per byte
     stories: StoryMeasures
-    human_stories: StoryMeasures  # the same of test stories
+    held_out_stories: StoryMeasures  # the same of test stories
     copying: Copying
     minimal_pairs_version: int
     minimal_pairs: list[Phenomenon]
@@ -167,6 +167,7 @@ class ScoresFacts(Facts):
     validation_bits_per_byte: float
     validation_accuracy: float
     minimal_pairs: float  # mean share over the phenomena
+    minimal_pairs_by_kind: dict[str, float]
     ends_properly: float
     quotes_close: float
     names_persist: float
@@ -174,7 +175,7 @@ class ScoresFacts(Facts):
     self_bleu: float
     repeated_4: float
     copied_share: float
-    human_copied_share: float
+    held_out_copied_share: float
     memorises: bool
 
 

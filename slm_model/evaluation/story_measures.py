@@ -1,4 +1,4 @@
-"""Measures of a collection of stories, the same for a model's and for people's: each means something only beside the
+"""Measures of a collection of stories, the same for told and for held-out ones: each means something only beside the
 other.
 
 Words are runs of letters and digits, with apostrophes inside, in small letters. An n-gram lies within one story.

@@ -120,8 +120,8 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def judged(told: Sequence[str], training: list[Path]) -> Copying:
-    human = generated(5000, len(told))
-    found = copied_from([*told, *human], training, StageRun())
+    held_out = generated(5000, len(told))
+    found = copied_from([*told, *held_out], training, StageRun())
     return compare(found[: len(told)], found[len(told) :])
 
 
@@ -140,16 +140,16 @@ def test_a_model_that_pieces_passages_of_training_stories_together_memorises(tra
     sentences = [text.replace("\n", " ").split(". ") for text in generated(100, 320)]
     told = [". ".join(s for text in sentences[i * 10 : i * 10 + 10] for s in text[2:7]) for i in range(32)]
     found = judged(told, training)
-    assert (found.memorises, found.copies) == (True, found.human_copies)
+    assert (found.memorises, found.copies) == (True, found.held_out_copies)
 
 
 def test_honest_stories_of_the_same_kind_do_not(training: list[Path]) -> None:
     found = judged(generated(9000, 32), training)
     assert not found.memorises
-    assert found.share == pytest.approx(found.human_share, abs=0.1)
+    assert found.share == pytest.approx(found.held_out_share, abs=0.1)
 
 
-def test_copies_count_where_people_have_none() -> None:
+def test_copies_count_where_held_out_stories_have_none() -> None:
     copy = Copied(num_words=100, num_grams=93, copied_grams=43, longest_words=50, source="0")
     own = Copied(num_words=100, num_grams=93, copied_grams=9, longest_words=12, source="0")
     assert compare([copy] * 8 + [own] * 24, [own] * 32).memorises

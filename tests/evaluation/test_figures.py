@@ -35,9 +35,10 @@ MEASURES = StoryMeasures(
 INTERVAL = Interval(low=0.6, high=0.9)
 SCORES = ScoresTable(
     test_digest="0", context=8, stride=4, test=SIDE, validation=SIDE, test_interval=INTERVAL, stories=MEASURES,
-    human_stories=MEASURES,
+    held_out_stories=MEASURES,
     copying=Copying(
-        share=0.1, human_share=0.1, copies=0, human_copies=0, num_stories=4, longest_words=12, human_longest_words=11,
+        share=0.1, held_out_share=0.1, copies=0, held_out_copies=0, num_stories=4, longest_words=12,
+        held_out_longest_words=11,
         chance=1.0, memorises=False,
     ),
     minimal_pairs_version=1,
@@ -74,7 +75,7 @@ def test_the_score_card_shows_every_part_of_the_scores() -> None:
     others = {
         "minimal_pairs": pairs,
         "stories": MEASURES.model_copy(update={"self_bleu": 0.9}),
-        "human_stories": MEASURES.model_copy(update={"self_bleu": 0.9}),
+        "held_out_stories": MEASURES.model_copy(update={"self_bleu": 0.9}),
         "copying": SCORES.copying.model_copy(update={"share": 0.9}),
         "test": SIDE.model_copy(update={"by_position": POSITIONS[:4]}),
     }
