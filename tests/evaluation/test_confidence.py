@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 
 from slm_model.evaluation import confidence
 from slm_model.evaluation.confidence import bits_per_byte_interval, wilson_interval
@@ -51,6 +52,17 @@ def test_the_interval_leans_to_the_side_of_the_long_tail() -> None:
     scores = [story(1, 10)] * 37 + [story(30, 10)] * 3
     found, value = bits_per_byte_interval(scores, 4000, 0), bits_per_byte(scores)
     assert found.high - value > 1.3 * (value - found.low)
+
+
+def test_the_interval_is_that_of_another_implementation() -> None:
+    scores = [story(1 + i % 3, 10) for i in range(27)] + [story(40, 12)] * 2
+    bits, sizes = np.array([score.bits for score in scores]), np.array([score.num_bytes for score in scores])
+    wanted = scipy.stats.bootstrap(
+        (bits, sizes), lambda b, s, axis: b.sum(axis) / s.sum(axis), paired=True, n_resamples=40_000,
+        random_state=np.random.default_rng(1), method="BCa",
+    ).confidence_interval  # fmt: skip
+    found = bits_per_byte_interval(scores, 40_000, 0)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=0.01)
 
 
 def test_stories_that_are_all_alike_leave_no_doubt() -> None:

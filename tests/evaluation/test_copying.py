@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from math import comb
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -48,7 +49,11 @@ def plainly(text: str, training: Sequence[str]) -> tuple[int, int]:
     return len(copied), longest
 
 
-def test_shares_and_runs_are_those_of_a_plain_search(tmp_path: Path) -> None:
+@pytest.mark.parametrize("factor", [copying._FACTOR, 0], ids=["as it is", "hashes that collide"])
+def test_shares_and_runs_are_those_of_a_plain_search(
+    factor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_FACTOR", np.uint64(factor))
     draw = random.Random(3)
     few = ["a", "b"]  # so few words that 8-grams meet by chance, overlap and repeat
     training = [" ".join(draw.choices(few, k=draw.randint(3, 30))) for _ in range(30)]
