@@ -135,7 +135,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
         "test/accuracy": facts.test_accuracy,
         "test/bits_per_byte_low": facts.test_bits_per_byte_low,
         "test/bits_per_byte_high": facts.test_bits_per_byte_high,
-        "minimal_pairs": facts.minimal_pairs,
+        "minimal_pairs/mean": facts.minimal_pairs,
         "stories/ends_properly": facts.ends_properly,
         "stories/quotes_close": facts.quotes_close,
         "stories/names_persist": facts.names_persist,
@@ -143,7 +143,8 @@ def _metrics(scores: Scores) -> dict[str, float]:
         "stories/self_bleu": facts.self_bleu,
         "stories/repeated_4": facts.repeated_4,
         "stories/copied": facts.copied_share,
-    }
+        "stories/copied_by_held_out": facts.held_out_copied_share,
+    } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
 
 
 def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slm_model.evaluation.scores import Interval, StoryScore
 
 LEVEL = 0.95
-RESAMPLED_AT_ONCE = 2**22  # draws in memory together
+RESAMPLED_AT_ONCE = 2**20  # draws in memory together
 
 _NORMAL = NormalDist()
 

@@ -52,7 +52,7 @@ def loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
 def score_card(scores: ScoresTable) -> bytes:
     """What there is to know of a model on one picture; grey is the same of held-out stories."""
     figure = new_figure(10, 7.5, layout=None)
-    margins = {"left": 0.15, "right": 0.98, "bottom": 0.1, "top": 0.95, "wspace": 0.45, "hspace": 0.35}
+    margins = {"left": 0.15, "right": 0.98, "bottom": 0.13, "top": 0.95, "wspace": 0.45, "hspace": 0.35}
     (pairs, measures), (positions, copied) = figure.subplots(2, 2, gridspec_kw=margins)
     _minimal_pairs(pairs, scores.minimal_pairs)
     names = [name for name in MEASURES if name != "mean_words"]
@@ -84,7 +84,7 @@ def _minimal_pairs(axes: Axes, phenomena: Sequence[Phenomenon]) -> None:
         axes.plot([found.interval.low, found.interval.high], [row, row], color=BLUE, alpha=0.4, linewidth=2)
     axes.plot([found.share for found in phenomena], rows, "o", color=BLUE, markersize=4)
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.02)
     axes.invert_yaxis()
 
 
