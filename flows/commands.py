@@ -38,7 +38,7 @@ from tasks.store import Store
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
     from tasks.registry import Version
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.stage import Stage
 
 if TYPE_CHECKING:
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
 
 
 def headline(scores: Scores) -> str:
@@ -22,7 +22,7 @@ def headline(scores: Scores) -> str:
 evaluate: Stage[Scores] = Stage(
     name="evaluate",
     function="slm_model.evaluation.evaluate:evaluate",
-    artifact="slm_model.evaluation.scores:Scores",
+    artifact="slm_model.evaluation.score_card:Scores",
     headline=headline,
     tags=("model",),
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slm_model.data.stories import RawStories, Splits
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
     from slm_model.evaluation.walk_page import WalkPage
     from slm_model.tokenizer.vocab import Vocab
     from tasks.release import Release

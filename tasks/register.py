@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
     from slm_model.data.token_shards import TokenShards
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
 
 WORDS = 1000  # most frequent ones, in the table that MLflow shows
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from slm_model.artifact import StageRun, Stopped
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
-from slm_model.evaluation.scores import Copied, Copying
+from slm_model.evaluation.score_card import Copied, Copying
 
 WORDS_PER_GRAM = 8
 COPY_SHARE = 0.5  # a story is a copy if one run of it is at least so much of its words

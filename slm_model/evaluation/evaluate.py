@@ -19,7 +19,8 @@ from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.copying import compare, copied_from
 from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
 from slm_model.evaluation.score import TokenScores, score_texts, score_tokens, side_scores, stride
-from slm_model.evaluation.scores import Phenomenon, Scores, ScoresFacts, ScoresTable, SideScores, StoryScore
+from slm_model.evaluation.score_card import Phenomenon, Scores, ScoresFacts, ScoresTable
+from slm_model.evaluation.scores import SideScores, StoryScore
 from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.generation import Generator
 from slm_model.networks.base import Network

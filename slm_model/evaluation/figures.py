@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slm_model.drawing import BLUE, COLOURS, GREY, ORANGE, new_figure, style, to_png
-from slm_model.evaluation.scores import Phenomenon, ScoresTable, SideScores
+from slm_model.evaluation.score_card import Phenomenon, ScoresTable
+from slm_model.evaluation.scores import SideScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

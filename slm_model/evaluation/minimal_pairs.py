@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slm_model.evaluation.confidence import wilson_interval
-from slm_model.evaluation.scores import Phenomenon
+from slm_model.evaluation.score_card import Phenomenon
 
 DATA_FILES = ("minimal_pairs.txt",)
 VERSION = 1  # of the pairs; scores on other pairs are not comparable

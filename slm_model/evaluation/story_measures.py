@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from slm_model.evaluation.scores import StoryMeasures
+from slm_model.evaluation.score_card import StoryMeasures
 
 BLEU_ORDER = 4
 OPENING = 2  # sentences in which a story introduces its people

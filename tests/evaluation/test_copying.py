@@ -17,7 +17,7 @@ from slm_model.data.parquet import PartWriter
 from slm_model.data.storygen.generate import story
 from slm_model.evaluation import copying
 from slm_model.evaluation.copying import compare, copied_from, fisher
-from slm_model.evaluation.scores import Copied, Copying
+from slm_model.evaluation.score_card import Copied, Copying
 
 WORDS = [f"w{i}" for i in range(5000)]
 

@@ -14,7 +14,8 @@ from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
 from slm_model.evaluation.score import score_texts
-from slm_model.evaluation.scores import Scores, bits_per_byte
+from slm_model.evaluation.score_card import Scores
+from slm_model.evaluation.scores import bits_per_byte
 from slm_model.sampling import SamplingConfig
 from tasks.pages import _score_card
 

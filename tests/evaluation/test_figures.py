@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 
 from slm_model.evaluation.figures import loss_by_position, score_card, training_curve
-from slm_model.evaluation.scores import (
-    Copying,
-    Interval,
-    Phenomenon,
-    PositionLoss,
-    ScoresTable,
-    SideScores,
-    StoryMeasures,
-)
+from slm_model.evaluation.score_card import Copying, Interval, Phenomenon, ScoresTable, StoryMeasures
+from slm_model.evaluation.scores import PositionLoss, SideScores
 
 HISTORY: list[dict[str, Any]] = [{"step": step, "train/loss": 5 / step} for step in range(1, 100)]
 HISTORY[50]["val/loss"] = 1.0

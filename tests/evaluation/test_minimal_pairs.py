@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from slm_model.evaluation.minimal_pairs import PAIRS_PER_PHENOMENON, VERSION, minimal_pairs, pair_scores
 from slm_model.evaluation.score import score_texts
-from slm_model.evaluation.scores import Phenomenon
+from slm_model.evaluation.score_card import Phenomenon
 from slm_model.networks.base import Cache, Network
 from slm_model.tokenizer import word
 from slm_model.tokenizer.base import Tokenizer

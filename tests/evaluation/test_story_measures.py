@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from slm_model.evaluation.scores import StoryMeasures
+from slm_model.evaluation.score_card import StoryMeasures
 from slm_model.evaluation.story_measures import distinct, measure, name_persists, quotes_close, self_bleu, words_of
 
 
