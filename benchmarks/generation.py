@@ -93,7 +93,9 @@ def with_transformers(config: TransformerConfig, vocab_size: int) -> Tell:
     def tell(prompts: list[list[int]], options: SamplingConfig) -> list[list[int]]:
         bos_id = Numbers(vocab_size).bos_id
         ids_BT = torch.tensor([[bos_id, *ids] for ids in prompts])
-        drawing = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0} if options.temperature else {}
+        drawing = (
+            {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0} if options.temperature else {}
+        )
         told_BT = model.generate(
             ids_BT,
             attention_mask=torch.ones_like(ids_BT),
@@ -120,7 +122,11 @@ def network(config: TransformerConfig, vocab_size: int) -> torch.nn.Module:
 def tell_all(candidate: str, size: str, num_streams: int, num_tokens: int) -> dict[str, Any]:
     """Tokens a second, greedy and sampled, and the digest of the greedy stories."""
     config, vocab_size = SIZES[size]
-    tell = with_transformers(config, vocab_size) if candidate == "transformers" else ours(config, vocab_size, candidate == "fast")
+    tell = (
+        with_transformers(config, vocab_size)
+        if candidate == "transformers"
+        else ours(config, vocab_size, candidate == "fast")
+    )
     prompts = np.random.default_rng(0).integers(3, vocab_size, (num_streams, PROMPT_TOKENS)).tolist()
     found: dict[str, Any] = {}
     for way, options in WAYS.items():
@@ -168,7 +174,9 @@ def summary(runs: list[dict[str, Any]]) -> str:
         for way in WAYS:
             ratios = [run[way] / peer[way] for run, peer in zip(mine, of_name["transformers"], strict=True)]
             row += [spread([run[way] for run in mine], 0), f"{statistics.median(ratios):.2f}"]
-        rows.append([*row, spread([run["peak_own_mb"] for run in mine], 0), ", ".join(sorted({run["digest"] for run in mine}))])
+        rows.append(
+            [*row, spread([run["peak_own_mb"] for run in mine], 0), ", ".join(sorted({run["digest"] for run in mine}))]
+        )
     header = ["", *(cell for way in WAYS for cell in (way, "times transformers")), "own memory, MB", "greedy digest"]
     return table(header, rows)
 

@@ -23,6 +23,7 @@ from slm_model.networks.base import Cache, Network
 from slm_model.sampling import SamplingConfig, Story
 from slm_model.tokenizer.base import Tokenizer
 
+SELDOM_MORE = 256  # tokens, of a large vocabulary, that top-p keeps: sorting 32,000 is slow
 DROP_FINISHED = 0.75  # share of stories going on at which the others leave the batch: leaving copies the cache
 PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
 
@@ -43,54 +44,55 @@ def choose(
         raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
     if options.temperature == 0:
         return _ints(logits_BV.argmax(-1))
-    tokens_BK, shares_BK = candidates(logits_BV, options)
-    cumulative_BK = shares_BK.cumsum(-1)
-    draws_B1 = np.array([torch.rand(1, dtype=torch.float64, generator=generator).numpy() for generator in generators])
+    shares_BV = _softmax(logits_BV, options.temperature)
+    return [_drawn(shares_V, options, generator) for shares_V, generator in zip(shares_BV, generators, strict=True)]
+
+
+def _softmax(logits_BV: FloatArray, temperature: float) -> FloatArray:
+    shares_BV: FloatArray = logits_BV - logits_BV.max(-1, keepdims=True)
+    with np.errstate(over="ignore"):  # a tiny temperature's: the share is 0
+        shares_BV /= max(temperature, 1e-30)
+    np.exp(shares_BV, out=shares_BV)
+    shares_BV /= shares_BV.sum(-1, keepdims=True)
+    return shares_BV
+
+
+def _drawn(shares_V: FloatArray, options: SamplingConfig, generator: torch.Generator) -> int:
+    tokens_K, shares_K = candidates(shares_V, options)
+    cumulative_K = shares_K.cumsum(dtype=np.float64)
+    draw = torch.rand(1, dtype=torch.float64, generator=generator).item()
     # In doubles a draw below 1 times the total stays below the total, so that a token with a share is always found.
-    chosen_B1 = (cumulative_BK <= draws_B1 * cumulative_BK[:, -1:]).sum(-1, keepdims=True)
-    return _ints(np.take_along_axis(tokens_BK, chosen_B1, -1)[:, 0])
+    return int(tokens_K[cumulative_K.searchsorted(draw * cumulative_K[-1], side="right")])
 
 
-def candidates(logits_BV: FloatArray, options: SamplingConfig) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The tokens that may come next, in the order of their ids, and their shares; 0: filtered out.
+def candidates(shares_V: FloatArray, options: SamplingConfig) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """The tokens that may come next, in the order of their ids, and their shares, which need not sum to 1.
 
-    The shares need not sum to 1. In this order a draw means the same token however the filters found it, and whatever
-    rounding did to the others. Top-p keeps a token that is as likely as the last one it must keep.
+    In this order a draw means the same token however the filters found it, and whatever rounding did to the others.
+    Top-p keeps a token that is as likely as the last one it must keep.
     """
-    with np.errstate(over="ignore"):  # by a tiny temperature, to a share of 0
-        shares_BK = np.exp((logits_BV - logits_BV.max(-1, keepdims=True)) / np.float32(max(options.temperature, 1e-30)))
-    shares_BK /= shares_BK.sum(-1, keepdims=True)
-    vocab_size = shares_BK.shape[-1]
-    tokens_BK = np.broadcast_to(np.arange(vocab_size), shares_BK.shape)
+    vocab_size = len(shares_V)
     if options.top_k is not None and options.top_k < vocab_size:
-        rest = vocab_size - options.top_k
-        tokens_BK = np.sort(np.argpartition(shares_BK, rest, axis=-1)[:, rest:], axis=-1)
-        shares_BK = np.take_along_axis(shares_BK, tokens_BK, -1)
-        shares_BK /= shares_BK.sum(-1, keepdims=True)
+        tokens_K = np.sort(np.argpartition(shares_V, -options.top_k)[-options.top_k :])
+        shares_K = shares_V[tokens_K]
+        shares_K /= shares_K.sum()
+    elif options.top_p < 1:
+        floor = (1 - options.top_p) / SELDOM_MORE
+        tokens_K = np.flatnonzero(shares_V >= floor)
+        shares_K = shares_V[tokens_K]
+        if shares_K.sum() <= options.top_p:
+            tokens_K, shares_K = np.arange(vocab_size), shares_V
+    else:
+        tokens_K, shares_K = np.arange(vocab_size), shares_V
+    least = options.min_p * shares_K.max()
     if options.top_p < 1:
-        # Tokens below this share come to less than 1 - top_p together. Few are above it, and only they are sorted.
-        tokens_BK, shares_BK = _from(tokens_BK, shares_BK, (1 - options.top_p) / vocab_size)
-        ranked_BK = -np.sort(-shares_BK, axis=-1)
-        likelier_BK = ranked_BK.cumsum(-1, dtype=np.float64) - ranked_BK
-        least_B1 = np.where(likelier_BK < options.top_p, ranked_BK, np.inf).min(-1, keepdims=True)
-        shares_BK = np.where(shares_BK >= least_B1, shares_BK, 0)
-    if options.min_p > 0:
-        shares_BK = np.where(shares_BK >= options.min_p * shares_BK.max(-1, keepdims=True), shares_BK, 0)
-    return tokens_BK, shares_BK.astype(np.float64)
-
-
-def _from(
-    tokens_BV: npt.NDArray[np.int64], shares_BV: FloatArray, least: float
-) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """The tokens whose share is at least this, with their shares; a row that has fewer ends in shares of 0."""
-    kept_BV = shares_BV >= least
-    num_kept_B = kept_BV.sum(-1)
-    rows, columns = kept_BV.nonzero()
-    places = np.arange(len(rows)) - np.repeat(num_kept_B.cumsum() - num_kept_B, num_kept_B)
-    tokens_BK = np.zeros((len(shares_BV), num_kept_B.max()), np.int64)
-    shares_BK = np.zeros(tokens_BK.shape, np.float32)
-    tokens_BK[rows, places], shares_BK[rows, places] = tokens_BV[rows, columns], shares_BV[rows, columns]
-    return tokens_BK, shares_BK
+        ranked_K = np.sort(shares_K)[::-1]
+        likelier_K = ranked_K.cumsum(dtype=np.float64) - ranked_K
+        least = max(least, ranked_K[likelier_K.searchsorted(options.top_p) - 1])
+    if least > 0:
+        kept_K = shares_K >= least
+        tokens_K, shares_K = tokens_K[kept_K], shares_K[kept_K]
+    return tokens_K, shares_K
 
 
 def _penalised(logits_BV: FloatArray, penalty: float, seen: Sequence[Sequence[int]]) -> FloatArray:
