@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.measure import Digest, interleaved, leave, machine, run_alone, spread, table, write_log
 from slm_model.generation import Generator
+from slm_model.networks.base import INIT_STD, Network
 from slm_model.networks.config import TransformerConfig
 from slm_model.networks.transformer import build
 from slm_model.sampling import SamplingConfig
@@ -39,7 +40,7 @@ Tell = Callable[[list[list[int]], SamplingConfig], list[list[int]]]
 
 
 class Numbers(Tokenizer):
-    """A token is the number of its id, so that text says which tokens were drawn. None is special, none ends a story."""
+    """Text that says which tokens were drawn: the ids as numbers. No token is special, none ends a story."""
 
     def __init__(self, vocab_size: int) -> None:
         numbers = [f" {index}" for index in range(vocab_size)]
@@ -93,40 +94,38 @@ def with_transformers(config: TransformerConfig, vocab_size: int) -> Tell:
     def tell(prompts: list[list[int]], options: SamplingConfig) -> list[list[int]]:
         bos_id = Numbers(vocab_size).bos_id
         ids_BT = torch.tensor([[bos_id, *ids] for ids in prompts])
-        drawing = (
-            {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0} if options.temperature else {}
-        )
+        drawing = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
         told_BT = model.generate(
             ids_BT,
             attention_mask=torch.ones_like(ids_BT),
             max_new_tokens=options.max_tokens,
-            do_sample=bool(drawing),
-            **drawing,
+            **({"do_sample": True} | drawing if options.temperature else {"do_sample": False}),
         )
         return [[int(index) for index in row] for row in told_BT[:, 1:].tolist()]
 
     return tell
 
 
-def network(config: TransformerConfig, vocab_size: int) -> torch.nn.Module:
-    """Weights large enough that the likeliest token is ahead of the next by more than rounding."""
+def network(config: TransformerConfig, vocab_size: int) -> Network:
+    """Random weights whose logits have a standard deviation of 5, as a trained model's: top-p keeps a few tokens."""
     made = build(config, vocab_size)
     made.initialise(torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
+        for name, parameter in made.named_parameters():
+            if name == "embed_tokens.weight":
+                parameter.mul_(0.1 / INIT_STD)
+            elif name == "norm.weight":
+                parameter.mul_(5 / (0.1 * config.width**0.5))
+            elif parameter.dim() > 1:
+                parameter.mul_(parameter.shape[1] ** -0.5 / INIT_STD)
     return made.eval()
 
 
 def tell_all(candidate: str, size: str, num_streams: int, num_tokens: int) -> dict[str, Any]:
     """Tokens a second, greedy and sampled, and the digest of the greedy stories."""
     config, vocab_size = SIZES[size]
-    tell = (
-        with_transformers(config, vocab_size)
-        if candidate == "transformers"
-        else ours(config, vocab_size, candidate == "fast")
-    )
+    peer = candidate == "transformers"
+    tell = with_transformers(config, vocab_size) if peer else ours(config, vocab_size, candidate == "fast")
     prompts = np.random.default_rng(0).integers(3, vocab_size, (num_streams, PROMPT_TOKENS)).tolist()
     found: dict[str, Any] = {}
     for way, options in WAYS.items():
@@ -174,9 +173,8 @@ def summary(runs: list[dict[str, Any]]) -> str:
         for way in WAYS:
             ratios = [run[way] / peer[way] for run, peer in zip(mine, of_name["transformers"], strict=True)]
             row += [spread([run[way] for run in mine], 0), f"{statistics.median(ratios):.2f}"]
-        rows.append(
-            [*row, spread([run["peak_own_mb"] for run in mine], 0), ", ".join(sorted({run["digest"] for run in mine}))]
-        )
+        digests = ", ".join(sorted({run["digest"] for run in mine}))
+        rows.append([*row, spread([run["peak_own_mb"] for run in mine], 0), digests])
     header = ["", *(cell for way in WAYS for cell in (way, "times transformers")), "own memory, MB", "greedy digest"]
     return table(header, rows)
 
