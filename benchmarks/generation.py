@@ -71,7 +71,7 @@ def ours(config: TransformerConfig, vocab_size: int, fast: bool) -> Tell:
 def with_transformers(config: TransformerConfig, vocab_size: int) -> Tell:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    model = Qwen3ForCausalLM(
+    model: Any = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocab_size,
             hidden_size=config.width,
@@ -88,7 +88,8 @@ def with_transformers(config: TransformerConfig, vocab_size: int) -> Tell:
             eos_token_id=None,
             pad_token_id=None,
         )
-    ).eval()
+    )
+    model.eval()
     model.model.load_state_dict(network(config, vocab_size).state_dict())
 
     def tell(prompts: list[list[int]], options: SamplingConfig) -> list[list[int]]:
@@ -118,7 +119,7 @@ def network(config: TransformerConfig, vocab_size: int) -> Network:
                 parameter.mul_(5 / (0.1 * config.width**0.5))
             elif parameter.dim() > 1:
                 parameter.mul_(parameter.shape[1] ** -0.5 / INIT_STD)
-    return made.eval()
+    return made
 
 
 def tell_all(candidate: str, size: str, num_streams: int, num_tokens: int) -> dict[str, Any]:

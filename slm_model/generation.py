@@ -2,6 +2,9 @@
 
 Past the network's context the story goes on in a sliding window: the last half of the context is read again into a
 new cache, and grows from there. A prompt longer than the context keeps its last tokens, and says how many went.
+
+The plain path, `Network.forward` with a cache, is the reference. A Transformer in float32 on the CPU takes
+`fast_generation.fast_step` instead for each token after the prompt, for any number of stories.
 """
 
 # B stories told at once, T tokens, V vocabulary, K tokens among which is drawn
@@ -17,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slm_model.artifact import UserError
 from slm_model.data.normalise import normalise
 from slm_model.fast_generation import fast_step
 from slm_model.networks.base import Cache, Network
@@ -164,8 +168,14 @@ class Generator:
     def __init__(self, network: Network, tokenizer: Tokenizer, batch_size: int = 64, fast: bool = True) -> None:
         """``batch_size``: most stories told at once; it bounds the memory. ``fast``: take ``fast_step`` where it can.
 
-        The fast step holds its own copy of the weights: make a new generator when the network has learned.
+        ``step`` says which of the two it is: None for the plain one. The fast step holds its own copy of the weights:
+        make a new generator when the network has learned. Raises UserError for a tokenizer of another vocabulary.
         """
+        if tokenizer.vocab_size != network.vocab_size:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the network {network.vocab_size}: "
+                "use the tokenizer that the network was trained with"
+            )
         self.network, self.tokenizer, self.batch_size = network.eval(), tokenizer, batch_size
         self.step = fast_step(network) if fast else None
         self.allowed_V = np.zeros(network.vocab_size, np.float32)  # added to the logits

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from slm_model.fast_generation import fast_step
+from slm_model.generation import Generator
 from slm_model.networks.config import GruConfig, TransformerConfig
+from slm_model.networks.transformer import Transformer
+from slm_model.sampling import SamplingConfig
+from slm_model.tokenizer import char
+from slm_model.tokenizer.config import CharConfig
 from tests.networks.test_networks import CONTEXT, VOCAB_SIZE, built
 
 CONFIGS = [
@@ -39,6 +45,40 @@ def test_the_fast_step_gives_the_logits_of_the_full_forward(config: TransformerC
             logits_BV = step(tokens_BT[:, t].tolist(), cache)
         np.testing.assert_allclose(logits_BV, full_BTV[:, t].numpy(), rtol=0, atol=1e-4)
         assert cache.length == t + 1
+
+
+def test_a_trained_network_tells_the_same_stories_by_both_ways() -> None:
+    text = "Once upon a time there was a little cat. The cat was happy. The cat saw a dog, and they ran home."
+    tokenizer = char.build([text], CharConfig())
+    network = Transformer(CONFIGS[0], tokenizer.vocab_size)
+    network.initialise(torch.Generator().manual_seed(0))
+    ids_T = torch.tensor(tokenizer.encode(text))
+    windows_BT = ids_T.unfold(0, CONTEXT, 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = cross_entropy(network(windows_BT[:, :-1])[0].flatten(0, 1), windows_BT[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1
+    for options in (SamplingConfig(temperature=0, max_tokens=60), SamplingConfig(seed=3, max_tokens=60)):
+        plain, fast = (
+            Generator(network, tokenizer, fast=fast).generate(["Once", "The cat", "a"], options, num=2)
+            for fast in (False, True)
+        )
+        assert plain == fast and len({story.text for story in plain}) >= 3
+
+
+def test_the_number_of_threads_is_left_as_it_was() -> None:
+    network = built(CONFIGS[0])
+    step, before = fast_step(network), torch.get_num_threads()
+    assert step is not None
+    torch.set_num_threads(3)
+    try:
+        step([7], network.new_cache(1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_feed_forward_input_of_any_size_overflows_nothing() -> None:

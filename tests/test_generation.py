@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slm_model import generation
+from slm_model.artifact import UserError
 from slm_model.generation import FloatArray, Generator, candidates, choose
 from slm_model.networks.base import Cache, Network
 from slm_model.networks.config import GruConfig, LstmConfig, TransformerConfig
@@ -238,6 +239,18 @@ def test_the_same_seed_tells_the_same_story_alone_and_among_others(
         alone = Generator(model, tokenizer, batch_size=1, fast=fast).generate([prompt], options, num=3)
         assert alone == together[3 * number : 3 * number + 3]
         assert Generator(model, tokenizer, fast=fast).generate([prompt], options) == alone[:1]
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused() -> None:
+    wanted = f"the tokenizer has {WORD.vocab_size} tokens, the network {CHAR.vocab_size}: use the tokenizer"
+    with pytest.raises(UserError, match=wanted):
+        Generator(network(CHAR), WORD)
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_begins_a_story(prompt: str) -> None:
+    story = says(CHAR, "", [*CHAR.encode("The cat."), CHAR.eos_id]).generate([prompt], SamplingConfig(temperature=0))[0]
+    assert (story.prompt, story.text, story.ended) == ("", "The cat.", "eos")
 
 
 def test_another_seed_tells_another_story() -> None:
