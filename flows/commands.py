@@ -38,7 +38,7 @@ from tasks.store import Store
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
     from tasks.registry import Version
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
@@ -226,7 +226,7 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         for name, value in sorted(version.tags.items()):
             console.print(f"  {name:<24}{value}", markup=False)
         key = version.key or ""
-    found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key)]
+    found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key) or _scores(m, key)]
     if not found:
         raise UserError(f"no artifact's key begins with {key!r}: `ls {root}/*` shows those there are")
     for folder, manifest in found:
@@ -339,6 +339,15 @@ def _version(store: MlflowStore, reference: str | None) -> Version:
     return version
 
 
+def _scores(manifest: Manifest | ArtifactDamaged, key: str) -> bool:
+    """Whether these are the scores of the model with this key."""
+    return (
+        isinstance(manifest, Manifest)
+        and manifest.recipe.stage == "evaluate"
+        and any(one.stage == "train" and one.key == key for one in manifest.recipe.inputs)
+    )
+
+
 def _show_manifest(console: Console, folder: Path, manifest: Manifest) -> None:
     recipe = manifest.recipe
     console.print(f"[bold]{recipe.stage}[/] {manifest.key}  {folder}")
@@ -351,7 +360,8 @@ def _show_manifest(console: Console, folder: Path, manifest: Manifest) -> None:
     for title, pairs in (("facts", manifest.facts), ("environment", manifest.environment)):
         console.print(f"  {title}")
         for name, value in pairs.items():
-            console.print(f"    {name:<28}{value}", markup=False)
+            for part, one in value.items() if isinstance(value, dict) else [("", value)]:
+                console.print(f"    {f'{name} {part}':<42}{one}", markup=False)
     console.print("  settings")
     for config in recipe.configs:
         for name, value in config.items():

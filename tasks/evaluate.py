@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING
 from tasks.stage import Stage
 
 if TYPE_CHECKING:
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
 
 
 def headline(scores: Scores) -> str:
     facts = scores.facts
-    return f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side"
+    memorises = "; it memorises its training stories" if facts.memorises else ""
+    return (
+        f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side, "
+        f"{facts.minimal_pairs:.0%} of minimal pairs{memorises}"
+    )
 
 
 evaluate: Stage[Scores] = Stage(
     name="evaluate",
     function="slm_model.evaluation.evaluate:evaluate",
-    artifact="slm_model.evaluation.scores:Scores",
+    artifact="slm_model.evaluation.score_card:Scores",
     headline=headline,
     tags=("model",),
 )

@@ -20,7 +20,7 @@ from tasks.registry import (
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.stories import Splits
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
     from tasks.release import ReleaseConfig
 
 

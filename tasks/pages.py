@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slm_model.data.stories import RawStories, Splits
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
     from slm_model.evaluation.walk_page import WalkPage
     from slm_model.tokenizer.vocab import Vocab
     from tasks.release import Release
@@ -175,10 +175,12 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
             *table(("side", "loss (nats a token)", "perplexity", "bits per byte", "accuracy"), rows),
             "",
             f"Over all {facts.num_tokens:,} tokens of {facts.num_stories:,} test stories ({facts.num_bytes:,} bytes), "
-            "each exactly once.",
+            f"each exactly once; with 95 % confidence between {facts.test_bits_per_byte_low:.4f} and "
+            f"{facts.test_bits_per_byte_high:.4f} bits per byte (bootstrap over stories).",
             "",
             *table(("", ""), [(name, value) for name, value in model.facts.model_dump(mode="json").items()]),
             "",
+            *_score_card(scores),
             "## Stories it tells",
             "\n\n---\n\n".join(stories),
             "",
@@ -187,6 +189,48 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
             *_made_from(model, scores),
         ]
     )
+
+
+def _score_card(scores: Scores) -> list[str]:
+    from slm_model.evaluation.figures import MEASURES, score_card
+
+    found = scores.table()
+    copying, test, validation = found.copying, found.test.by_position, found.validation.by_position
+    places = zip_longest(test, validation)
+    return [
+        "## Score card",
+        picture("Minimal pairs, story measures, loss by position, copying", score_card(found)),
+        "",
+        f"Stories: {found.stories.num_stories:,} told from nothing, beside as many test stories.",
+        "",
+        *table(
+            ("", "model", "held out"),
+            [
+                (name, getattr(found.stories, field), getattr(found.held_out_stories, field))
+                for field, name in MEASURES.items()
+            ]
+            + [
+                ("8-grams that stand in a training story", copying.share, copying.held_out_share),
+                ("stories copied (half of it or more in one run)", copying.copies, copying.held_out_copies),
+                ("longest run copied, in words", copying.longest_words, copying.held_out_longest_words),
+            ],
+        ),
+        "",
+        "**The model memorises its training stories.**"
+        if copying.memorises
+        else "No sign of memorising: copying is not far above that of held-out stories.",
+        "",
+        *table(
+            ("minimal pairs", "right", "95 % from", "to"),
+            [(p.name.replace("_", " "), p.share, p.interval.low, p.interval.high) for p in found.minimal_pairs],
+        ),
+        "",
+        *table(
+            ("tokens before", "test loss", "validation loss"),
+            [((one or other).start, one and one.loss, other and other.loss) for one, other in places],
+        ),
+        "",
+    ]
 
 
 def walk_page(walk: WalkPage) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
     from slm_model.data.token_shards import TokenShards
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
 
 WORDS = 1000  # most frequent ones, in the table that MLflow shows
 
@@ -82,7 +82,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 
 def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, shown: Shown) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
-    from slm_model.evaluation.figures import loss_by_position, training_curve
+    from slm_model.evaluation.figures import loss_by_position, score_card, training_curve
     from tasks.pages import to_html
     from tasks.tracking import fill_run
     from tasks.train import describe
@@ -91,6 +91,7 @@ def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: T
     table = scores.table()
     figures = {
         "training.png": training_curve(model.history()),
+        "score_card.png": score_card(table),
         "loss_by_position.png": loss_by_position({"test": table.test, "validation": table.validation}),
     } | {f"data_{name}": picture for name, picture in shown.report.pictures().items()}
     network, training = model.manifest.recipe.configs
@@ -114,6 +115,10 @@ def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: T
         tables={
             "stories.json": stories,
             "stories_on_the_way.json": on_the_way,
+            "minimal_pairs.json": [
+                {"phenomenon": p.name, "share": p.share, "low": p.interval.low, "high": p.interval.high}
+                for p in table.minimal_pairs
+            ],
             "data/words.json": [
                 {"word": word, "count": n} for word, n in shown.report.words().head(WORDS).to_numpy().tolist()
             ],
@@ -128,7 +133,18 @@ def _metrics(scores: Scores) -> dict[str, float]:
         "test/perplexity": facts.test_perplexity,
         "test/bits_per_byte": facts.test_bits_per_byte,
         "test/accuracy": facts.test_accuracy,
-    }
+        "test/bits_per_byte_low": facts.test_bits_per_byte_low,
+        "test/bits_per_byte_high": facts.test_bits_per_byte_high,
+        "minimal_pairs/mean": facts.minimal_pairs,
+        "stories/ends_properly": facts.ends_properly,
+        "stories/quotes_close": facts.quotes_close,
+        "stories/names_persist": facts.names_persist,
+        "stories/distinct_2": facts.distinct_2,
+        "stories/self_bleu": facts.self_bleu,
+        "stories/repeated_4": facts.repeated_4,
+        "stories/copied": facts.copied_share,
+        "stories/copied_by_held_out": facts.held_out_copied_share,
+    } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
 
 
 def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slm_model.data.stories import Splits
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
-    from slm_model.evaluation.scores import Scores
+    from slm_model.evaluation.score_card import Scores
     from tasks.release import Release, ReleaseConfig
 
 A = TypeVar("A", bound=Artifact)

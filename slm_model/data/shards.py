@@ -78,7 +78,7 @@ def encoded_part(tokenizer_json: Path, tokenizer_sha256: str, resume: Path | Non
         with suppress(ArtifactDamaged):
             return read_table(kept)
     encoder = encoder_of(tokenizer_json, tokenizer_sha256)
-    batches = [encode_stories(encoder, stories) for stories in read_batches(part, ["id", "text"], batch_size=1024)]
+    batches = [encode_stories(encoder, stories) for stories in read_batches(part, ["id", "text"], batch_size=512)]
     table = pa.Table.from_batches(batches, schema(encoder.tokenizer.vocab_size))
     if kept:
         write_table(kept.with_suffix(".partial"), table)

@@ -27,6 +27,19 @@ class EvaluateConfig(Config):
     sampling: SamplingConfig = Field(
         SamplingConfig(), description="How the sample stories are drawn, their seed included."
     )
+    num_measured: int = Field(
+        32,
+        ge=2,
+        le=2000,
+        description="Stories told from the beginning mark alone, to be measured beside as many test stories.",
+    )
+    measured_sampling: SamplingConfig = Field(
+        SamplingConfig(max_tokens=320), description="How the measured stories are drawn, their seed included."
+    )
+    num_resamples: int = Field(
+        2000, ge=100, le=100_000, description="Resamples of the test stories for the interval of bits per byte."
+    )
+    bootstrap_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the resamples.")
 
 
 class GateConfig(Config):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,17 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import Side, Splits
 from slm_model.data.token_shards import SideTokens, TokenShards
+from slm_model.evaluation.confidence import bits_per_byte_interval
 from slm_model.evaluation.config import EvaluateConfig
-from slm_model.evaluation.score import TokenScores, score_tokens, side_scores, stride
-from slm_model.evaluation.scores import SampleScores, Scores, ScoresFacts, ScoresTable, SideScores, StoryScore
+from slm_model.evaluation.copying import compare, copied_from
+from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
+from slm_model.evaluation.score import TokenScores, score_texts, score_tokens, side_scores, stride
+from slm_model.evaluation.score_card import Phenomenon, Scores, ScoresFacts, ScoresTable
+from slm_model.evaluation.scores import SideScores, StoryScore
+from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.generation import Generator
 from slm_model.networks.base import Network
-from slm_model.sampling import Story
+from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import NumericsConfig
 from slm_model.training.numerics import arithmetic, resolve
 
@@ -32,7 +34,7 @@ STORIES_AT_ONCE = 512  # between two reports
 def evaluate(
     out: Path, model: Checkpoint, shards: TokenShards, splits: Splits, config: EvaluateConfig, run: StageRun
 ) -> Scores:
-    """Score a model on all held-out stories, in fp32, and let it tell the sample stories.
+    """Score a model on all held-out stories and on minimal pairs, in fp32, and measure the stories that it tells.
 
     Raises UserError for shards of another vocabulary or another split, and for a model without a finite loss; Stopped
     if asked to.
@@ -52,36 +54,50 @@ def evaluate(
         run.report(0, {"total_steps": num_validation + num_test})
         validation, _ = _score_side(network, shards, "validation", run, before=0)
         test, per_story = _score_side(network, shards, "test", run, before=num_validation)
-        stories = Generator(network, tokenizer).generate(config.prompts, config.sampling, config.stories_per_prompt)
+        pairs = _pairs(network, tokenizer)
+        held_out = _held_out(splits, config.num_measured)
+        generator = Generator(network, tokenizer)
+        samples = generator.generate(config.prompts, config.sampling, config.stories_per_prompt)
+        told = generator.generate([""], config.measured_sampling, len(held_out))
     assert list(per_story) == list(splits.ids("test")), "shards hold the split's stories in its order"
 
+    texts = [story.text for story in told]
+    copied = copied_from([*texts, *held_out], splits.parts("train"), run)
+    num_words = min(sum(map(len, words_of(side))) for side in (texts, held_out))  # that both collections have
     table = ScoresTable(
         test_digest=test_digest,
         context=network.context,
         stride=stride(network.context),
         test=test,
         validation=validation,
-        samples=sample_scores(stories),
+        test_interval=bits_per_byte_interval(list(per_story.values()), config.num_resamples, config.bootstrap_seed),
+        stories=measure(texts, [story.ended == "eos" for story in told], num_words),
+        held_out_stories=measure(held_out, [True] * len(held_out), num_words),
+        copying=compare(copied[: len(told)], copied[len(told) :]),
+        minimal_pairs_version=VERSION,
+        minimal_pairs=pairs,
     )
     _write_json(out / "scores.json", table.model_dump(mode="json"))
-    _write_json(out / "samples.json", [story.model_dump(mode="json") for story in stories])
+    _write_json(out / "samples.json", [story.model_dump(mode="json") for story in samples])
+    _write_json(
+        out / "measured.json",
+        [story.model_dump() | found.model_dump() for story, found in zip(told, copied, strict=False)],
+    )
     write_table(out / "per_story.parquet", _as_table(per_story))
     return Scores(out, _facts(table))
 
 
-def sample_scores(stories: Sequence[Story]) -> SampleScores:
-    """Cheap measures of stories, over the words that the model added."""
-    added = [story.text[len(story.prompt) :] for story in stories]
-    words = [re.findall(r"\w+(?:'\w+)*", text.lower()) for text in added]
-    pairs = [pair for story in words for pair in pairwise(story)]
-    fours = [[tuple(story[i : i + 4]) for i in range(len(story) - 3)] for story in words]
-    num_fours = sum(map(len, fours))
-    proper = [story.ended == "eos" and re.search(r"[.!?][\"')]*\s*$", story.text) is not None for story in stories]
-    return SampleScores(
-        ends_properly=sum(proper) / len(stories),
-        distinct_2=len(set(pairs)) / max(1, len(pairs)),
-        repeated_4=(num_fours - sum(len(set(story)) for story in fours)) / max(1, num_fours),
-    )
+def _pairs(network: Network, tokenizer: Tokenizer) -> list[Phenomenon]:
+    texts = [text for pair in minimal_pairs() for text in (pair.right, pair.wrong)]
+    return pair_scores([score.bits for score in score_texts(network, tokenizer, texts)])
+
+
+def _held_out(splits: Splits, num_stories: int) -> list[str]:
+    """So many test stories, or all there are, evenly spaced: a source may have its kinds of stories in order."""
+    total = splits.facts.num_stories["test"]
+    num_stories = min(num_stories, total)
+    chosen = {i * total // num_stories for i in range(num_stories)}
+    return [text for i, text in enumerate(splits.texts("test")) if i in chosen]
 
 
 def _score_side(
@@ -124,7 +140,7 @@ def _as_table(per_story: dict[str, StoryScore]) -> pa.Table:
 
 
 def _facts(table: ScoresTable) -> ScoresFacts:
-    test, validation = table.test, table.validation
+    test, validation, told = table.test, table.validation, table.stories
     return ScoresFacts(
         test_digest=table.test_digest,
         num_stories=test.num_stories,
@@ -134,12 +150,24 @@ def _facts(table: ScoresTable) -> ScoresFacts:
         test_loss=test.loss,
         test_perplexity=test.perplexity,
         test_bits_per_byte=test.bits_per_byte,
+        test_bits_per_byte_low=table.test_interval.low,
+        test_bits_per_byte_high=table.test_interval.high,
         test_accuracy=test.accuracy,
         validation_loss=validation.loss,
         validation_perplexity=validation.perplexity,
         validation_bits_per_byte=validation.bits_per_byte,
         validation_accuracy=validation.accuracy,
-        **table.samples.model_dump(),
+        minimal_pairs=sum(found.share for found in table.minimal_pairs) / len(table.minimal_pairs),
+        minimal_pairs_by_kind={found.name: found.share for found in table.minimal_pairs},
+        ends_properly=told.ends_properly,
+        quotes_close=told.quotes_close,
+        names_persist=told.names_persist,
+        distinct_2=told.distinct_2,
+        self_bleu=told.self_bleu,
+        repeated_4=told.repeated_4,
+        copied_share=table.copying.share,
+        held_out_copied_share=table.copying.held_out_share,
+        memorises=table.copying.memorises,
     )
 
 

@@ -6,16 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slm_model.drawing import BLUE, COLOURS, GREY, ORANGE, new_figure, style, to_png
+from slm_model.evaluation.score_card import Phenomenon, ScoresTable
 from slm_model.evaluation.scores import SideScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+MEASURES = {  # names of the story measures, in print
+    "mean_words": "words a story",
+    "distinct_1": "distinct words",
+    "distinct_2": "distinct pairs",
+    "distinct_3": "distinct triples",
+    "self_bleu": "self-BLEU",
+    "repeated_4": "repeated 4-grams",
+    "ends_properly": "ends properly",
+    "quotes_close": "quotes close",
+    "names_persist": "names persist",
+}
 
 
 def training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
     """Loss over the steps of a checkpoint's history: of training as it went, of validation where it was due."""
-    figure, axes = _axes("Training", "step", "loss, nats a token")
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    style(axes, "Training", "step", "loss, nats a token")
     train = [(line["step"], line["train/loss"]) for line in history if "train/loss" in line]
     validation = [(line["step"], line["val/loss"]) for line in history if "val/loss" in line]
     if train:
@@ -31,7 +45,63 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
 
 def loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
     """Mean loss by place in the story, which doubles from bar to bar: what the model gains from having read more."""
-    figure, axes = _axes("Loss by position in the story", "tokens before", "loss, nats a token")
+    figure = new_figure(7, 4)
+    _positions(figure.subplots(), sides)
+    return to_png(figure)
+
+
+def score_card(scores: ScoresTable) -> bytes:
+    """What there is to know of a model on one picture; grey is the same of held-out stories."""
+    figure = new_figure(10, 7.5, layout=None)
+    margins = {"left": 0.15, "right": 0.98, "bottom": 0.13, "top": 0.95, "wspace": 0.45, "hspace": 0.35}
+    (pairs, measures), (positions, copied) = figure.subplots(2, 2, gridspec_kw=margins)
+    _minimal_pairs(pairs, scores.minimal_pairs)
+    names = [name for name in MEASURES if name != "mean_words"]
+    _beside(
+        measures,
+        "Stories told, and held-out ones",
+        [MEASURES[name] for name in names],
+        [[getattr(stories, name) for name in names] for stories in (scores.stories, scores.held_out_stories)],
+    )
+    _positions(positions, {"test": scores.test, "validation": scores.validation})
+    copying = scores.copying
+    _beside(
+        copied,
+        f"Copied from training{': MEMORISES' if copying.memorises else ''}",
+        ["8-grams", "copies"],
+        [
+            [copying.share, copying.copies / copying.num_stories],
+            [copying.held_out_share, copying.held_out_copies / copying.num_stories],
+        ],
+    )
+    return to_png(figure)
+
+
+def _minimal_pairs(axes: Axes, phenomena: Sequence[Phenomenon]) -> None:
+    style(axes, "Minimal pairs: the right one preferred", "share of pairs, with its 95 % interval", "")
+    rows = range(len(phenomena))
+    axes.set_yticks(rows, [found.name.replace("_", " ") for found in phenomena], fontsize=8)
+    for row, found in zip(rows, phenomena, strict=True):
+        axes.plot([found.interval.low, found.interval.high], [row, row], color=BLUE, alpha=0.4, linewidth=2)
+    axes.plot([found.share for found in phenomena], rows, "o", color=BLUE, markersize=4)
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
+    axes.set_xlim(0, 1.02)
+    axes.invert_yaxis()
+
+
+def _beside(axes: Axes, title: str, names: Sequence[str], shares: Sequence[Sequence[float]]) -> None:
+    """Shares of the model's stories and of held-out ones as bars, side by side, each with its number."""
+    style(axes, title, "share", "")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for offset, label, colour, values in zip((-0.2, 0.2), ("model", "held out"), (BLUE, GREY), shares, strict=True):
+        bars = axes.barh([row + offset for row in range(len(names))], values, 0.38, color=colour, label=label)
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=7)
+    axes.set_xlim(0, 1.12)
+    axes.invert_yaxis()
+
+
+def _positions(axes: Axes, sides: Mapping[str, SideScores]) -> None:
+    style(axes, "Loss by position in the story", "tokens before", "loss, nats a token")
     width = 0.8 / max(1, len(sides))
     for number, (side, scores) in enumerate(sides.items()):
         places = [i + (number - (len(sides) - 1) / 2) * width for i in range(len(scores.by_position))]
@@ -40,7 +110,6 @@ def loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
     longest = max((scores.by_position for scores in sides.values()), key=len, default=[])
     names = [str(p.start) if p.end - p.start == 1 else f"{p.start}–{p.end - 1}" for p in longest]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    return to_png(figure)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -51,10 +120,3 @@ def _smoothed(values: Sequence[float]) -> list[float]:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         smoothed.append(mean / weight)
     return smoothed
-
-
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = new_figure(7, 4)
-    axes = figure.subplots()
-    style(axes, title, x, y)
-    return figure, axes

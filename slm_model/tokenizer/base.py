@@ -7,11 +7,16 @@ the first ids; no text ever encodes to one of them, not even a text that spells 
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from slm_model.hashing import Bytes
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 SPECIALS = (PAD, UNK, BOS, EOS)  # ids 0 to 3; a kind that spells every text has no UNK, and ids 0 to 2
@@ -24,7 +29,9 @@ class Tokenizer(ABC):
     """From text to token ids and back; saved as a ``tokenizer.json`` that the `tokenizers` library opens too."""
 
     kind: ClassVar[str]
-    ascii_pieces: re.Pattern[str]  # its matches cut an ASCII text into pieces that are encoded each by itself
+    # Where in ASCII bytes the pieces begin that are encoded each by itself; no two blanks stand side by side there, and
+    # each control character is a piece of its own. None: not known.
+    ascii_starts: Callable[[Bytes], NDArray[np.bool_]] | None = None
 
     def __init__(self, tokens: Sequence[str], token_bytes: Sequence[bytes]) -> None:
         """``tokens``: the vocabulary as its file has it, by id; ``token_bytes``: what each of them stands for."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -14,15 +15,36 @@ from slm_model.tokenizer.base import BOS, EOS, PAD, Tokenizer
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.document import tokenizer_document, tokens_of
 from slm_model.tokenizer.library import LibraryTokenizer, trained_model
+from slm_model.tokenizer.pieces import CONTROL, SPACE, character_kinds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slm_model.hashing import Bytes
 
 SPECIALS = [PAD, BOS, EOS]
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-# GPT-2's pattern, which the library cuts texts with, for ASCII: with its six blanks, and none of Python's others.
-ASCII_PIECES = r"'(?:[sdmt]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^\t-\r A-Za-z0-9]+|[\t-\r ]+(?![^\t-\r ])|[\t-\r ]+"
 
 
 class BpeTokenizer(LibraryTokenizer):
     kind = "bpe"
+
+    @staticmethod
+    def ascii_starts(buffer: Bytes) -> NDArray[np.bool_]:
+        """As GPT-2's pattern cuts: '(?:[sdmt]|re|ve|ll)| ?letters+| ?digits+| ?others+|blanks."""
+        kinds = character_kinds(buffer)
+        before = np.concatenate(([CONTROL], kinds[:-1]))
+        starts: NDArray[np.bool_] = ((kinds != before) & (before != SPACE)) | (kinds == CONTROL)
+        # An apostrophe that begins a piece takes the letters of a contraction, and these alone.
+        quotes = np.flatnonzero((buffer == ord("'")) & starts)
+        last = len(buffer) - 1
+        one, two = buffer[np.minimum(quotes + 1, last)], buffer[np.minimum(quotes + 2, last)]
+        short = quotes[np.isin(one, np.frombuffer(b"sdmt", np.uint8))]
+        pairs = np.frombuffer(b"revell", np.uint8).reshape(-1, 2)
+        long = quotes[np.any((one[:, None] == pairs[:, 0]) & (two[:, None] == pairs[:, 1]), axis=1)]
+        starts[short + 1], starts[short + 2] = False, True
+        starts[long + 1], starts[long + 3] = False, True
+        return starts
 
 
 def build(texts: Iterable[str], config: BpeConfig) -> Tokenizer:
@@ -50,7 +72,7 @@ def open_json(document: Any) -> Tokenizer:
         raise KeyError(BYTE_LEVEL["type"])
     byte_of = bytes_by_character()
     token_bytes = [bytes(map(byte_of.__getitem__, token)) for token in tokens_of(document)]
-    return BpeTokenizer(document, token_bytes, ASCII_PIECES)
+    return BpeTokenizer(document, token_bytes)
 
 
 def bytes_by_character() -> dict[str, int]:

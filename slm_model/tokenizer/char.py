@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from slm_model.artifact import UserError
 from slm_model.tokenizer.base import SPECIALS, Tokenizer
@@ -11,12 +13,21 @@ from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.document import EVERY_CHARACTER, tokens_of
 from slm_model.tokenizer.pieces import PieceTokenizer, count_pieces, most_common
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slm_model.hashing import Bytes
+
 
 class CharTokenizer(PieceTokenizer):
     kind = "char"
 
     def split(self, text: str) -> Iterable[str]:
         return text
+
+    @staticmethod
+    def ascii_starts(buffer: Bytes) -> NDArray[np.bool_]:
+        return np.ones(len(buffer), np.bool_)
 
 
 def build(texts: Iterable[str], config: CharConfig) -> Tokenizer:

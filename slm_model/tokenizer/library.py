@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 class LibraryTokenizer(Tokenizer):
     """A ``tokenizer.json`` at work."""
 
-    def __init__(self, document: dict[str, Any], token_bytes: Sequence[bytes], ascii_pieces: str) -> None:
+    def __init__(self, document: dict[str, Any], token_bytes: Sequence[bytes]) -> None:
         super().__init__(tokens_of(document), token_bytes)
-        self.ascii_pieces = re.compile(ascii_pieces)
         self._document = write(document)
         self._library = tokenizers.Tokenizer.from_str(self._document)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from slm_model.tokenizer.base import UNK, UNKNOWN, Tokenizer
 from slm_model.tokenizer.document import split_by, tokenizer_document, write
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slm_model.hashing import Bytes
 
 # A word with its apostrophes ("don't") takes the space before it along, and so does any single character that is no
 # letter; what is left, one by one, are spaces, line ends, and U+FFFD, which stands for an unknown piece and must not
@@ -27,7 +34,8 @@ class PieceTokenizer(Tokenizer):
         """``pattern``: a regular expression whose matches, end to end, are the text; each is a piece."""
         super().__init__(tokens, [token.encode() for token in tokens])
         self.pattern = pattern
-        self.ascii_pieces = re.compile(pattern)
+        if pattern == WORDS:
+            self.ascii_starts = word_starts
         self._ids = {token: index for index, token in enumerate(tokens)}
 
     @abstractmethod
@@ -45,6 +53,35 @@ class PieceTokenizer(Tokenizer):
         vocab = {token: index for index, token in enumerate(self.tokens)}
         model = {"type": "WordLevel", "vocab": vocab, "unk_token": UNK}
         return write(tokenizer_document(model, split_by(self.pattern), [{"type": "Fuse"}]))
+
+
+LETTERS, DIGITS, OTHERS, SPACE, LINE_END, CONTROL = range(6)
+
+
+def character_kinds(buffer: Bytes) -> NDArray[np.uint8]:
+    """What each ASCII byte is."""
+    return np.frombuffer(buffer.tobytes().translate(_KINDS), np.uint8)
+
+
+def word_starts(buffer: Bytes) -> NDArray[np.bool_]:
+    """Where the pieces of WORDS begin in ASCII bytes; see ``Tokenizer.ascii_starts``."""
+    kinds = character_kinds(buffer)
+    before, after = np.concatenate(([CONTROL], kinds[:-1])), np.concatenate((kinds[1:], [CONTROL]))
+    inside = (buffer == ord("'")) & (before == LETTERS) & (after == LETTERS)
+    in_word = (kinds == LETTERS) | inside
+    goes_on = in_word & np.concatenate(([False], in_word[:-1]))
+    starts: NDArray[np.bool_] = ~goes_on & ((before != SPACE) | (kinds >= SPACE))
+    return starts
+
+
+def _kind(byte: int) -> int:
+    character = chr(byte)
+    if byte < 32 or byte >= 127:
+        return LINE_END if character == "\n" else CONTROL
+    return LETTERS if character.isalpha() else DIGITS if character.isdigit() else SPACE if byte == 32 else OTHERS
+
+
+_KINDS = bytes(_kind(byte) for byte in range(256))
 
 
 def count_pieces(texts: Iterable[str], split: Callable[[str], Iterable[str]]) -> Counter[str]:

@@ -20,7 +20,7 @@ from slm_model.tokenizer.base import SPECIALS, UNK, Tokenizer
 from slm_model.tokenizer.config import WordPieceConfig
 from slm_model.tokenizer.document import split_by, tokenizer_document, tokens_of
 from slm_model.tokenizer.library import LibraryTokenizer, trained_model
-from slm_model.tokenizer.pieces import WORDS, count_pieces, most_common
+from slm_model.tokenizer.pieces import WORDS, count_pieces, most_common, word_starts
 
 INSIDE = "##"
 
@@ -62,4 +62,7 @@ def build(texts: Iterable[str], config: WordPieceConfig) -> Tokenizer:
 
 def open_json(document: Any) -> Tokenizer:
     token_bytes = [token.removeprefix(INSIDE).encode() for token in tokens_of(document)]
-    return WordPieceTokenizer(document, token_bytes, document["pre_tokenizer"]["pattern"]["Regex"])
+    tokenizer = WordPieceTokenizer(document, token_bytes)
+    if document["pre_tokenizer"]["pattern"]["Regex"] == WORDS:
+        tokenizer.ascii_starts = word_starts
+    return tokenizer

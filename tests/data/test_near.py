@@ -152,4 +152,4 @@ def test_stories_of_a_few_words_are_not_compared(tmp_path: Path) -> None:
 
 def test_sketches_are_frozen() -> None:
     """The same on every machine, with every version of the libraries; another sketch needs a reason."""
-    assert sketch([story(0, 0)], np.ones(1, np.bool_))[:3, 0].tolist() == [2912540592, 3961328948, 4016730757]
+    assert sketch([story(0, 0)], np.ones(1, np.bool_))[:3, 0].tolist() == [1618484843, 1699104562, 948727102]

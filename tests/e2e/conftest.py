@@ -13,6 +13,7 @@ SMALL = [  # a pipeline that is whole and takes seconds
     *("--model.width", "32", "--model.num-layers", "2", "--model.context", "64"),
     *("--train.max-steps", "12", "--train.batch-size", "4", "--train.num-validations", "2"),
     *("--train.sample-tokens", "16", "--evaluate.stories-per-prompt", "1", "--evaluate.sampling.max-tokens", "24"),
+    *("--evaluate.num-measured", "4", "--evaluate.measured-sampling.max-tokens", "24"),
 ]
 
 Slm = Callable[..., subprocess.CompletedProcess[str]]

@@ -66,7 +66,15 @@ def test_models_lists_the_champion(built: Path) -> None:
 def test_show_gives_what_an_artifact_was_made_from(built: Path) -> None:
     done = run_slm(built, "show", "quick/1")
     assert done.returncode == 0
-    for word in ("train", "from shard", "slm.key", "num_parameters", "model.safetensors", "learning_rate"):
+    for word in (
+        "train",
+        "from shard",
+        "slm.key",
+        "num_parameters",
+        "model.safetensors",
+        "learning_rate",
+        "word_order",
+    ):
         assert word in done.stdout
 
 

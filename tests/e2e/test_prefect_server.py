@@ -27,7 +27,12 @@ SMALL: dict[str, Any] = {
     "vocab": {"kind": "bpe", "size": 300},
     "model": {"kind": "transformer", "width": 32, "num_layers": 2, "context": 64},
     "train": {"max_steps": 12, "batch_size": 4, "num_validations": 2, "sample_tokens": 16},
-    "evaluate": {"stories_per_prompt": 1, "sampling": {"max_tokens": 24}},
+    "evaluate": {
+        "stories_per_prompt": 1,
+        "sampling": {"max_tokens": 24},
+        "num_measured": 4,
+        "measured_sampling": {"max_tokens": 24},
+    },
     "release": {"model_name": "quick"},
 }
 STAGES = {"resolve", "download", "clean", "split", "build_vocab", "shard", "describe", "train", "evaluate", "walk"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,19 @@ from small_pipeline import NETWORK, Pipeline
 
 from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
-from slm_model.evaluation.evaluate import evaluate, sample_scores
+from slm_model.evaluation.evaluate import evaluate
 from slm_model.evaluation.score import score_texts
-from slm_model.evaluation.scores import Scores, bits_per_byte
-from slm_model.sampling import SamplingConfig, Story
+from slm_model.evaluation.score_card import Scores
+from slm_model.evaluation.scores import bits_per_byte
+from slm_model.sampling import SamplingConfig
+from tasks.pages import _score_card
 
 CONFIG = EvaluateConfig(
-    prompts=("One day, Lily", "Ж"), stories_per_prompt=3, sampling=SamplingConfig(max_tokens=40, seed=3)
+    prompts=("One day, Lily", "Ж"),
+    stories_per_prompt=3,
+    sampling=SamplingConfig(max_tokens=40, seed=3),
+    num_measured=100,
+    measured_sampling=SamplingConfig(max_tokens=60),
 )
 
 
@@ -75,7 +82,7 @@ def test_two_equal_runs_leave_equal_bytes(pipeline: Pipeline, scores: Scores, tm
     again = evaluate(tmp_path, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun())
     assert again.facts == scores.facts
     names = sorted(path.name for path in scores.folder.iterdir())
-    assert names == ["per_story.parquet", "samples.json", "scores.json"]
+    assert names == ["measured.json", "per_story.parquet", "samples.json", "scores.json"]
     for name in names:
         assert (tmp_path / name).read_bytes() == (scores.folder / name).read_bytes()
 
@@ -117,23 +124,60 @@ def test_evaluation_says_how_far_it_is(pipeline: Pipeline, tmp_path: Path) -> No
     assert steps == sorted(steps) and steps[-1] == all_stories
 
 
-def story(added: str, ended: str = "eos") -> Story:
-    return Story.model_validate({"prompt": "Once", "text": "Once" + added, "ended": ended, "num_tokens": 5})
+def test_bits_per_byte_stands_within_its_interval(scores: Scores) -> None:
+    facts = scores.facts
+    assert facts.test_bits_per_byte_low < facts.test_bits_per_byte < facts.test_bits_per_byte_high
 
 
-def test_a_story_ends_properly_after_a_sentence_and_by_its_end_mark() -> None:
-    stories = [story(' he said "Yes!"'), story(" it was."), story(" it was"), story(" it was.", "max_tokens")]
-    assert sample_scores(stories).ends_properly == 0.5
+def test_measured_stories_are_told_from_nothing_and_as_many_as_held_out_ones(
+    pipeline: Pipeline, scores: Scores
+) -> None:
+    table, told = scores.table(), scores.measured()
+    num = min(CONFIG.num_measured, pipeline.splits.facts.num_stories["test"])
+    assert (
+        len(told) == table.stories.num_stories == table.held_out_stories.num_stories == table.copying.num_stories == num
+    )
+    assert {story["prompt"] for story in told} == {""}
+    assert sum(story["copied_grams"] for story in told) == table.copying.share * sum(s["num_grams"] for s in told)
 
 
-def test_distinct_pairs_are_counted_over_all_stories() -> None:
-    assert sample_scores([story(" a b c a b"), story(" A b. d")]).distinct_2 == 4 / 6
+def test_the_baseline_is_the_test_side_and_copying_is_from_the_training_side(
+    pipeline: Pipeline, scores: Scores
+) -> None:
+    table = scores.table()
+    words = [len(re.findall(r"\w+", text)) for text in pipeline.splits.texts("test")]
+    assert len(words) <= CONFIG.num_measured  # so all of them are the baseline
+    assert table.held_out_stories.mean_words == pytest.approx(sum(words) / len(words), abs=0.5)
+    assert table.held_out_stories.quotes_close == table.held_out_stories.ends_properly == 1.0
+    training = "\0".join(pipeline.splits.texts("train")).lower()
+    training = re.sub(r"[^\w\0]+", " ", training)
+    copied = total = 0
+    for text in pipeline.splits.texts("test"):
+        plain = re.findall(r"\w+", text.lower())
+        grams = [" ".join(plain[i : i + 8]) for i in range(len(plain) - 7)]
+        total += len(grams)
+        copied += sum(re.search(rf"(?<!\w){gram}(?!\w)", training) is not None for gram in grams)
+    assert table.copying.held_out_share == pytest.approx(copied / total) and 0 < copied < total
 
 
-def test_repetition_is_counted_within_a_story() -> None:
-    assert sample_scores([story(" a b c d a b c d"), story(" a b c d")]).repeated_4 == 1 / 6
+def test_minimal_pairs_are_scored_by_phenomenon(scores: Scores) -> None:
+    found = scores.table().minimal_pairs
+    assert sum(phenomenon.num_pairs for phenomenon in found) == 950
+    assert scores.facts.minimal_pairs == pytest.approx(sum(p.share for p in found) / len(found))
 
 
-def test_stories_without_a_word_have_measures_too() -> None:
-    measures = sample_scores([story("")])
-    assert (measures.distinct_2, measures.repeated_4) == (0.0, 0.0)
+def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "\n".join(_score_card(scores))
+    table = scores.table()
+    assert "![Minimal pairs" in page and "data:image/png;base64,iVBO" in page
+    for found in table.minimal_pairs:
+        assert f"| {found.name.replace('_', ' ')} | {found.share:.4g} | {found.interval.low:.4g} |" in page
+    assert f"| self-BLEU | {table.stories.self_bleu:.4g} | {table.held_out_stories.self_bleu:.4g} |" in page
+    for place in table.test.by_position:
+        assert f"| {place.start} | {place.loss:.4g} | " in page
+    assert "No sign of memorising" in page and "**The model memorises" not in page
+    flagged = table.model_copy(update={"copying": table.copying.model_copy(update={"memorises": True})})
+    monkeypatch.setattr(Scores, "table", lambda _: flagged)
+    assert "**The model memorises its training stories.**" in "\n".join(_score_card(scores))

@@ -114,6 +114,23 @@ def test_a_model_that_knows_nothing_pays_the_vocabularys_bits_for_every_token() 
     assert bits_per_byte([found]) == pytest.approx(9 * math.log2(CHAR.vocab_size) / 8, abs=1e-12)
 
 
+def test_bits_per_byte_of_two_letters_by_hand() -> None:
+    """a after the beginning: 1/2; b after a: 1/4; the end after b: 1/8: 1 + 2 + 3 bits over 2 bytes."""
+    tokenizer = char.build(["ab"], CharConfig())
+    a, b = tokenizer.encode("ab")
+
+    class ByHand(Uniform):
+        def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
+            shares_VV = torch.zeros(self.vocab_size, self.vocab_size)
+            for before, after, share in ((tokenizer.bos_id, a, 1 / 2), (a, b, 1 / 4), (b, tokenizer.eos_id, 1 / 8)):
+                shares_VV[before, after], shares_VV[before, tokenizer.pad_id] = share, 1 - share
+            return shares_VV.log()[tokens_BT], cache
+
+    found = score_texts(ByHand(tokenizer.vocab_size, context=10), tokenizer, ["ab"])
+    assert found[0].bits == pytest.approx(6.0)
+    assert bits_per_byte(found) == pytest.approx(3.0)
+
+
 def test_bits_per_byte_counts_bytes_and_not_characters() -> None:
     [found] = score_texts(Uniform(BPE.vocab_size, context=100), BPE, ["é🙂"])
     assert found.num_bytes == 6

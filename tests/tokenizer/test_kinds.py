@@ -223,3 +223,21 @@ def test_a_file_that_is_no_tokenizer_of_ours_is_refused(tmp_path: Path) -> None:
     path.write_text(BUILT["bpe"].to_json().replace('"<pad>"', '"<stop>"'))
     with pytest.raises(UserError, match=r"is no tokenizer of ours \(KeyError\('<pad>'\)\)"):
         open_tokenizer(path)
+
+
+@pytest.mark.parametrize("kind", sorted(FLAT))
+def test_a_table_that_begins_anew_gives_the_same_ids(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slm_model.tokenizer.flat.MOST_PIECES", 40)
+    encoder = FlatEncoder(BUILT[kind], np.uint16)
+    for batch in ([f"It's {i} dogs, {i * 7}!" for i in range(start, start + 30)] for start in (0, 10, 5000)):
+        tokens, offsets = encoder(batch)
+        found = [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+        assert found == [[BUILT[kind].bos_id, *BUILT[kind].encode(text), BUILT[kind].eos_id] for text in batch]
+
+
+@pytest.mark.parametrize("kind", sorted(FLAT))
+def test_odd_texts_among_plain_ones_keep_their_places(kind: str) -> None:
+    texts = ["Plain.", "two  blanks", "", "tab\there", "\0\1", "é", "don't 'tis 'll ''s\n's", "end \n", "\n\n", "x\1"]
+    tokens, offsets = FLAT[kind](texts * 3)
+    found = [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+    assert found == [[BUILT[kind].bos_id, *BUILT[kind].encode(text), BUILT[kind].eos_id] for text in texts * 3]

@@ -1,0 +1,166 @@
+"""What the evaluation stage leaves: Scores, and the records inside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from slm_model.artifact import Artifact, ArtifactDamaged, Facts
+from slm_model.evaluation.scores import SideScores, StoryScore
+from slm_model.sampling import Story
+
+
+class Interval(BaseModel):
+    """Where the true value lies with 95 % confidence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: float
+    high: float
+
+
+class StoryMeasures(BaseModel):
+    """Measures of a collection of stories (story_measures.py); all but the counts are shares between 0 and 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_stories: int
+    mean_words: float
+    distinct_1: float  # different words among the collection's first words
+    distinct_2: float
+    distinct_3: float
+    self_bleu: float  # likeness of the stories to each other
+    repeated_4: float  # runs of four words that stood in the same story before
+    ends_properly: float  # stories that came to their end mark, after the end of a sentence
+    quotes_close: float  # stories whose double quotes come in twos in every paragraph
+    num_with_names: int  # stories that name someone in their first two sentences, and go on
+    names_persist: float  # of those, the share in which a name of them occurs again
+
+
+class Phenomenon(BaseModel):
+    """Minimal pairs of one kind: the share in which the right member took fewer bits. Chance is one half."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    num_pairs: int
+    share: float
+    interval: Interval  # Wilson's
+
+
+class Copied(BaseModel):
+    """What of one story stands in the training stories."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_words: int
+    num_grams: int  # of eight words
+    copied_grams: int
+    longest_words: int  # of the longest common run with one training story; 0: shorter than eight words
+    source: str | None  # id of the first training story that has it
+
+
+class Copying(BaseModel):
+    """Copying from the training stories: a model's, and that of as many held-out stories (copying.py)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float  # of runs of eight words, those that stand in a training story
+    held_out_share: float
+    copies: int  # stories of which half the words or more stand in a training story in one run
+    held_out_copies: int
+    num_stories: int  # on either side
+    longest_words: int
+    held_out_longest_words: int
+    chance: float  # probability of so many more copies, if the model copied no more than those
+    memorises: bool
+
+
+class ScoresTable(BaseModel):
+    """The content of scores.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[2] = 2
+    test_digest: str
+    context: int  # tokens
+    stride: int  # tokens by which the window moves on in a story longer than the context
+    test: SideScores
+    validation: SideScores
+    test_interval: Interval  # of the test side's bits per byte
+    stories: StoryMeasures
+    held_out_stories: StoryMeasures  # the same of test stories
+    copying: Copying
+    minimal_pairs_version: int
+    minimal_pairs: list[Phenomenon]
+
+
+class ScoresFacts(Facts):
+    """The scores in a line; counts are of the test side."""
+
+    test_digest: str
+    num_stories: int
+    num_tokens: int
+    num_bytes: int
+    unknown_bytes: int
+    test_loss: float
+    test_perplexity: float
+    test_bits_per_byte: float
+    test_bits_per_byte_low: float  # 95 % interval over the draw of the test stories
+    test_bits_per_byte_high: float
+    test_accuracy: float
+    validation_loss: float
+    validation_perplexity: float
+    validation_bits_per_byte: float
+    validation_accuracy: float
+    minimal_pairs: float  # mean share over the phenomena
+    minimal_pairs_by_kind: dict[str, float]
+    ends_properly: float
+    quotes_close: float
+    names_persist: float
+    distinct_2: float
+    self_bleu: float
+    repeated_4: float
+    copied_share: float
+    held_out_copied_share: float
+    memorises: bool
+
+
+@dataclass(frozen=True)
+class Scores(Artifact):
+    """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side), ``samples.json`` (stories from
+    prompts) and ``measured.json`` (stories from nothing, with what of each was copied)."""
+
+    facts: ScoresFacts
+
+    stage: ClassVar[str] = "evaluate"
+    facts_type: ClassVar[type[Facts]] = ScoresFacts
+
+    def table(self) -> ScoresTable:
+        """All scores of both sides."""
+        path = self.file("scores.json")
+        try:
+            return ScoresTable.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
+
+    def samples(self) -> list[Story]:
+        """The sample stories, in the order of the prompts."""
+        return [Story.model_validate(story) for story in json.loads(self.file("samples.json").read_bytes())]
+
+    def measured(self) -> list[dict[str, Any]]:
+        """The stories that were measured, each as a Story with what of it was Copied."""
+        stories: list[dict[str, Any]] = json.loads(self.file("measured.json").read_bytes())
+        return stories
+
+    def per_story(self) -> dict[str, StoryScore]:
+        """The score of every test story by its id, in the order of the test side."""
+        from slm_model.data.parquet import read_table
+
+        names = ["nats", "num_tokens", "num_bytes", "unknown_bytes"]
+        table = read_table(self.file("per_story.parquet"), ["id", *names])
+        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+        return dict(zip(table["id"].to_pylist(), (StoryScore(*row) for row in rows), strict=True))
