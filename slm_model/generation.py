@@ -2,6 +2,9 @@
 
 Past the network's context the story goes on in a sliding window: the last half of the context is read again into a
 new cache, and grows from there. A prompt longer than the context keeps its last tokens, and says how many went.
+
+The plain path, `Network.forward` with a cache, is the reference. A Transformer in float32 on the CPU takes
+`fast_generation.fast_step` instead for each token after the prompt, for any number of stories.
 """
 
 # B stories told at once, T tokens, V vocabulary, K tokens among which is drawn
@@ -14,90 +17,98 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from slm_model.artifact import UserError
 from slm_model.data.normalise import normalise
+from slm_model.fast_generation import fast_step
 from slm_model.networks.base import Cache, Network
 from slm_model.sampling import SamplingConfig, Story
 from slm_model.tokenizer.base import Tokenizer
 
-LIKELIEST = 512  # looked at first in a larger vocabulary: top-p seldom keeps more, and sorting 32,000 is slow
+SELDOM_MORE = 256  # tokens, of a large vocabulary, that top-p keeps: sorting 32,000 is slow
 DROP_FINISHED = 0.75  # share of stories going on at which the others leave the batch: leaving copies the cache
 PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
 
-
-def sample(logits_V: Tensor, options: SamplingConfig, generator: torch.Generator, seen: Sequence[int] = ()) -> int:
-    """The next token. ``seen``: the tokens that the repetition penalty falls on.
-
-    Draws one number from ``generator``, and none at temperature 0. Raises ValueError if the logits are not finite.
-    """
-    return choose(logits_V[None], options, [generator], [seen])[0]
+FloatArray = npt.NDArray[np.float32]
 
 
 def choose(
-    logits_BV: Tensor, options: SamplingConfig, generators: Sequence[torch.Generator], seen: Sequence[Sequence[int]]
+    logits_BV: FloatArray, options: SamplingConfig, generators: Sequence[torch.Generator], seen: Sequence[Sequence[int]]
 ) -> list[int]:
-    """``sample`` for each row, with a generator of its own."""
+    """The next token of each row. ``seen``: the tokens that the repetition penalty falls on.
+
+    Draws one number from each row's generator, and none at temperature 0. Raises ValueError if the logits are not
+    finite.
+    """
     if options.repetition_penalty != 1:
         logits_BV = _penalised(logits_BV, options.repetition_penalty, seen)
-    best_B = logits_BV.max(-1)  # in a third of argmax's time
-    if not best_B.values.isfinite().all():
+    if not np.isfinite(logits_BV.max(-1)).all():
         raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
     if options.temperature == 0:
-        return _ints(best_B.indices)
-    tokens_BK, shares_BK = candidates(logits_BV, options)
-    cumulative_BK = shares_BK.cumsum(-1)
-    total_B1 = cumulative_BK[:, -1:]
-    draws_B1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
+        return _ints(logits_BV.argmax(-1))
+    shares_BV = _softmax(logits_BV, options.temperature)
+    return [_drawn(shares_V, options, generator) for shares_V, generator in zip(shares_BV, generators, strict=True)]
+
+
+def _softmax(logits_BV: FloatArray, temperature: float) -> FloatArray:
+    shares_BV: FloatArray = logits_BV - logits_BV.max(-1, keepdims=True)
+    with np.errstate(over="ignore"):  # a tiny temperature's: the share is 0
+        shares_BV /= max(temperature, 1e-30)
+    np.exp(shares_BV, out=shares_BV)
+    shares_BV /= shares_BV.sum(-1, keepdims=True)
+    return shares_BV
+
+
+def _drawn(shares_V: FloatArray, options: SamplingConfig, generator: torch.Generator) -> int:
+    tokens_K, shares_K = candidates(shares_V, options)
+    cumulative_K = shares_K.cumsum(dtype=np.float64)
+    draw = torch.rand(1, dtype=torch.float64, generator=generator).item()
     # In doubles a draw below 1 times the total stays below the total, so that a token with a share is always found.
-    chosen_B1 = torch.searchsorted(cumulative_BK, draws_B1 * total_B1, right=True)
-    return _ints(tokens_BK.gather(-1, chosen_B1)[:, 0])
+    return int(tokens_K[cumulative_K.searchsorted(draw * cumulative_K[-1], side="right")])
 
 
-def candidates(logits_BV: Tensor, options: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """The tokens that may come next, in the order of their ids, and their shares in double; 0: filtered out.
+def candidates(shares_V: FloatArray, options: SamplingConfig) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """The tokens that may come next, in the order of their ids, and their shares, which need not sum to 1.
 
-    The shares need not sum to 1. In this order a draw means the same token however the filters found it, and whatever
-    rounding did to the others. Top-p keeps a token that is as likely as the last one it must keep.
+    In this order a draw means the same token however the filters found it, and whatever rounding did to the others.
+    Top-p keeps a token that is as likely as the last one it must keep.
     """
-    shares_BK = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / max(options.temperature, 1e-30)).softmax(-1)
-    vocab_size = shares_BK.shape[-1]
-    tokens_BK = torch.arange(vocab_size).expand_as(shares_BK)
-    if options.top_k is not None:
-        tokens_BK, shares_BK = _likeliest(shares_BK, min(options.top_k, vocab_size))
-        shares_BK = shares_BK / shares_BK.sum(-1, keepdim=True)
-    elif options.top_p < 1 and vocab_size > 2 * LIKELIEST:
-        likeliest = _likeliest(shares_BK, LIKELIEST)
-        if likeliest[1].sum(-1).min() > options.top_p:
-            tokens_BK, shares_BK = likeliest
+    vocab_size = len(shares_V)
+    if options.top_k is not None and options.top_k < vocab_size:
+        tokens_K = np.sort(np.argpartition(shares_V, -options.top_k)[-options.top_k :])
+        shares_K = shares_V[tokens_K]
+        shares_K /= shares_K.sum()
+    elif options.top_p < 1:
+        floor = (1 - options.top_p) / SELDOM_MORE
+        tokens_K = np.flatnonzero(shares_V >= floor)
+        shares_K = shares_V[tokens_K]
+        if shares_K.sum() <= options.top_p:
+            tokens_K, shares_K = np.arange(vocab_size), shares_V
+    else:
+        tokens_K, shares_K = np.arange(vocab_size), shares_V
+    least = options.min_p * shares_K.max()
     if options.top_p < 1:
-        ranked_BK = torch.from_numpy(-np.sort(-shares_BK.numpy(), axis=-1))  # seven times as fast as torch's
-        likelier_BK = ranked_BK.cumsum(-1, dtype=torch.float64) - ranked_BK
-        least_B1 = ranked_BK.where(likelier_BK < options.top_p, torch.inf).amin(-1, keepdim=True)
-        shares_BK = shares_BK.where(shares_BK >= least_B1, 0.0)
-    if options.min_p > 0:
-        shares_BK = shares_BK.where(shares_BK >= options.min_p * shares_BK.amax(-1, keepdim=True), 0.0)
-    return tokens_BK, shares_BK.double()
+        ranked_K = np.sort(shares_K)[::-1]
+        likelier_K = ranked_K.cumsum(dtype=np.float64) - ranked_K
+        least = max(least, ranked_K[likelier_K.searchsorted(options.top_p) - 1])
+    if least > 0:
+        kept_K = shares_K >= least
+        tokens_K, shares_K = tokens_K[kept_K], shares_K[kept_K]
+    return tokens_K, shares_K
 
 
-def _likeliest(shares_BV: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens and their shares, in the order of their ids. NumPy finds them in a third of topk's time."""
-    rest = shares_BV.shape[-1] - num
-    tokens_BK = torch.from_numpy(np.sort(np.argpartition(shares_BV.numpy(), rest, axis=-1)[:, rest:], axis=-1))
-    return tokens_BK, shares_BV.gather(-1, tokens_BK)
-
-
-def _penalised(logits_BV: Tensor, penalty: float, seen: Sequence[Sequence[int]]) -> Tensor:
-    logits_BV = logits_BV.clone()
+def _penalised(logits_BV: FloatArray, penalty: float, seen: Sequence[Sequence[int]]) -> FloatArray:
+    logits_BV = logits_BV.copy()
     for logits_V, tokens in zip(logits_BV, seen, strict=True):
-        index = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+        index = np.array(list(set(tokens)), np.int64)
         logits = logits_V[index]
-        logits_V[index] = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits_V[index] = np.where(logits > 0, logits / penalty, logits * penalty)
     return logits_BV
 
 
-def _ints(tokens_B: Tensor) -> list[int]:
+def _ints(tokens_B: npt.NDArray[np.int64]) -> list[int]:
     return [int(token) for token in tokens_B.tolist()]
 
 
@@ -154,11 +165,21 @@ def _begun(text: str, stops: Sequence[str]) -> int:
 class Generator:
     """Tells stories with a network and its tokenizer."""
 
-    def __init__(self, network: Network, tokenizer: Tokenizer, batch_size: int = 64) -> None:
-        """``batch_size``: most stories told at once; it bounds the memory."""
+    def __init__(self, network: Network, tokenizer: Tokenizer, batch_size: int = 64, fast: bool = True) -> None:
+        """``batch_size``: most stories told at once; it bounds the memory. ``fast``: take ``fast_step`` where it can.
+
+        ``step`` says which of the two it is: None for the plain one. The fast step holds its own copy of the weights:
+        make a new generator when the network has learned. Raises UserError for a tokenizer of another vocabulary.
+        """
+        if tokenizer.vocab_size != network.vocab_size:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the network {network.vocab_size}: "
+                "use the tokenizer that the network was trained with"
+            )
         self.network, self.tokenizer, self.batch_size = network.eval(), tokenizer, batch_size
-        self.allowed_V = torch.zeros(network.vocab_size)  # added to the logits
-        self.allowed_V[[index for index in tokenizer.special_ids if index != tokenizer.eos_id]] = -torch.inf
+        self.step = fast_step(network) if fast else None
+        self.allowed_V = np.zeros(network.vocab_size, np.float32)  # added to the logits
+        self.allowed_V[[index for index in tokenizer.special_ids if index != tokenizer.eos_id]] = -np.inf
 
     def generate(self, prompts: Sequence[str], options: SamplingConfig, num: int = 1) -> list[Story]:
         """``num`` stories a prompt, those of the first prompt first.
@@ -225,11 +246,13 @@ class Generator:
                     cache = cache.select(torch.tensor(going_on, device=self.network.device))
 
     @torch.inference_mode()
-    def _read(self, ids_BT: list[list[int]], cache: Cache) -> Tensor:
-        """Logits of the token after these, on the CPU; marks that no story contains are out of the question."""
+    def _read(self, ids_BT: list[list[int]], cache: Cache) -> FloatArray:
+        """Logits of the token after these; marks that no story contains are out of the question."""
+        if self.step and len(ids_BT[0]) == 1:
+            return self.step([ids[0] for ids in ids_BT], cache) + self.allowed_V
         step = max(1, PREFILL_LOGITS // (len(ids_BT) * self.network.vocab_size))
         tokens_BT = torch.tensor(ids_BT, device=self.network.device)
         for start in range(0, tokens_BT.shape[1], step):
             logits_BTV, _ = self.network(tokens_BT[:, start : start + step], cache)
-        logits_BV: Tensor = logits_BTV[:, -1].float().cpu()
+        logits_BV: FloatArray = logits_BTV[:, -1].float().cpu().numpy()
         return logits_BV + self.allowed_V

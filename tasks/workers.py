@@ -55,6 +55,7 @@ class LocalWorkers(Workers):
     """
 
     def __init__(self, num_workers: int) -> None:
+        self.in_flight = 3 * num_workers  # 64 finished parts, waiting for a slow writer, came to 1 GB
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
         self._led = threading.local()
         self._processes: set[WorkerProcess] = set()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-for library in ("psutil", "datatrove", "tiktoken"):
+for library in ("psutil", "datatrove", "tiktoken", "transformers"):
     pytest.importorskip(library, reason="the peers are not installed: pip install -e '.[benchmarks]'")
 
 from benchmarks.corpora import WORD, retell, sample  # noqa: E402
@@ -43,6 +43,13 @@ def test_with_our_cleaning_every_pipeline_leaves_the_same_tokens(tmp_path: Path)
 def test_every_encoder_gives_the_same_ids(tmp_path: Path) -> None:
     runs = logged(tmp_path, "encoding", "--corpus", "storygen", "--mb", "1", "--vocab-sizes", "512")
     assert len(runs) == 8 and len({run["digest"] for run in runs}) == 1
+
+
+@pytest.mark.slow
+def test_every_way_tells_the_same_greedy_stories(tmp_path: Path) -> None:
+    runs = logged(tmp_path, "generation", "--sizes", "1M", "--streams", "3", "--tokens", "40")
+    assert [run["candidate"] for run in runs] == ["plain", "fast", "transformers"]
+    assert len({run["digest"] for run in runs}) == 1
 
 
 @pytest.mark.slow

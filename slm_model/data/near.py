@@ -33,7 +33,7 @@ MOST_LEADERS = 16  # of the stories that agree in a band, each meets so many; el
 STORIES_AT_A_TIME = 1024  # whose words and values stay in the processor's cache
 KEYS_AT_A_TIME = 4_000_000
 FOLLOWERS_AT_A_TIME = 65_536
-PAIRS_AT_A_TIME = 8192
+PAIRS_AT_A_TIME = 1024  # with more, the powers that hash their words took 270 MB a process
 
 Rows = npt.NDArray[np.int64]  # numbers of stories, counted through all parts
 LOWER, UPPER = np.uint64(0xFFFFFFFF), np.uint64(32)

@@ -19,6 +19,7 @@ class LazyExecutor(Executor):
     """An executor whose workers start with the first ``submit``: a second or so, which few parts are not worth."""
 
     started = False
+    in_flight = IN_FLIGHT
 
 
 def map_parts(
@@ -39,7 +40,8 @@ def map_parts(
     if executor is None:
         yield from map(function, waiting)
         return
-    flying: deque[Future[Result]] = deque(executor.submit(function, part) for part in islice(waiting, IN_FLIGHT))
+    in_flight = executor.in_flight if isinstance(executor, LazyExecutor) else IN_FLIGHT
+    flying: deque[Future[Result]] = deque(executor.submit(function, part) for part in islice(waiting, in_flight))
     try:
         while flying:
             result = flying.popleft().result()

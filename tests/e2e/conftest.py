@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,12 @@ def slm_command() -> str:
     return str(Path(sys.executable).with_name("slm"))
 
 
-def run_slm(artifacts: Path, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """``slm`` with these words, to its end."""
+def run_slm(
+    artifacts: Path, *words: object, under: Sequence[str] = (), **more: str
+) -> subprocess.CompletedProcess[str]:
+    """``slm`` with these words, to its end; ``under``: a command that runs it."""
     return subprocess.run(
-        [slm_command(), *map(str, words)],
+        [*under, slm_command(), *map(str, words)],
         env=environment(artifacts) | more,
         cwd=artifacts.parent,
         capture_output=True,

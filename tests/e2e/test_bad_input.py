@@ -2,11 +2,10 @@
 
 import gzip
 import os
-import resource
 import shutil
 import subprocess
-from collections.abc import Callable
-from multiprocessing import Process
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,9 +21,9 @@ TOLD = list(stories(0, 0, 200))
 FILES = SMALL[2:]  # without the number of generated stories
 
 
-def refused(artifacts: Path, *words: object, **more: str) -> str:
+def refused(artifacts: Path, *words: object, under: Sequence[str] = (), **more: str) -> str:
     """What was said to a run that was refused, the rules of a refusal checked."""
-    done = run_slm(artifacts, *words, **more)
+    done = run_slm(artifacts, *words, under=under, **more)
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     [line] = [line for line in done.stderr.splitlines() if line.strip()]
     assert line.startswith("slm: ")
@@ -32,9 +31,9 @@ def refused(artifacts: Path, *words: object, **more: str) -> str:
     return line
 
 
-def refused_source(tmp_path: Path, path: Path | None, *words: object) -> str:
+def refused_source(tmp_path: Path, path: Path | None, *words: object, under: Sequence[str] = ()) -> str:
     given = [] if path is None else ["--source.path", path]
-    return refused(tmp_path / "artifacts", "run", "sample", *FILES, *given, *words)
+    return refused(tmp_path / "artifacts", "run", "sample", *FILES, *given, *words, under=under)
 
 
 def parquet(path: Path, **columns: object) -> Path:
@@ -60,6 +59,16 @@ def test_a_parquet_file_cut_short(tmp_path: Path) -> None:
     path = parquet(tmp_path / "stories.parquet", text=TOLD)
     path.write_bytes(path.read_bytes()[:-200])
     assert "stories.parquet" in refused_source(tmp_path, path)
+
+
+# Runs a command and writes how much memory the hungriest of its processes had, in kB. In a small process of its own: a
+# child's peak counts what its parent held when it was started.
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(done.returncode)
+"""
 
 
 def parquet_of_one_long_story(path: Path) -> None:
@@ -94,12 +103,10 @@ def text_of_separators(path: Path) -> None:
 def test_what_is_far_too_large_is_refused_in_bounded_memory(
     tmp_path: Path, name: str, write: Callable[[Path], None], said: str
 ) -> None:
-    path = tmp_path / name
-    writer = Process(target=write, args=(path,))  # on its own: a child's peak counts what its parent held
-    writer.start()
-    writer.join()
-    assert said in refused_source(tmp_path, path)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_500_000  # kB, of the hungriest child so far
+    write(path := tmp_path / name)
+    peak = tmp_path / "peak"
+    assert said in refused_source(tmp_path, path, under=[sys.executable, "-c", MEASURED, str(peak)])
+    assert int(peak.read_text()) < 1_500_000  # kB
 
 
 def test_no_text_column(tmp_path: Path) -> None:
