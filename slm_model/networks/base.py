@@ -55,6 +55,13 @@ class Network(nn.Module):
             if isinstance(module, nn.RMSNorm):
                 module.reset_parameters()
 
+    def inner_matrices(self) -> list[nn.Parameter]:
+        """The matrices that Muon may train: each maps a hidden state to another, and stands for one linear map."""
+        return []
+
+    def attend(self, explicit: bool) -> None:
+        """Compute attention, if there is any, as products written out or by torch's fused kernel."""
+
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

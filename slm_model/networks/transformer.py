@@ -70,6 +70,14 @@ class Transformer(Network):
         logits_BTV = linear(self.norm(x_BTD), self.embed_tokens.weight)
         return logits_BTV, cache
 
+    def inner_matrices(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.layers.parameters() if parameter.dim() == 2]
+
+    def attend(self, explicit: bool) -> None:
+        for module in self.layers.modules():
+            if isinstance(module, Attention):
+                module.explicit = explicit
+
     def new_cache(self, batch_size: int) -> TransformerCache:
         c, weight = self.config, self.embed_tokens.weight
         shape = c.num_layers, batch_size, c.num_kv_heads, c.context, c.head_width
@@ -98,7 +106,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
-        self.index, self.head_width = index, config.head_width
+        self.index, self.head_width, self.explicit = index, config.head_width, False
         self.q_proj = Linear(config.width, config.num_heads * config.head_width)
         self.k_proj = Linear(config.width, config.num_kv_heads * config.head_width)
         self.v_proj = Linear(config.width, config.num_kv_heads * config.head_width)
@@ -114,7 +122,10 @@ class Attention(nn.Module):
         if cache is None or cache.length == 0:
             if cache is not None:
                 cache.append(self.index, k_BGTK, v_BGTK)
-            y_BHTK = scaled_dot_product_attention(q_BHTK, k_BGTK, v_BGTK, is_causal=True, enable_gqa=True)
+            if self.explicit:
+                y_BHTK = explicit_attention(q_BHTK, k_BGTK, v_BGTK)
+            else:
+                y_BHTK = scaled_dot_product_attention(q_BHTK, k_BGTK, v_BGTK, is_causal=True, enable_gqa=True)
         else:
             k_BGPK, v_BGPK = cache.append(self.index, k_BGTK, v_BGTK)
             seen_TP = causal_mask(q_BHTK.shape[2], k_BGPK.shape[2], x_BTD.device)
@@ -152,6 +163,17 @@ def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Turn each pair of a head's two halves by its position's angle (RoFormer, arXiv:2104.09864)."""
     first, second = x_BHTK.chunk(2, dim=-1)
     return x_BHTK * cos_TK + torch.cat((-second, first), dim=-1) * sin_TK
+
+
+def explicit_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+    """What the fused kernel gives, up to rounding. Compiled on a CPU its backward pass is far quicker."""
+    batch_size, num_groups, num_tokens, head_width = k_BGTK.shape
+    q_BGRTK = q_BHTK.view(batch_size, num_groups, -1, num_tokens, head_width) * head_width**-0.5
+    scores_BGRTT = q_BGRTK @ k_BGTK.unsqueeze(2).transpose(-1, -2)
+    unseen_TT = ~causal_mask(num_tokens, num_tokens, q_BHTK.device)
+    weights_BGRTT = scores_BGRTT.masked_fill(unseen_TT, -torch.inf).softmax(-1)
+    y_BGRTK: Tensor = weights_BGRTT.to(v_BGTK.dtype) @ v_BGTK.unsqueeze(2)
+    return y_BGRTK.flatten(1, 2)
 
 
 def causal_mask(num_tokens: int, num_positions: int, device: torch.device) -> Tensor:

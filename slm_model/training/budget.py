@@ -10,6 +10,7 @@ from slm_model.data.batches import PackedBatches
 from slm_model.training.config import TrainConfig
 
 WARM_UP_STEPS = 2  # the first ones compile and fill caches
+LONG_SECONDS, LONG_WORK = 120, 2_000_000 * 1_000_000  # seconds; tokens times parameters
 LEAST_STEPS, LEAST_SECONDS = 5, 3.0
 
 
@@ -31,6 +32,17 @@ def total_steps(
         found.append((int(config.max_minutes * 60 / seconds), f"max_minutes {config.max_minutes:g}"))
     steps, reason = min(found, default=(batches.steps_per_epoch, "one pass over the training stories"))
     return max(1, steps), reason
+
+
+def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) -> bool:
+    """Whether a training is long enough to be compiled: two minutes, or the work that two cores do in about so long."""
+    if config.max_minutes is not None and config.max_minutes * 60 < LONG_SECONDS:
+        return False
+    tokens = [config.max_steps * batches.tokens_per_step] if config.max_steps is not None else []
+    tokens += [config.max_tokens] if config.max_tokens is not None else []
+    if not tokens and config.max_minutes is None:
+        tokens = [batches.steps_per_epoch * batches.tokens_per_step]
+    return min(tokens, default=LONG_WORK) * num_parameters >= LONG_WORK
 
 
 def calibrate(step: Callable[[int], object], budget_seconds: float) -> float:

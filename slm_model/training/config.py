@@ -10,9 +10,15 @@ from slm_model.artifact import Config
 
 
 class OptimizerConfig(Config):
-    """AdamW (Loshchilov and Hutter, 2019); weight decay on matrices alone."""
+    """Muon (Jordan et al., 2024) for the matrices inside a Transformer, and for all else AdamW (Loshchilov and Hutter,
+    2019); weight decay on matrices alone."""
 
-    learning_rate: float = Field(6e-3, gt=0, description="Peak learning rate, reached when warm-up ends.")
+    matrices: Literal["muon", "adamw"] = Field(
+        "muon", description="What the matrices inside are trained by. A recurrent network is trained by AdamW alone."
+    )
+    matrix_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of Muon, reached after warm-up.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Decay of Muon's running mean of the gradient.")
+    learning_rate: float = Field(8e-3, gt=0, description="Peak learning rate of AdamW, reached after warm-up.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's running mean.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient's running mean.")
     epsilon: float = Field(1e-8, gt=0, description="Added to the root of the squared gradient's running mean.")
@@ -21,12 +27,13 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """The learning rate's way: linear warm-up from zero, then decay to a floor at the last step."""
+    """The learning rates' way: linear warm-up from zero, then decay to a floor at the last step."""
 
     warmup_steps: int = Field(50, ge=0, description="Optimizer steps of linear warm-up from zero.")
-    decay: Literal["linear", "cosine"] = Field(
-        "cosine", description="Shape of the decay, from the first to the last step."
+    decay: Literal["linear", "cosine", "stable"] = Field(
+        "linear", description="Shape of the decay: over all steps; stable: linear over the last decay_share of them."
     )
+    decay_share: float = Field(0.2, gt=0, le=1, description="Share of the steps that a stable schedule decays over.")
     floor: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak.")
 
 
@@ -35,9 +42,16 @@ class NumericsConfig(Config):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Of products in training; weights stay fp32. auto: bf16 on cuda, fp32 elsewhere."
+        "auto",
+        description="Of products in training; weights stay fp32. auto: bf16 where that is faster, on a CPU only if "
+        "compiled.",
     )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile. auto: off.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile. auto: for trainings long enough to earn the half minute that it takes."
+    )
+    attention: Literal["auto", "fused", "explicit"] = Field(
+        "auto", description="torch's fused kernel, or products written out. auto: explicit if compiled for a CPU."
+    )
     num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
         "auto", description="Threads of one operation on a CPU. auto: as many as torch finds."
     )

@@ -36,7 +36,7 @@ from slm_model.data.token_shards import TokenShards
 from slm_model.networks.base import Network
 from slm_model.networks.config import NetworkConfig
 from slm_model.tokenizer.vocab import Vocab
-from slm_model.training.budget import calibrate, total_steps
+from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
 from slm_model.training.numerics import arithmetic, require_same, resolve
@@ -71,11 +71,12 @@ def train(
         model: Network = network.implementation().build(network, vocab.facts.vocab_size)
         if plan:
             require_same(plan.numerics)
-        numerics = plan.numerics if plan else resolve(config.numerics, run.device, model.compiles)
+        batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
+        long = is_long(config, batches, model.num_parameters)
+        numerics = plan.numerics if plan else resolve(config.numerics, run.device, model.compiles, long)
         for note in numerics.notes:
             log.warning(note)
         with arithmetic(numerics):
-            batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
             trainee = Trainee(model.to(numerics.device), batches, config, numerics)
             if plan is None:
                 steps, budget = total_steps(

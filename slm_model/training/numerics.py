@@ -28,30 +28,36 @@ class Numerics(BaseModel):
     device: Device
     precision: Literal["fp32", "bf16"]
     compile: bool
+    attention: Literal["fused", "explicit"]
     num_threads: int
     torch: str
     processor: str  # a CPU's widest instructions, a GPU's name
     notes: tuple[str, ...] = ()  # what was asked for and could not be had
 
 
-def resolve(asked: NumericsConfig, placed: str, can_compile: bool) -> Numerics:
-    """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open.
+def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False) -> Numerics:
+    """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open. ``is_long``:
+    long enough for a compilation, which takes half a minute, to pay.
 
     Raises UserError for a device that this machine lacks. Compilation falls back, and a note says why.
     """
     device = _device(asked.device if asked.device != "auto" else placed)
     lack = None if can_compile else "torch.compile gains a recurrent network nothing"
     lack = lack or _no_compiler(device)
-    wanted = asked.compile == "on"  # auto: a compilation takes half a minute, which only long trainings get back
-    bf16_pays = device == "cuda" and torch.cuda.is_bf16_supported()
+    compiled = (asked.compile == "on" or (asked.compile == "auto" and is_long)) and lack is None
+    bf16_pays = (device == "cuda" and torch.cuda.is_bf16_supported()) or (
+        device == "cpu" and compiled and torch.cpu._is_avx512_bf16_supported()
+    )
+    explicit = asked.attention == "explicit" or (asked.attention == "auto" and compiled and device == "cpu")
     return Numerics(
         device=device,
         precision=asked.precision if asked.precision != "auto" else "bf16" if bf16_pays else "fp32",
-        compile=wanted and lack is None,
+        compile=compiled,
+        attention="explicit" if explicit else "fused",
         num_threads=torch.get_num_threads() if asked.num_threads == "auto" else asked.num_threads,
         torch=torch.__version__,
         processor=_processor(device),
-        notes=(f"not compiled: {lack}",) if wanted and lack else (),
+        notes=(f"not compiled: {lack}",) if asked.compile == "on" and lack else (),
     )
 
 

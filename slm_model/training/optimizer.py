@@ -1,8 +1,9 @@
-"""The optimizer, the learning rate's way, and an optimizer's state as named tensors."""
+"""The optimizers, the learning rates' way, and the optimizers' state as named tensors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,37 +12,56 @@ from slm_model.networks.base import Network
 from slm_model.training.config import OptimizerConfig, ScheduleConfig
 
 
-def adamw(network: Network, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices, and none on gains and biases."""
-    matrices = [parameter for parameter in network.parameters() if parameter.dim() >= 2]
-    others = [parameter for parameter in network.parameters() if parameter.dim() < 2]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, with weight decay on matrices and none on gains and biases; and Muon for the network's inner matrices."""
+    inner = network.inner_matrices() if config.matrices == "muon" else []
+    outer = [parameter for parameter in network.parameters() if not any(parameter is matrix for matrix in inner)]
+    groups = [
+        {"params": [p for p in outer if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in outer if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    ]
+    if inner:
+        rate, decay, momentum = config.matrix_learning_rate, config.weight_decay, config.momentum
+        found.append(torch.optim.Muon(inner, lr=rate, weight_decay=decay, momentum=momentum))
+    for group in (group for optimizer in found for group in optimizer.param_groups):
+        group["peak"] = group["lr"]
+    return found
 
 
-def learning_rate(peak: float, config: ScheduleConfig, step: int, total_steps: int) -> float:
-    """The rate of step 0 to total_steps - 1: the smaller of warm-up and decay, so that any number of steps works."""
+def share_of_peak(config: ScheduleConfig, step: int, total_steps: int) -> float:
+    """The learning rates of step 0 to total_steps - 1, as a share of their peaks: the smaller of warm-up and decay, so
+    that any number of steps works."""
     warm = (step + 1) / (config.warmup_steps + 1)
     done = step / max(1, total_steps - 1)
-    left = (1 + math.cos(math.pi * done)) / 2 if config.decay == "cosine" else 1 - done
-    return peak * min(warm, config.floor + (1 - config.floor) * left)
+    left = {
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "stable": min(1.0, (1 - done) / config.decay_share),
+    }[config.decay]
+    return min(warm, config.floor + (1 - config.floor) * left)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, by names like ``0/exp_avg``: the parameter's number and what is kept of it."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}/{name}": value for index, kept in state.items() for name, value in kept.items()}
+def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state, by names like ``0/3/exp_avg``: the optimizer's number, the parameter's in it, and what is
+    kept of it."""
+    return {
+        f"{number}/{index}/{name}": value
+        for number, optimizer in enumerate(optimizers)
+        for index, kept in optimizer.state_dict()["state"].items()
+        for name, value in kept.items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put back what ``optimizer_tensors`` gave."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for path, value in tensors.items():
-        index, name = path.split("/")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for path, value in tensors.items():
+            of, index, name = path.split("/")
+            if int(of) == number:
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -19,14 +19,14 @@ from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
 from slm_model.training.numerics import Numerics, autocast
-from slm_model.training.optimizer import adamw, learning_rate, optimizer_tensors, restore_optimizer
+from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers, share_of_peak
 
 LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step saw. The loss is in nats a token, before the step."""
+    """What a step saw. The loss is in nats a token, before the step; the learning rate is AdamW's."""
 
     loss: float
     grad_norm: float
@@ -38,47 +38,49 @@ class Outcome:
 
 
 class Trainee:
-    """A network with its optimizer. A step is a pure function of both, the batches and the step's number."""
+    """A network with its optimizers. A step is a pure function of them, the batches and the step's number."""
 
     def __init__(self, network: Network, batches: PackedBatches, config: TrainConfig, numerics: Numerics) -> None:
         self.network, self.batches, self.config, self.numerics = network, batches, config, numerics
+        network.attend(explicit=numerics.attention == "explicit")
         self.forward = torch.compile(network) if numerics.compile else network
         self.begin()
 
     def begin(self) -> None:
         """Back to the first step: weights drawn from the seed, an optimizer that has seen nothing."""
         self.network.initialise(torch.Generator().manual_seed(self.config.seed))
-        self.optimizer = adamw(self.network, self.config.optimizer)
+        self.optimizers = optimizers(self.network, self.config.optimizer)
 
     def step(self, step: int, total_steps: int) -> Outcome:
         """Take step ``step``, counted from 0.
 
-        Weights and optimizer stay as they were if the loss or the gradient is not finite.
+        Weights and optimizers stay as they were if the loss or the gradient is not finite.
         """
         config = self.config
-        rate = learning_rate(config.optimizer.learning_rate, config.schedule, step, total_steps)
+        share = share_of_peak(config.schedule, step, total_steps)
         torch.manual_seed(_seed(config.seed, step))  # of dropout: no generator's state has to be kept
         self.network.train()
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         loss = math.fsum(self._learn(step, part) for part in range(config.accumulation)) / config.accumulation
         most = config.optimizer.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if most is None else most)
-        outcome = Outcome(loss, norm.item(), rate)
+        outcome = Outcome(loss, norm.item(), config.optimizer.learning_rate * share)
         if outcome.finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * share
+                optimizer.step()
         return outcome
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the steps so far have left."""
         weights = {f"network/{name}": value for name, value in self.network.state_dict().items()}
-        return weights | {f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
+        return weights | {f"optimizer/{name}": value for name, value in optimizer_tensors(self.optimizers).items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put back what ``tensors`` gave."""
         self.network.load_state_dict(_under("network/", tensors))
-        restore_optimizer(self.optimizer, _under("optimizer/", tensors))
+        restore_optimizers(self.optimizers, _under("optimizer/", tensors))
 
     def _learn(self, step: int, part: int) -> float:
         """Add the gradient of a part of the step's rows; the mean loss of its tokens."""

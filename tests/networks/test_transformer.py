@@ -98,3 +98,18 @@ def test_rotated_products_depend_on_the_distance_alone() -> None:
 
 def test_the_default_network_has_a_million_parameters() -> None:
     assert Transformer(TransformerConfig(), 2048).num_parameters == 1_000_832
+
+
+def test_explicit_attention_is_the_fused_one() -> None:
+    config = TransformerConfig(context=24, width=32, num_heads=6, num_kv_heads=2, head_width=8)
+    network = config.implementation().build(config, 50)
+    network.initialise(torch.Generator().manual_seed(0))
+    tokens = torch.randint(50, (3, 24), generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for explicit in (False, True):
+        network.attend(explicit)
+        network.zero_grad()
+        logits, _ = network(tokens)
+        logits.square().mean().backward()
+        gradients.append((logits.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-5)

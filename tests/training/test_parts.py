@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,26 @@ from training_inputs import open_inputs
 
 from slm_model.artifact import UserError
 from slm_model.data.batches import PackedBatches
-from slm_model.networks.config import GruConfig
-from slm_model.training.budget import calibrate, total_steps
+from slm_model.networks.config import GruConfig, TransformerConfig
+from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import NumericsConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from slm_model.training.divergence import PATIENCE, DivergenceWatch
 from slm_model.training.numerics import resolve
-from slm_model.training.optimizer import adamw, learning_rate, optimizer_tensors, restore_optimizer
+from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers, share_of_peak
 from slm_model.training.state import Plan, ResumeFolder, State
 
 
 def rates(total: int, **schedule: Any) -> list[float]:
-    return [learning_rate(2.0, ScheduleConfig(**schedule), step, total) for step in range(total)]
+    return [2.0 * share_of_peak(ScheduleConfig(**schedule), step, total) for step in range(total)]
 
 
 def test_the_rate_rises_linearly_then_falls_to_its_floor_at_the_last_step() -> None:
-    for decay in ("linear", "cosine"):
+    for decay in ("linear", "cosine", "stable"):
         found = rates(100, warmup_steps=9, decay=decay, floor=0.1)
         assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
         assert max(found) == pytest.approx(2.0, rel=0.1)
         assert found[-1] == pytest.approx(0.2)
+        assert (found[70] == 2.0) == (decay == "stable")
         assert found[10:] == sorted(found[10:], reverse=True)
     assert rates(101, warmup_steps=0, decay="linear")[50] == pytest.approx(1.0)
     assert rates(101, warmup_steps=0, decay="cosine")[25] == pytest.approx(1 + math.sqrt(0.5))
@@ -45,42 +47,62 @@ def test_a_training_shorter_than_its_warm_up_has_legal_rates(total: int) -> None
     assert rates(total, warmup_steps=50)[0] > 0
 
 
-def network() -> Any:
-    built = GruConfig(width=4, hidden_width=6).implementation().build(GruConfig(width=4, hidden_width=6), 10)
+SMALL = GruConfig(width=4, hidden_width=6)
+INNER = TransformerConfig(context=8, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_width=4, hidden_width=12)
+
+
+def network(config: GruConfig | TransformerConfig = SMALL) -> Any:
+    built = config.implementation().build(config, 10)
     built.initialise(torch.Generator().manual_seed(0))
     return built
 
 
-def test_weights_decay_on_matrices_alone() -> None:
-    model = network()
+@pytest.mark.parametrize("config", [SMALL, INNER], ids=["gru", "transformer"])
+def test_weights_decay_on_matrices_alone(config: GruConfig | TransformerConfig) -> None:
+    model = network(config)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    optimizer = adamw(model, OptimizerConfig(learning_rate=0.1, weight_decay=0.5))
+    found = optimizers(model, OptimizerConfig(learning_rate=0.1, matrix_learning_rate=0.1, weight_decay=0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    for optimizer in found:
+        optimizer.step()
     for name, value in model.named_parameters():
         wanted = before[name] * (0.95 if value.dim() >= 2 else 1)
         torch.testing.assert_close(value.detach(), wanted, msg=name)
 
 
-def test_an_optimizer_goes_on_from_its_tensors_as_if_never_interrupted() -> None:
-    def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> None:
+def test_muon_trains_the_matrices_inside_a_transformer_and_adamw_all_else() -> None:
+    model = network(INNER)
+    adamw, muon = optimizers(model, OptimizerConfig())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    inside = {names[id(parameter)] for group in muon.param_groups for parameter in group["params"]}
+    outside = {names[id(parameter)] for group in adamw.param_groups for parameter in group["params"]}
+    assert inside == {name for name in names.values() if name.startswith("layers.") and "norm" not in name}
+    assert outside == set(names.values()) - inside and "embed_tokens.weight" in outside
+    assert [type(o).__name__ for o in optimizers(model, OptimizerConfig(matrices="adamw"))] == ["AdamW"]
+    assert [type(o).__name__ for o in optimizers(network(), OptimizerConfig())] == ["AdamW"]
+
+
+@pytest.mark.parametrize("config", [SMALL, INNER], ids=["gru", "transformer"])
+def test_optimizers_go_on_from_their_tensors_as_if_never_interrupted(config: GruConfig | TransformerConfig) -> None:
+    def step(model: Any, optimizers: list[torch.optim.Optimizer], number: int) -> None:
         torch.manual_seed(number)
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     with torch.random.fork_rng([]):
-        one = network()
-        optimizer = adamw(one, OptimizerConfig())
-        step(one, optimizer, 0)
-        other = network()
+        one = network(config)
+        found = optimizers(one, OptimizerConfig())
+        step(one, found, 0)
+        other = network(config)
         other.load_state_dict(one.state_dict())
-        kept = {name: value.clone() for name, value in optimizer_tensors(optimizer).items()}
-        restored = adamw(other, OptimizerConfig())
-        restore_optimizer(restored, kept)
+        kept = {name: value.clone() for name, value in optimizer_tensors(found).items()}
+        restored = optimizers(other, OptimizerConfig())
+        restore_optimizers(restored, kept)
         for number in (1, 2):
-            step(one, optimizer, number)
+            step(one, found, number)
             step(other, restored, number)
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
@@ -116,6 +138,25 @@ def test_calibration_takes_the_median_and_leaves_out_the_first_steps(monkeypatch
     assert calibrate(step, budget_seconds=60) == 1
 
 
+def test_a_long_training_is_compiled_and_a_short_one_is_not(inputs: Path) -> None:
+    shards, _ = open_inputs(inputs)
+    batches = PackedBatches(shards.load("train"), 8, 16, 0)
+
+    def long(num_parameters: int = 1_000_000, **budget: Any) -> bool:
+        return is_long(TrainConfig(batch_size=8, **budget), batches, num_parameters)
+
+    assert long(max_tokens=2_000_000) and not long(max_tokens=1_900_000) and long(8_000_000, max_tokens=300_000)
+    assert long(max_steps=15_625) and not long(max_steps=15_624) and not long(max_steps=15_625, max_tokens=1000)
+    assert long(max_minutes=2) and not long(max_minutes=1.9) and not long(max_minutes=1, max_tokens=10**12)
+    assert not long(), "one pass over few stories"
+    if shutil.which("g++"):
+        found = resolve(NumericsConfig(device="cpu"), "cpu", True, is_long=True)
+        assert (found.compile, found.attention) == (True, "explicit")
+        assert found.precision == ("bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32")
+    asked = resolve(NumericsConfig(device="cpu", compile="off", attention="explicit"), "cpu", True, is_long=True)
+    assert (asked.compile, asked.attention, asked.precision) == (False, "explicit", "fp32")
+
+
 def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused() -> None:
     with pytest.raises(ValidationError, match="batch_size 16 is no multiple of accumulation 3"):
         TrainConfig(batch_size=16, accumulation=3)
@@ -129,7 +170,7 @@ def test_how_often_states_are_kept_is_not_identity() -> None:
 def test_auto_is_fp32_uncompiled_on_a_cpu_and_heeds_the_device_it_was_placed_on() -> None:
     found = resolve(NumericsConfig(), "cpu", True)
     assert (found.device, found.precision, found.compile, found.notes) == ("cpu", "fp32", False, ())
-    assert found.num_threads == torch.get_num_threads()
+    assert (found.num_threads, found.attention) == (torch.get_num_threads(), "fused")
     assert resolve(NumericsConfig(device="cpu", num_threads=7), "auto", True).num_threads == 7
 
 

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,16 @@ def data_files(folder: Path) -> dict[str, bytes]:
 
 
 def start(
-    inputs: Path, folder: Path, network: dict[str, Any], config: dict[str, Any], write: int = 0
-) -> subprocess.Popen[str]:
+    inputs: Path,
+    folder: Path,
+    network: dict[str, Any],
+    config: dict[str, Any],
+    *,
+    write: int = 0,
+    step: int = -1,
+    wait: float = 0.0,
+) -> int:
+    """Train in a process of its own; its exit code."""
     job = {
         "inputs": str(inputs),
         "out": str(folder / "out"),
@@ -39,38 +46,25 @@ def start(
         "network": network,
         "train": config,
         "die_in_write": write,
+        "die_after_step": step,
+        "die_wait": wait,
     }
-    return subprocess.Popen(
-        [sys.executable, training_inputs.__file__, json.dumps(job)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, training_inputs.__file__, json.dumps(job)]
+    return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
 
 
 def killed_in_write(inputs: Path, folder: Path, network: dict[str, Any], config: dict[str, Any], write: int) -> None:
-    with start(inputs, folder, network, config, write) as process:
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert start(inputs, folder, network, config, write=write) == -signal.SIGKILL
 
 
 def killed_after_step(
     inputs: Path, folder: Path, network: dict[str, Any], config: dict[str, Any], step: int, wait: float
 ) -> None:
-    with start(inputs, folder, network, config) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if int(line) >= step:
-                break
-        time.sleep(wait)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    assert start(inputs, folder, network, config, step=step, wait=wait) == -signal.SIGALRM
 
 
 def finished(inputs: Path, folder: Path, network: dict[str, Any], config: dict[str, Any]) -> dict[str, bytes]:
-    with start(inputs, folder, network, config) as process:
-        process.communicate()
-    assert process.returncode == 0
+    assert start(inputs, folder, network, config) == 0
     return data_files(folder / "out")
 
 
@@ -79,7 +73,7 @@ def test_training_killed_and_resumed_gives_the_same_bytes(inputs: Path, tmp_path
     undisturbed = do_train(inputs, tmp_path / "undisturbed", network, KEPT_OFTEN, StageRun())
     killed_in_write(inputs, tmp_path, network, KEPT_OFTEN, 9)  # two fsyncs a write: the fourth state, half written
     assert len(list((tmp_path / "resume").glob("state-*"))) == 2 and (tmp_path / "resume/partial.safetensors").exists()
-    killed_after_step(inputs, tmp_path, network, KEPT_OFTEN, 7, 0)
+    killed_after_step(inputs, tmp_path, network, KEPT_OFTEN, 7, 1e-6)
     assert finished(inputs, tmp_path, network, KEPT_OFTEN) == data_files(undisturbed.folder)
 
 
@@ -98,7 +92,7 @@ def test_any_network_killed_at_every_kind_of_moment_gives_the_same_bytes(
     ):  # two fsyncs a write: the plan half written, the first state, one half written and named
         killed_in_write(inputs, tmp_path, network, config, write)
     for step in (20, 39, 59):  # after 20, 40 and 60 there is a validation
-        killed_after_step(inputs, tmp_path, network, config, step, chance.random() * 0.02)
+        killed_after_step(inputs, tmp_path, network, config, step, chance.uniform(0.0001, 0.02))
     assert finished(inputs, tmp_path, network, config) == data_files(undisturbed.folder)
 
 

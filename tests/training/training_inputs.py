@@ -9,6 +9,7 @@ import random
 import signal
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def die_in_write(number: int) -> None:
     os.fsync = fatal
 
 
+def die_after(step: int, seconds: float) -> Callable[[int, object], None]:
+    """A report that has the kernel end this process so long after a step: a parent could come too late."""
+
+    def report(now: int, _: object) -> None:
+        if now == step:
+            signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM ends a process as SIGKILL does: at once, untidily
+
+    return report
+
+
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
     if job["die_in_write"]:
@@ -115,5 +126,5 @@ if __name__ == "__main__":
         Path(job["out"]),
         job["network"],
         job["train"],
-        StageRun(resume=Path(job["resume"]), report=lambda step, _: print(step, flush=True)),
+        StageRun(resume=Path(job["resume"]), report=die_after(job["die_after_step"], job["die_wait"])),
     )
