@@ -59,19 +59,25 @@ class FlatEncoder:
         return found[1:-1], offsets.astype(np.int32)
 
     def _encode(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
-        """Each text's ids, without marks; those of BETWEEN are an end mark and a beginning."""
+        """Each text's ids, without marks."""
         import numpy as np
 
-        found = self.tokenizer.encode_batch([text if text != ODD else "" for text in texts])
+        found = self.tokenizer.encode_batch(texts)
         for text, ids in zip(texts, found, strict=True):
             if max(ids, default=0) >= self.tokenizer.vocab_size:
                 raise UserError(
                     f"{text[:40]!r} has token {max(ids)}, and the vocabulary ends with "
                     f"{self.tokenizer.vocab_size - 1}: run the build_vocab stage again"
                 )
-        marks = [self.tokenizer.eos_id, self.tokenizer.bos_id]
-        pairs = zip(texts, found, strict=True)
-        return [np.array(marks if text == BETWEEN else ids, self.dtype) for text, ids in pairs]
+        return [np.array(ids, self.dtype) for ids in found]
+
+    def _encode_pieces(self, pieces: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        """Each piece's ids; those of BETWEEN are an end mark and a beginning, and ODD has its own in every text."""
+        import numpy as np
+
+        found = self._encode([piece if piece not in (BETWEEN, ODD) else "" for piece in pieces])
+        marks = np.array([self.tokenizer.eos_id, self.tokenizer.bos_id], self.dtype)
+        return [marks if piece == BETWEEN else ids for piece, ids in zip(pieces, found, strict=True)]
 
     def _joined(self, texts: Sequence[str]) -> tuple[Bytes, NDArray[np.bool_]]:
         """The texts with BETWEEN around each, and ODD in the place of those that are not plain; which those are."""
@@ -115,7 +121,7 @@ class FlatEncoder:
             self._forget(len(starts))
             return self._look_up(buffer, starts)
         texts = [buffer[starts[i] : stops[i]].tobytes().decode() for i in missing[chosen]]
-        where = [self._keep(int(piece), ids) for piece, ids in zip(new, self._encode(texts), strict=True)]
+        where = [self._keep(int(piece), ids) for piece, ids in zip(new, self._encode_pieces(texts), strict=True)]
         slots[missing] = np.array(where, np.intp)[inverse]
         return slots
 

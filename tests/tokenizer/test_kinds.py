@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slm_model.artifact import UserError
@@ -86,6 +86,7 @@ def test_the_library_gives_the_same_ids_and_the_same_text(kind: str, text: str) 
 
 @EVERY_KIND
 @given(texts=st.lists(TEXTS | ASCII, max_size=4))
+@example(texts=["\0", "Tom", "\1"])  # what stands between texts, and in the place of one, in the table of pieces
 def test_many_texts_at_once_have_the_same_ids(kind: str, texts: list[str]) -> None:
     """On ASCII texts above all, which take another way."""
     tokenizer = BUILT[kind]
