@@ -51,7 +51,7 @@ def _text_bytes(source: StorygenSource | FilesSource | HubSource, pinned: Pinned
 def _tokens(network: NetworkConfig, train: TrainConfig) -> int | None:
     limits = [train.max_tokens] if train.max_tokens else []
     if train.max_steps:
-        limits.append(train.max_steps * train.batch_size * train.accumulation * network.context)
+        limits.append(train.max_steps * train.batch_size * network.context)
     return min(limits, default=None)
 
 

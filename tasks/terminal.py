@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tasks.stage import Outcome, Stage
 
@@ -17,6 +19,7 @@ class Terminal:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Progress | None = None
+        self._live: Live | None = None
         self._task: TaskID | None = None
         self._shown: dict[str, float] = {}
 
@@ -31,18 +34,17 @@ class Terminal:
                 TextColumn("    {task.description}"),
                 BarColumn(bar_width=28),
                 TextColumn("{task.completed:,}/{task.total:,}"),
-                TextColumn("{task.fields[figures]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
+                TextColumn("{task.fields[left]}"),
             )
-            self._task = self._bar.add_task(stage.name, total=values["total_steps"], completed=step, figures="")
-            self._bar.start()
-        if self._bar is None or self._task is None:
+            self._task = self._bar.add_task(stage.name, total=values["total_steps"], completed=step, left="")
+            self._live = Live(self._bar, console=self.console, transient=True)
+            self._live.start()
+        if self._bar is None or self._task is None or self._live is None:
             return
         self._shown |= {name: value for name, value in values.items() if isinstance(value, int | float)}
-        self._bar.update(self._task, completed=step, figures=_figures(self._shown))
+        self._bar.update(self._task, completed=step, left=_left(self._shown))
+        self._live.update(Group(self._bar, f"    {_figures(self._shown)}"))
 
     def finished(self, outcome: Outcome[Any]) -> None:
         self._close()
@@ -58,9 +60,9 @@ class Terminal:
         self._close()
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar, self._task, self._shown = None, None, {}
+        if self._live is not None:
+            self._live.stop()
+        self._bar, self._live, self._task, self._shown = None, None, None, {}
 
 
 def _figures(values: Mapping[str, float]) -> str:
@@ -71,7 +73,16 @@ def _figures(values: Mapping[str, float]) -> str:
         parts.append(f"validation {values['val/loss']:.3f}")
     if "observations/tokens_per_second" in values:
         parts.append(f"{values['observations/tokens_per_second'] / 1000:.1f}k tokens/s")
+    if "observations/mfu" in values:
+        parts.append(f"MFU {values['observations/mfu']:.0%}")
+    if "train/grad_norm" in values:
+        parts.append(f"gradient {values['train/grad_norm']:.2f}")
     return "  ".join(parts)
+
+
+def _left(values: Mapping[str, float]) -> str:
+    seconds = values.get("observations/seconds_left")
+    return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
 
 
 def _escape(text: str) -> str:

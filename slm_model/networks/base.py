@@ -67,6 +67,12 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of training on a token: 2 for a weight in a product, and twice that again backward
+        (Kaplan et al., 2020, arXiv:2001.08361)."""
+        return 6 * sum(parameter.numel() for parameter in self.parameters() if parameter.dim() >= 2)
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

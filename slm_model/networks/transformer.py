@@ -73,6 +73,12 @@ class Transformer(Network):
     def inner_matrices(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.layers.parameters() if parameter.dim() == 2]
 
+    @property
+    def flops_per_token(self) -> int:
+        """And those of attention over a whole context."""
+        c = self.config
+        return super().flops_per_token + 12 * c.num_layers * c.num_heads * c.head_width * c.context
+
     def attend(self, explicit: bool) -> None:
         for module in self.layers.modules():
             if isinstance(module, Attention):

@@ -40,6 +40,7 @@ from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
 from slm_model.training.numerics import arithmetic, require_same, resolve
+from slm_model.training.speed import Speedometer
 from slm_model.training.state import Plan, ResumeFolder, State
 from slm_model.training.trainee import Trainee, memory_advice
 from slm_model.training.watching import tell, validate, validation_steps
@@ -102,10 +103,13 @@ class Training:
     vocab: Vocab
     step: int = 0  # steps taken
     validated: int = 0  # the last step after which there was a validation
+    speedometer: Speedometer = field(init=False)
     watch: DivergenceWatch = field(default_factory=DivergenceWatch)
     notes: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in NOTES})
 
     def __post_init__(self) -> None:
+        trainee = self.trainee
+        self.speedometer = Speedometer(trainee.network, trainee.batches.tokens_per_step, trainee.numerics)
         if state := self.resume.load():
             self._restore(state)
 
@@ -185,7 +189,7 @@ class Training:
         }
         self._note(HISTORY, seen)
         self._note(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds)})
-        self.run.report(self.step, seen | {"observations/tokens_per_second": tokens / seconds})
+        self.run.report(self.step, seen | self.speedometer.see(seconds, self.plan.total_steps - self.step))
 
     def _note(self, name: str, values: Mapping[str, Any]) -> None:
         self.notes[name] += json.dumps({"step": self.step, **values}, ensure_ascii=False).encode() + b"\n"

@@ -103,7 +103,11 @@ def test_a_training_reports_its_length_then_every_step(inputs: Path, tmp_path: P
     run = StageRun(report=lambda step, values: heard.append((step, dict(values))))
     model = do_train(inputs, tmp_path, NETWORKS["gru"], TRAIN, run)
     assert heard[0] == (0, {"total_steps": 12})
-    assert all(values.pop("observations/tokens_per_second") > 0 for _, values in heard if "train/loss" in values)
+    steps = [values for _, values in heard if "train/loss" in values]
+    for left, values in zip(reversed(range(12)), steps, strict=True):
+        assert values.pop("observations/tokens_per_second") > 0
+        assert 0 < values.pop("observations/mfu") < 1
+        assert (values.pop("observations/seconds_left") > 0) == (left > 0)
     assert [{"step": step, **values} for step, values in heard[1:]] == model.history()
 
 
