@@ -48,6 +48,7 @@ class CheckpointFacts(Facts):
     validation_bits_per_byte: float
     numerics: dict[str, Any]  # as resolved
     warm_start: str | None = None  # content digest of the checkpoint that it went on from; None: from random weights
+    held_out_seen: int = 0  # validation and test stories that that one was trained on: no judging counts them
 
 
 @dataclass(frozen=True)

@@ -185,10 +185,9 @@ class Training:
         shutil.copyfile(self.vocab.file(TOKENIZER), out / TOKENIZER)
         for name, lines in self.notes.items():
             (out / name).write_bytes(lines)
-        stories = np.unique(self.trainee.batches.tokens.ids)
-        if self.earlier:
-            stories = np.union1d(stories, self.earlier.training_stories())
-        np.save(out / TRAINING_STORIES, stories, allow_pickle=False)
+        earlier = self.earlier.training_stories() if self.earlier else np.empty(0, np.uint64)
+        np.save(out / TRAINING_STORIES, np.union1d(self.trainee.batches.tokens.ids, earlier), allow_pickle=False)
+        held_out = np.concatenate([self.shards.load("validation").ids, self.shards.load("test").ids])
         history = [json.loads(line) for line in self.notes[HISTORY].splitlines()]
         last = history[-1]
         return Checkpoint(
@@ -203,6 +202,7 @@ class Training:
                 validation_bits_per_byte=last["val/bits_per_byte"],
                 numerics=self.plan.numerics.model_dump(mode="json"),
                 warm_start=self.earlier.digest if self.earlier else None,
+                held_out_seen=int(np.isin(held_out, earlier).sum()),
             ),
         )
 
