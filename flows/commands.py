@@ -26,18 +26,17 @@ from tasks.registry import (
     MlflowStore,
     RegistryUnreachable,
     aliased,
-    bundle_folder,
-    checkpoint_folder,
+    find_model,
     find_version,
     list_models,
     list_versions,
     previous_champion,
+    version_of,
 )
 from tasks.stage import Engine, Reached
 from tasks.store import Store
 
 if TYPE_CHECKING:
-    from slm_model.checkpoint import Checkpoint
     from slm_model.evaluation.score_card import Scores
     from tasks.registry import Version
 
@@ -167,7 +166,7 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if options.num < 1:
         raise UserError(f"--num is {options.num}: at least one story")
     calm_threads()
-    checkpoint, name = _model(options.model)
+    checkpoint, name = find_model(options.model, artifacts_root())
     try:
         network, tokenizer = checkpoint.load()
     except ArtifactDamaged as damaged:
@@ -221,7 +220,7 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     console, root = Console(highlight=False), artifacts_root()
     key = options.reference
     if "/" in key or "@" in key:
-        version = _version(MlflowStore.at(root), key)
+        version = version_of(MlflowStore.at(root), key)
         console.print(f"[bold]{version.name}[/]  {', '.join(version.aliases)}")
         for name, value in sorted(version.tags.items()):
             console.print(f"  {name:<24}{value}", markup=False)
@@ -307,36 +306,6 @@ def _look_further(console: Console, model_name: str, preset: str | None) -> None
     console.print(f'  slm generate "Once upon a time" --model {model_name}     more stories')
     console.print(f"  slm walk {preset or ''}     one story through the whole pipeline")
     console.print("  slm models     what is registered")
-
-
-def _model(reference: str | None) -> tuple[Checkpoint, str]:
-    """A checkpoint by reference: a folder, NAME, NAME/VERSION, NAME@ALIAS; None: the newest champion of any name."""
-    from slm_model.checkpoint import open_checkpoint
-
-    if reference and Path(reference).is_dir():
-        return open_checkpoint(Path(reference)), reference
-    version = _version(MlflowStore.at(artifacts_root()), reference)
-    return open_checkpoint(checkpoint_folder(bundle_folder(MlflowStore.at(artifacts_root()), version))), version.name
-
-
-def _version(store: MlflowStore, reference: str | None) -> Version:
-    if reference is None:
-        champions = [c for name in list_models(store) if (c := aliased(store, name))]
-        if not champions:
-            raise UserError("there is no champion yet: run `slm run quick` first")
-        return max(champions, key=lambda version: version.created)
-    name, slash, number = reference.partition("/")
-    name, _, alias = name.partition("@")
-    if slash:
-        version = next((v for v in list_versions(store, name) if str(v.number) == number), None)
-    else:
-        version = aliased(store, name, alias or "champion")
-    if version is None:
-        raise UserError(
-            f"{reference!r} is no folder and no registered model's {alias or 'champion' if not slash else 'version'}: "
-            "`slm models` lists them"
-        )
-    return version
 
 
 def _scores(manifest: Manifest | ArtifactDamaged, key: str) -> bool:

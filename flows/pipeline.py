@@ -38,6 +38,7 @@ class Stages(Protocol):
 
     def __call__(self, stage: Stage[A], *args: Any) -> A: ...
     def resolve(self, config: SourceConfig) -> PinnedSource: ...
+    def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]: ...
     def compare(self, report: DataReport) -> Drift | None: ...
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
     def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict: ...
@@ -56,6 +57,7 @@ class Stages(Protocol):
 def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     """From raw stories to a registered model."""
     source = stages.resolve(config.source)  # a moving name becomes a pinned revision
+    earlier = stages.earlier(config.train.warm_start)  # none, or a model to go on from: a moving name is pinned too
     raw = stages(download, source, config.source)
     stories = stages(clean, raw, config.clean)
     splits = stages(split, stories, config.split)
@@ -64,7 +66,7 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     report = stages(describe, source, raw, stories, splits, vocab, shards)
     drift = stages.compare(report)  # with the corpus before, if there is one
     stages.show("data", data_page, raw, splits, vocab, shards, report, drift)
-    model = stages(train, shards, vocab, config.model, config.train)
+    model = stages(train, shards, vocab, config.model, config.train, *earlier)
     scores = stages(evaluate, model, shards, splits, config.evaluate)
     one_story = stages(walk, raw, stories, splits, vocab, shards, model)
     stages.show("walk", walk_page, one_story)

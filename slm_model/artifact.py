@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +227,18 @@ def ignore_report(step: int, values: Mapping[str, Any]) -> None:
     """The listener that does not listen."""
 
 
+class Trunks(Protocol):
+    """What runs of a stage that differ in their budgets alone have in common: artifacts to go on from."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Those that there are, the furthest first."""
+        ...
+
+    def keep(self, facts: Facts, fill: Callable[[Path], Artifact]) -> None:
+        """Keep one more, unless one with these facts is there; ``fill`` writes it into a folder."""
+        ...
+
+
 @dataclass(frozen=True)
 class StageRun:
     """How a stage is carried out. None of it changes what is left, and none of it enters a key.
@@ -234,6 +246,7 @@ class StageRun:
     ``report(step, values)``: progress and measurements, for whoever listens. ``should_stop()``: a request to leave as
     soon as the work can be taken up again later; a stage that heeds it raises Stopped. ``resume``: a folder beside the
     data files that outlives a killed run and is gone when the stage has finished; None where nothing is kept.
+    ``trunks``: what a run with another budget has left to go on from; None where nothing is shared.
     """
 
     executor: Executor | None = None  # None: work in this process
@@ -241,6 +254,7 @@ class StageRun:
     report: Report = ignore_report
     should_stop: Callable[[], bool] = lambda: False
     resume: Path | None = None
+    trunks: Trunks | None = None
 
 
 class Stopped(Exception):

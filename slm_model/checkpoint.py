@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slm_model.artifact import Artifact, ArtifactDamaged, Facts, UserError, hash_file
+from slm_model.artifact import OBSERVATIONS, Artifact, ArtifactDamaged, Facts, UserError, hash_file
 from slm_model.networks.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT: Literal[1] = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 HISTORY, SAMPLES, TRAINING_STORIES = "history.jsonl", "samples.jsonl", "training_stories.npy"
+THROUGHPUT = f"{OBSERVATIONS}/throughput.jsonl"
 
 
 class CheckpointConfig(BaseModel):
@@ -46,6 +47,8 @@ class CheckpointFacts(Facts):
     validation_loss: float
     validation_bits_per_byte: float
     numerics: dict[str, Any]  # as resolved
+    warm_start: str | None = None  # content digest of the checkpoint that it went on from; None: from random weights
+    held_out_seen: int = 0  # validation and test stories that that one was trained on: no judging counts them
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Checkpoint(Artifact):
         return _lines(self.file(SAMPLES))
 
     def training_stories(self) -> npt.NDArray[np.uint64]:
-        """The ids of all stories trained on, as sorted unsigned integers."""
+        """The ids of all stories trained on, an earlier model's too, as sorted unsigned integers."""
         import numpy as np
 
         stories: npt.NDArray[np.uint64] = np.load(self.file(TRAINING_STORIES), allow_pickle=False)

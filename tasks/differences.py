@@ -33,7 +33,10 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
     found += code_differences(old, new)
     for earlier, present in zip_longest(old.inputs, new.inputs):
         if earlier is None or present is None or (earlier.stage, earlier.digest) != (present.stage, present.digest):
-            found.append(f"{(present or earlier).stage} left other bytes")
+            stage = (present or earlier).stage
+            found.append(
+                f"{stage} left other bytes" if stage != new.stage else "it goes on from another model, or none"
+            )
     if old.format != new.format:
         found.append("the artifact format changed")
     return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from statistics import median
 from typing import TYPE_CHECKING
 
+from slm_model.checkpoint import THROUGHPUT
 from tasks.store import Store
 
 if TYPE_CHECKING:
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
 
 BYTES_A_STORY = 900  # TinyStories; the bundled generator's are somewhat shorter
 DISK_A_BYTE = 1.6  # raw, cleaned, split and token shards, compressed (DECISIONS.md)
+LAST_STEPS = 200
 
 
 def estimate(
@@ -58,4 +63,10 @@ def _tokens(network: NetworkConfig, train: TrainConfig) -> int | None:
 def _tokens_a_second(network: NetworkConfig, store: Store) -> float | None:
     alike = [m for m in store.manifests("train") if network.model_dump(mode="json") in m.recipe.configs]
     newest = max(alike, key=lambda manifest: manifest.started, default=None)
-    return newest.facts["tokens"] / newest.seconds if newest and newest.seconds else None
+    if newest is None:
+        return None
+    # Not its tokens by its seconds: it may have gone on from a trunk, or after a kill.
+    with suppress(OSError):
+        lines = (store.folder("train", newest.key) / THROUGHPUT).read_bytes().splitlines()[-LAST_STEPS:]
+        return float(median(json.loads(line)["tokens_per_second"] for line in lines))
+    return None

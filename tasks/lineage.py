@@ -7,12 +7,15 @@ from tasks.store import Store
 
 
 def ancestors(manifest: Manifest, store: Store) -> dict[str, Manifest]:
-    """Manifests by stage, the artifact's own among them; those that are no longer there are left out."""
+    """Manifests by stage, the artifact's own among them; those that are no longer there are left out.
+
+    Of two of one stage the nearer stands: after a warm start the earlier model and its stories are not among them.
+    """
     found = {manifest.recipe.stage: manifest}
     for one in manifest.recipe.inputs:
         above = store.look(one.stage, one.key).manifest if one.stage != "source" else None
         if above is not None:
-            found |= ancestors(above, store)
+            found = ancestors(above, store) | found
     return found
 
 

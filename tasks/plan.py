@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from slm_model.artifact import Artifact
-from tasks.differences import explain
 from tasks.stage import Engine, Reached, Stage
 
 if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
     from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
@@ -60,7 +60,7 @@ class Planner:
         recipe = self.engine.recipe(stage, args)
         found = self.engine.store.look(stage.name, recipe.key())
         if found.manifest is None:
-            reason = found.damage or explain(recipe, self.engine.store)
+            reason = found.damage or self.engine.why(stage, recipe, args)
             self.lines.append(Line(stage.name, "will run", reason))
             return cast(A, Planned(stage.name))
         self.lines.append(Line(stage.name, "cached", accepted=found.manifest.accepted is not None))
@@ -80,6 +80,15 @@ class Planner:
         self.lines.append(Line("resolve", "cached", source.describe()))
         self.source = source
         return source
+
+    def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]:
+        if reference is None:
+            return ()
+        from tasks.registry import find_model
+
+        model, name = find_model(reference, self.engine.store.root)
+        self.lines.append(Line("warm_start", "cached", f"{name}: train {model.key[:12]}, content {model.digest[:12]}"))
+        return (model,)
 
     def compare(self, report: DataReport) -> Drift | None:
         return None

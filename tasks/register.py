@@ -104,7 +104,7 @@ def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: T
     on_the_way = [{name: str(value) for name, value in line.items()} for line in model.samples()]
     return fill_run(
         store,
-        describe(model.key, shards, network, training, store.root),
+        describe(model.key, shards, network, training, model.manifest.recipe.inputs, store.root),
         history,
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,
@@ -148,7 +148,11 @@ def _metrics(scores: Scores) -> dict[str, float]:
 
 
 def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> dict[str, str]:
-    return {
+    from tasks.train import warm_start
+
+    assert model.manifest is not None
+    earlier = warm_start(model.manifest.recipe.inputs)
+    return ({"slm.warm_start": earlier} if earlier else {}) | {
         BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
         "slm.test_digest": scores.facts.test_digest,
         "slm.folder": str(model.folder),

@@ -16,9 +16,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import MANIFEST, UserError
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
@@ -153,6 +156,42 @@ def bundle_folder(store: MlflowStore, version: Version) -> Path:
     from tasks.tracking import fetch_bundle
 
     return fetch_bundle(store, version)
+
+
+def version_of(store: MlflowStore, reference: str | None) -> Version:
+    """A registered version: NAME (its champion), NAME/VERSION or NAME@ALIAS; None: the newest champion of any name.
+
+    Raises UserError if there is none, RegistryUnreachable.
+    """
+    if reference is None:
+        champions = [c for name in list_models(store) if (c := aliased(store, name))]
+        if not champions:
+            raise UserError("there is no champion yet: run `slm run quick` first")
+        return max(champions, key=lambda version: version.created)
+    name, slash, number = reference.partition("/")
+    name, _, alias = name.partition("@")
+    if slash:
+        version = next((v for v in list_versions(store, name) if str(v.number) == number), None)
+    else:
+        version = aliased(store, name, alias or CHAMPION)
+    if version is None:
+        raise UserError(
+            f"{reference!r} is no folder and no registered model's {alias or CHAMPION if not slash else 'version'}: "
+            "`slm models` lists them"
+        )
+    return version
+
+
+def find_model(reference: str | None, root: Path) -> tuple[Checkpoint, str]:
+    """A checkpoint by its folder or by what ``version_of`` takes, every byte checked; and its name. Raises UserError
+    if there is none, or a damaged one."""
+    from slm_model.checkpoint import open_checkpoint
+
+    if reference and Path(reference).is_dir():
+        return open_checkpoint(Path(reference)), reference
+    store = MlflowStore.at(root)
+    version = version_of(store, reference)
+    return open_checkpoint(checkpoint_folder(bundle_folder(store, version))), version.name
 
 
 def checkpoint_folder(bundle: Path) -> Path:

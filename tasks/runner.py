@@ -54,6 +54,22 @@ class Runner:
 
         return self.step("resolve", work, 2, ("data",))
 
+    def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]:
+        """The model that a warm start goes on from; looked up every time, since an alias moves."""
+        if reference is None:
+            return ()
+
+        def work() -> tuple[Checkpoint, bool]:
+            from tasks.registry import find_model
+
+            began = time.perf_counter()
+            model, name = find_model(reference, self.engine.store.root)
+            text = f"{name}: train {model.key[:12]}, content {model.digest[:12]}"
+            self.engine.watcher.noted("warm_start", text, time.perf_counter() - began)
+            return model, False
+
+        return (self.step("warm_start", work, 2, ("model",)),)
+
     def compare(self, report: DataReport) -> Drift | None:
         """The drift from the corpus before; not cached, since it depends on what else is in the store."""
         from tasks.describe import drift_of

@@ -58,6 +58,7 @@ class Stage(Generic[A]):
     artifact: str
     headline: Callable[[A], str]  # the main figure, for one line in the terminal
     listen: str | None = None  # a context manager, (Making) -> StageRun, around the function: tracking
+    outlook: Callable[[Recipe, tuple[Any, ...], Store], str] | None = None  # from where it will go on, in words
     can_stop: bool = False  # heeds a request to leave, and goes on from its resume folder
     retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
     timeout_seconds: float | None = None
@@ -115,6 +116,8 @@ class Making:
     args: tuple[Any, ...]
     run: StageRun
     root: Path
+    note: Callable[[str, str, float | None], None]  # for whoever looks on: Watcher.noted
+    keep: Callable[[Recipe, Callable[[Path], Artifact]], None]  # an artifact beside its own, under a recipe
 
 
 @dataclass
@@ -165,13 +168,18 @@ class Engine:
                 self.store.forget_resume(stage.name, key)  # left by whoever was killed between the name and this
                 outcome = Outcome(stage, found, True, time.perf_counter() - began)
             else:
-                reason = reason or explain(recipe, self.store)
+                reason = reason or self.why(stage, recipe, args)
                 self.watcher.started(stage, key, reason)
                 made = self._make(stage, recipe, key, args)
                 outcome = Outcome(stage, made, False, time.perf_counter() - began, reason)
         self.code.remember()
         self.watcher.finished(outcome)
         return outcome
+
+    def why(self, stage: Stage[Any], recipe: Recipe, args: tuple[Any, ...]) -> str:
+        """Why there is no result under the recipe's key, and from where the stage will go on if not from nothing."""
+        outlook = stage.outlook(recipe, args, self.store) if stage.outlook else ""
+        return "; ".join(filter(None, [explain(recipe, self.store), outlook]))
 
     def set_aside(self, damaged: ArtifactDamaged) -> bool:
         """Take the artifact that a reader found damaged out of use, unless another process has already made it again.
@@ -205,7 +213,7 @@ class Engine:
                 raise UserError(
                     f"no {stage.name} result with these settings and inputs was made by other code: run it instead"
                 )
-            with self._filling(stage, key) as (out, _):
+            with self._filling(stage.name, key) as (out, _):
                 shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
                 (out / MANIFEST).unlink()
                 files = records_of(out)
@@ -232,39 +240,48 @@ class Engine:
 
     def _make(self, stage: Stage[A], recipe: Recipe, key: str, args: tuple[Any, ...]) -> A:
         started, began = datetime.now(UTC), time.perf_counter()
-        with self._filling(stage, key) as (out, resume):
+        with self._filling(stage.name, key) as (out, resume):
             refuse_edited(self.code.edited(recipe.code), stage)
             function, loaded = load(stage.function), frozenset(sys.modules)
             with self.placement.executor() as executor:
+
+                def refuse_edited_since() -> None:
+                    # What was loaded before the stage began is what its key says; workers load while it runs.
+                    shared = executor is not None and executor.started
+                    refuse_edited([m for m in self.code.edited(recipe.code) if shared or m not in loaded], stage)
+
+                def keep(beside: Recipe, fill: Callable[[Path], Artifact]) -> None:
+                    refuse_edited_since()
+                    self._keep(beside, fill)
+
                 run = StageRun(
                     executor=executor,
                     device=self.placement.device,
                     report=lambda step, values: self.watcher.progressed(stage, step, values),
                     resume=resume,
                 )
-                making = Making(recipe, key, args, run, self.store.root)
+                making = Making(recipe, key, args, run, self.store.root, self.watcher.noted, keep)
                 listening: AbstractContextManager[StageRun] = (
                     load(stage.listen)(making) if stage.listen else nullcontext(run)
                 )
                 with listening as run:
                     made: A = self._call(stage, function, out, args, run)
-            # What was loaded before the stage began is what its key says; workers load while it runs.
-            shared = executor is not None and executor.started
-            refuse_edited([m for m in self.code.edited(recipe.code) if shared or m not in loaded], stage)
-            files = records_of(out)
-            manifest = Manifest(
-                key=key,
-                digest=content_digest(files, facts := made.facts.model_dump(mode="json")),
-                recipe=recipe,
-                facts=facts,
-                files=files,
-                opens_with=opens_with(args),
-                environment=environment(),
-                started=started.isoformat(timespec="seconds"),
-                seconds=round(time.perf_counter() - began, 3),
-            )
+            refuse_edited_since()
+            manifest = manifest_of(made, recipe, opens_with(args), started, time.perf_counter() - began)
             folder = self.store.publish(out, manifest)
         return replace(made, folder=folder, manifest=manifest)
+
+    def _keep(self, recipe: Recipe, fill: Callable[[Path], Artifact]) -> None:
+        """An artifact that a stage leaves on its way, under a recipe of its own; made only if it is not there."""
+        started, began, key = datetime.now(UTC), time.perf_counter(), recipe.key()
+        with self.store.lock(recipe.stage, key):
+            found = self.store.look(recipe.stage, key)
+            if found.manifest:
+                return
+            if found.damage:
+                self.store.set_aside(recipe.stage, key)
+            with self._filling(recipe.stage, key) as (out, _):
+                self.store.publish(out, manifest_of(fill(out), recipe, [], started, time.perf_counter() - began))
 
     def _call(self, stage: Stage[A], function: Callable[..., A], out: Path, args: tuple[Any, ...], run: StageRun) -> A:
         if not stage.can_stop:
@@ -272,19 +289,35 @@ class Engine:
         return until_it_can_stop(lambda asked: function(out, *args, run=replace(run, should_stop=asked)))
 
     @contextmanager
-    def _filling(self, stage: Stage[Any], key: str) -> Iterator[tuple[Path, Path]]:
+    def _filling(self, stage: str, key: str) -> Iterator[tuple[Path, Path]]:
         """A folder to fill, and the one that outlives a killed run. However it ends, nothing half-written stays."""
         try:
-            yield self.store.begin(stage.name, key)
+            yield self.store.begin(stage, key)
         except Exception as error:
             if is_disk_full(error):
                 raise UserError(
-                    f"the disk that holds {self.store.root} became full while {stage.name} wrote: make room and run "
+                    f"the disk that holds {self.store.root} became full while {stage} wrote: make room and run "
                     "again; nothing half-written was left behind"
                 ) from error
             raise
         finally:
-            self.store.abandon(stage.name, key)
+            self.store.abandon(stage, key)
+
+
+def manifest_of(made: Artifact, recipe: Recipe, opens_with: list[str], started: datetime, seconds: float) -> Manifest:
+    """The manifest of an artifact that has all its files."""
+    files, facts = records_of(made.folder), made.facts.model_dump(mode="json")
+    return Manifest(
+        key=recipe.key(),
+        digest=content_digest(files, facts),
+        recipe=recipe,
+        facts=facts,
+        files=files,
+        opens_with=opens_with,
+        environment=environment(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+    )
 
 
 @cache

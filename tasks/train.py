@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import StageRun
+from slm_model.artifact import InputRef, StageRun
 from tasks.differences import flatten
 from tasks.lineage import source_of
 from tasks.stage import Making, Stage
 from tasks.store import Store
+from tasks.trunk import outlook, trunks_for
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 def headline(model: Checkpoint) -> str:
     facts = model.facts
+    earlier = warm_start(model.manifest.recipe.inputs) if model.manifest else None
     return (
-        f"{facts.num_parameters / 1e6:.2f} M parameters, {facts.steps:,} steps, "
-        f"validation {facts.validation_bits_per_byte:.4f} bits per byte"
+        f"{facts.num_parameters / 1e6:.2f} M parameters, {facts.steps:,} steps"
+        f"{f' on top of {earlier}' if earlier else ''}, validation {facts.validation_bits_per_byte:.4f} bits per byte"
     )
 
 
@@ -34,6 +36,7 @@ train: Stage[Checkpoint] = Stage(
     artifact="slm_model.checkpoint:Checkpoint",
     headline=headline,
     listen="tasks.train:listening",
+    outlook=outlook,
     can_stop=True,
     tags=("model",),
 )
@@ -41,37 +44,56 @@ train: Stage[Checkpoint] = Stage(
 
 @contextmanager
 def listening(making: Making) -> Iterator[StageRun]:
-    """The stage's run with MLflow listening."""
+    """The stage's run with MLflow listening, and with the trunks that it may go on from."""
     from tasks.registry import MlflowStore
     from tasks.tracking import open_run
 
-    shards, _, network, config = making.args
+    shards, _, network, config, *_ = making.args
     told = making.run.report
     store = MlflowStore.at(making.root)
     described = describe(
-        making.key, shards, network.model_dump(mode="json"), config.model_dump(mode="json"), making.root
+        making.key,
+        shards,
+        network.model_dump(mode="json"),
+        config.model_dump(mode="json"),
+        making.recipe.inputs,
+        making.root,
     )
     with open_run(store, described) as tracked:
 
         def report(step: int, values: Mapping[str, Any]) -> None:
             told(step, values)
+            if "trunk_steps" in values:
+                making.note("trunk", f"goes on from step {values['trunk_steps']:,}", None)
             numbers = {name: value for name, value in values.items() if "/" in name and isinstance(value, int | float)}
             if numbers:
                 tracked.log(step, numbers)
 
-        yield replace(making.run, report=report)
+        yield replace(making.run, report=report, trunks=trunks_for(making))
+
+
+def warm_start(inputs: Sequence[InputRef]) -> str | None:
+    """The checkpoint that a training goes on from, in words; None: from random weights."""
+    return next((f"train {one.key[:12]} (content {one.digest[:12]})" for one in inputs if one.stage == "train"), None)
 
 
 def describe(
-    key: str, shards: TokenShards, network: Mapping[str, Any], config: Mapping[str, Any], root: Path
+    key: str,
+    shards: TokenShards,
+    network: Mapping[str, Any],
+    config: Mapping[str, Any],
+    inputs: Sequence[InputRef],
+    root: Path,
 ) -> Description:
     """The training as MLflow shows it: its settings and what it was trained on."""
     from tasks.tracking import Description
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
+    params |= {"begins_with": (earlier := warm_start(inputs)) or "random weights"}
     name = f"{network['kind']} {key[:8]}"
-    return Description(key, name, params, {"slm.shards": shards.key}, datasets(shards, root))
+    tags = {"slm.shards": shards.key} | ({"slm.warm_start": earlier} if earlier else {})
+    return Description(key, name, params, tags, datasets(shards, root))
 
 
 def datasets(shards: TokenShards, root: Path) -> list[Dataset]:

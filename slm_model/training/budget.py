@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import TYPE_CHECKING
 
-from slm_model.data.batches import PackedBatches
 from slm_model.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from slm_model.data.batches import PackedBatches
 
 WARM_UP_STEPS = 2  # the first ones compile and fill caches
 LONG_SECONDS, LONG_WORK = 120, 2_000_000 * 1_000_000  # seconds; tokens times parameters
@@ -15,13 +18,14 @@ LEAST_STEPS, LEAST_SECONDS = 5, 3.0
 
 
 def total_steps(
-    config: TrainConfig, batches: PackedBatches, seconds_a_step: Callable[[float], float]
+    config: TrainConfig, context: int, num_tokens: int, seconds_a_step: Callable[[float], float]
 ) -> tuple[int, str]:
     """The number of steps, and a line on how it came about; no measured time stands in it, for it is kept as a fact.
 
-    ``seconds_a_step(budget_seconds)`` is asked if needed.
+    ``context``: tokens a row; ``num_tokens``: of the training side. ``seconds_a_step(budget_seconds)`` is asked if
+    needed.
     """
-    per_step = batches.tokens_per_step
+    per_step = config.batch_size * context
     found: list[tuple[int, str]] = []
     if config.max_steps is not None:
         found.append((config.max_steps, f"max_steps {config.max_steps:,}"))
@@ -30,12 +34,17 @@ def total_steps(
     if config.max_minutes is not None:
         seconds = seconds_a_step(config.max_minutes * 60)
         found.append((int(config.max_minutes * 60 / seconds), f"max_minutes {config.max_minutes:g}"))
-    steps, reason = min(found, default=(batches.steps_per_epoch, "one pass over the training stories"))
+    steps, reason = min(found, default=(-(-num_tokens // per_step), "one pass over the training stories"))
     return max(1, steps), reason
 
 
 def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) -> bool:
-    """Whether a training is long enough to be compiled: two minutes, or the work that two cores do in about so long."""
+    """Whether a training is long enough to be compiled: two minutes, or the work that two cores do in about so long.
+
+    A stable schedule always is: its trunk is there to be gone on from, and its arithmetic may not hang on the budget.
+    """
+    if config.schedule.decay == "stable":
+        return True
     if config.max_minutes is not None and config.max_minutes * 60 < LONG_SECONDS:
         return False
     tokens = [config.max_steps * batches.tokens_per_step] if config.max_steps is not None else []

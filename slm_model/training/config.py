@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,7 +31,9 @@ class ScheduleConfig(Config):
 
     warmup_steps: int = Field(50, ge=0, description="Optimizer steps of linear warm-up from zero.")
     decay: Literal["linear", "cosine", "stable"] = Field(
-        "linear", description="Shape of the decay: over all steps; stable: linear over the last decay_share of them."
+        "linear",
+        description="Shape of the decay: over all steps; stable: linear over the last decay_share of them, and a "
+        "training with a larger budget goes on from where the decay began.",
     )
     decay_share: float = Field(0.2, gt=0, le=1, description="Share of the steps that a stable schedule decays over.")
     floor: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak.")
@@ -47,7 +49,9 @@ class NumericsConfig(Config):
         "compiled.",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile. auto: for trainings long enough to earn the half minute that it takes."
+        "auto",
+        description="torch.compile. auto: for trainings long enough to earn the half minute that it takes, and for all "
+        "with a stable schedule.",
     )
     attention: Literal["auto", "fused", "explicit"] = Field(
         "auto", description="torch's fused kernel, or products written out. auto: explicit if compiled for a CPU."
@@ -66,7 +70,7 @@ class TrainConfig(Config):
     """
 
     budgets: ClassVar[tuple[str, ...]] = ("max_steps", "max_tokens", "max_minutes")
-    not_identity: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})
+    not_identity: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds", "warm_start"})
 
     max_steps: int | None = Field(None, ge=1, description="Budget in optimizer steps. None: not limited by steps.")
     max_tokens: int | None = Field(None, ge=1, description="Budget in trained tokens. None: not limited by tokens.")
@@ -85,7 +89,10 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over the training.")
     numerics: NumericsConfig = Field(NumericsConfig(), description="Device and arithmetic.")
     num_validations: int = Field(
-        10, ge=1, description="Validations, evenly spaced and the last one at the end; sample stories are told at each."
+        10,
+        ge=1,
+        description="Validations, evenly spaced and the last one at the end; sample stories are told at each. Before a "
+        "stable schedule's decay they are after 32, 48, 64, 96, 128, ... steps instead.",
     )
     sample_prompts: tuple[str, ...] = Field(
         ("Once upon a time", "One day, a little girl named"), description="How the sample stories begin."
@@ -94,6 +101,20 @@ class TrainConfig(Config):
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="Seconds between two states from which a killed training goes on. 0: after every step."
     )
+
+    warm_start: str | None = Field(
+        None,
+        description="Model to go on from, with a fresh optimizer: NAME/VERSION, NAME@ALIAS or a checkpoint folder, of "
+        "the same vocabulary and network. None: weights are drawn from the seed.",
+    )
+
+    def trunk_identity(self) -> dict[str, Any]:
+        """The identity without what the steps before a stable schedule's decay do not depend on."""
+        identity = self.identity()
+        for name in (*self.budgets, "num_validations"):
+            del identity[name]
+        del identity["schedule"]["decay_share"]
+        return identity
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:

@@ -1,7 +1,8 @@
 """The train stage: next-token prediction for a budget of steps, which goes on where it was killed.
 
 What it leaves is a function of the settings, the stories and the numerics alone. A training that was killed at any
-moment and started again with the same resume folder leaves the very bytes of an undisturbed one.
+moment and started again with the same resume folder leaves the very bytes of an undisturbed one, and so does one that
+goes on from the trunk of a training with another budget.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from slm_model.checkpoint import (
     CONFIG,
     HISTORY,
     SAMPLES,
+    THROUGHPUT,
     TOKENIZER,
     TRAINING_STORIES,
     WEIGHTS,
@@ -39,29 +41,43 @@ from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
-from slm_model.training.numerics import arithmetic, require_same, resolve
+from slm_model.training.numerics import Numerics, arithmetic, hindrance, require_same, resolve
+from slm_model.training.schedule import trunk_steps
 from slm_model.training.speed import Speedometer
 from slm_model.training.state import Plan, ResumeFolder, State
 from slm_model.training.trainee import Trainee, memory_advice
+from slm_model.training.trunk import TrunkFacts, write_trunk
+from slm_model.training.warm_start import earlier_weights
 from slm_model.training.watching import tell, validate, validation_steps
 
 log = logging.getLogger(__name__)
 
-THROUGHPUT = f"{OBSERVATIONS}/throughput.jsonl"
 NOTES = (HISTORY, SAMPLES, THROUGHPUT)
 LAST_STEPS = 50  # whose mean is the training loss among the facts
 
 
 def train(
-    out: Path, shards: TokenShards, vocab: Vocab, network: NetworkConfig, config: TrainConfig, run: StageRun
+    out: Path,
+    shards: TokenShards,
+    vocab: Vocab,
+    network: NetworkConfig,
+    config: TrainConfig,
+    earlier: Checkpoint | None = None,
+    *,
+    run: StageRun,
 ) -> Checkpoint:
-    """Trains the network on the training side. ``run.resume`` is what it goes on from.
+    """Trains the network on the training side, from the weights of an earlier model if there is one.
+
+    It goes on from what is in ``run.resume``, or else from the furthest of ``run.trunks`` that is on its way.
 
     Raises Stopped after ``run.should_stop()``, with its state kept. Raises UserError for shards of another vocabulary,
-    for a loss that diverges, for too little memory, and if it cannot go on with the arithmetic that it began with.
+    for an earlier model of another kind, for a loss that diverges, for too little memory, and if it cannot go on with
+    the arithmetic that it began with.
     """
     shards.require_vocabulary(vocab.facts.tokenizer_sha256)
-    identity = hash_json([network.identity(), config.identity(), shards.facts.model_dump()])
+    weights = earlier_weights(earlier, vocab, network) if earlier else None
+    started_from = [earlier.digest] if earlier else []
+    identity = hash_json([network.identity(), config.identity(), shards.facts.model_dump(), *started_from])
     resume = ResumeFolder(run.resume)
     plan = resume.read_plan()
     if plan and plan.identity != identity:
@@ -74,21 +90,38 @@ def train(
             require_same(plan.numerics)
         batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
         long = is_long(config, batches, model.num_parameters)
-        numerics = plan.numerics if plan else resolve(config.numerics, run.device, model.compiles, long)
+        numerics = plan.numerics if plan else _held_to(run)
+        numerics = numerics or resolve(config.numerics, run.device, model.compiles, long)
         for note in numerics.notes:
             log.warning(note)
         with arithmetic(numerics):
-            trainee = Trainee(model.to(numerics.device), batches, config, numerics)
+            trainee = Trainee(model.to(numerics.device), batches, config, numerics, weights)
             if plan is None:
                 steps, budget = total_steps(
-                    config, batches, lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds)
+                    config,
+                    model.context,
+                    batches.num_tokens,
+                    lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds),
                 )
                 plan = Plan(identity=identity, total_steps=steps, budget=budget, numerics=numerics)
                 resume.write_plan(plan)
                 trainee.begin()
-            training = Training(trainee, plan, resume, run, shards, vocab)
+            training = Training(trainee, plan, resume, run, shards, vocab, earlier)
             training.go_on()
             return training.finish(out, network)
+
+
+def _held_to(run: StageRun) -> Numerics | None:
+    """The arithmetic of the furthest trunk that can be gone on from here."""
+    for trunk in run.trunks or ():
+        numerics = Numerics.model_validate(trunk.facts.numerics)
+        reason = hindrance(numerics)
+        if run.device not in ("auto", numerics.device):
+            reason = f"{run.device} was asked for, and it was trained on {numerics.device}"
+        if reason is None:
+            return numerics
+        log.warning("the trunk of %d steps is not gone on from: %s", trunk.facts.steps, reason)
+    return None
 
 
 @dataclass
@@ -101,6 +134,8 @@ class Training:
     run: StageRun
     shards: TokenShards
     vocab: Vocab
+    earlier: Checkpoint | None
+    trunk_steps: int = field(init=False)  # those that are as they are with any larger budget
     step: int = 0  # steps taken
     validated: int = 0  # the last step after which there was a validation
     speedometer: Speedometer = field(init=False)
@@ -110,16 +145,19 @@ class Training:
     def __post_init__(self) -> None:
         trainee = self.trainee
         self.speedometer = Speedometer(trainee.network, trainee.batches.tokens_per_step, trainee.numerics)
-        if state := self.resume.load():
+        self.trunk_steps = trunk_steps(trainee.config.schedule, self.plan.total_steps)
+        if state := self.resume.load() or self._on_the_way():
             self._restore(state)
 
     def go_on(self) -> None:
         """Take the steps that are left."""
         validation, tokenizer = self.shards.load("validation"), self.vocab.tokenizer()
-        due = validation_steps(self.trainee.config.num_validations, self.plan.total_steps)
+        due = validation_steps(self.trainee.config.num_validations, self.plan.total_steps, self.trunk_steps)
         self.run.report(self.step, {"total_steps": self.plan.total_steps})
         kept_at = time.monotonic()
         while True:
+            if 0 < self.step == self.trunk_steps and self.validated < self.step:
+                self._keep_trunk()
             if self.step in due and self.validated < self.step:
                 try:
                     found = validate(self.trainee.network, validation, self.run.should_stop)
@@ -151,7 +189,9 @@ class Training:
         shutil.copyfile(self.vocab.file(TOKENIZER), out / TOKENIZER)
         for name, lines in self.notes.items():
             (out / name).write_bytes(lines)
-        np.save(out / TRAINING_STORIES, np.unique(self.trainee.batches.tokens.ids), allow_pickle=False)
+        earlier = self.earlier.training_stories() if self.earlier else np.empty(0, np.uint64)
+        np.save(out / TRAINING_STORIES, np.union1d(self.trainee.batches.tokens.ids, earlier), allow_pickle=False)
+        held_out = np.concatenate([self.shards.load("validation").ids, self.shards.load("test").ids])
         history = [json.loads(line) for line in self.notes[HISTORY].splitlines()]
         last = history[-1]
         return Checkpoint(
@@ -165,6 +205,8 @@ class Training:
                 validation_loss=last["val/loss"],
                 validation_bits_per_byte=last["val/bits_per_byte"],
                 numerics=self.plan.numerics.model_dump(mode="json"),
+                warm_start=self.earlier.digest if self.earlier else None,
+                held_out_seen=int(np.isin(held_out, earlier).sum()),
             ),
         )
 
@@ -200,11 +242,27 @@ class Training:
         raise Stopped
 
     def _keep(self) -> None:
+        self.resume.save(self._state())
+
+    def _state(self) -> State:
         progress = {"validated": self.validated, "watch": asdict(self.watch)}
         files = {name: bytes(lines) for name, lines in self.notes.items()}
-        self.resume.save(
-            State(self.step, self.trainee.tensors(), files | {"progress.json": json.dumps(progress).encode()})
-        )
+        return State(self.step, self.trainee.tensors(), files | {"progress.json": json.dumps(progress).encode()})
+
+    def _keep_trunk(self) -> None:
+        if self.run.trunks is not None:
+            facts = TrunkFacts(steps=self.step, numerics=self.plan.numerics.model_dump(mode="json"))
+            self.run.trunks.keep(facts, lambda out: write_trunk(out, facts, self._state()))
+
+    def _on_the_way(self) -> State | None:
+        """The furthest state that another budget's training was in, and that this one comes through too."""
+        numerics = self.plan.numerics.model_dump(mode="json")
+        for trunk in self.run.trunks or ():
+            if trunk.facts.steps <= self.trunk_steps and trunk.facts.numerics == numerics:
+                self.run.report(trunk.facts.steps, {"trunk_steps": trunk.facts.steps})
+                state: State = trunk.state()
+                return state
+        return None
 
     def _restore(self, state: State) -> None:
         self.trainee.restore(dict(state.tensors))

@@ -61,22 +61,26 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
     )
 
 
+def hindrance(recorded: Numerics) -> str | None:
+    """Why a training that began with ``recorded`` cannot go on here to the very same weights, or None."""
+    if not _has(recorded.device):
+        return f"this machine has no {recorded.device} device"
+    if recorded.torch != torch.__version__:
+        return f"this machine has torch {torch.__version__}, not {recorded.torch}"
+    if recorded.processor != (processor := _processor(recorded.device)):
+        return f"this machine computes with {processor}, not {recorded.processor}"
+    if recorded.compile and (lack := _no_compiler(recorded.device)):
+        return f"this machine cannot compile ({lack})"
+    return None
+
+
 def require_same(recorded: Numerics) -> None:
     """Raise UserError if a training that began with ``recorded`` cannot go on here to the very same weights."""
-    if not _has(recorded.device):
-        found = f"has no {recorded.device} device"
-    elif recorded.torch != torch.__version__:
-        found = f"has torch {torch.__version__}, not {recorded.torch}"
-    elif recorded.processor != (processor := _processor(recorded.device)):
-        found = f"computes with {processor}, not {recorded.processor}"
-    elif recorded.compile and (lack := _no_compiler(recorded.device)):
-        found = f"cannot compile ({lack})"
-    else:
-        return
-    raise UserError(
-        f"this training began with other arithmetic: this machine {found}; go on where it began, "
-        "or start it anew by removing what it kept to go on from"
-    )
+    if found := hindrance(recorded):
+        raise UserError(
+            f"this training began with other arithmetic: {found}; go on where it began, "
+            "or start it anew by removing what it kept to go on from"
+        )
 
 
 @contextmanager

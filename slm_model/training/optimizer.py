@@ -1,15 +1,14 @@
-"""The optimizers, the learning rates' way, and the optimizers' state as named tensors."""
+"""The optimizers, and their state as named tensors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from slm_model.networks.base import Network
-from slm_model.training.config import OptimizerConfig, ScheduleConfig
+from slm_model.training.config import OptimizerConfig
 
 
 def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -30,19 +29,6 @@ def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Op
     for group in (group for optimizer in found for group in optimizer.param_groups):
         group["peak"] = group["lr"]
     return found
-
-
-def share_of_peak(config: ScheduleConfig, step: int, total_steps: int) -> float:
-    """The learning rates of step 0 to total_steps - 1, as a share of their peaks: the smaller of warm-up and decay, so
-    that any number of steps works."""
-    warm = (step + 1) / (config.warmup_steps + 1)
-    done = step / max(1, total_steps - 1)
-    left = {
-        "linear": 1 - done,
-        "cosine": (1 + math.cos(math.pi * done)) / 2,
-        "stable": min(1.0, (1 - done) / config.decay_share),
-    }[config.decay]
-    return min(warm, config.floor + (1 - config.floor) * left)
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

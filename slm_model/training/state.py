@@ -45,6 +45,19 @@ class State:
     tensors: Mapping[str, Tensor]
     files: Mapping[str, bytes]
 
+    def pack(self) -> bytes:
+        """All of it but the step, as one safetensors file."""
+        tensors = {f"tensor/{name}": value.detach().cpu().contiguous() for name, value in self.tensors.items()}
+        return save(tensors | {f"file/{name}": _as_tensor(content) for name, content in self.files.items()})
+
+    @classmethod
+    def unpack(cls, step: int, content: bytes) -> State:
+        """What ``pack`` gave."""
+        parts = load(content)
+        tensors = {name.removeprefix("tensor/"): v for name, v in parts.items() if name.startswith("tensor/")}
+        files = {name.removeprefix("file/"): v for name, v in parts.items() if name.startswith("file/")}
+        return cls(step, tensors, {name: value.numpy().tobytes() for name, value in files.items()})
+
 
 class ResumeFolder:
     """Where a training keeps what it needs to go on. With no folder it keeps nothing."""
@@ -72,9 +85,7 @@ class ResumeFolder:
         """Keep a state, and of the older ones the newest."""
         if self.folder is None:
             return
-        tensors = {f"tensor/{name}": value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-        files = {f"file/{name}": _as_tensor(content) for name, content in state.files.items()}
-        self._write(f"state-{state.step:09}", ".safetensors", save(tensors | files))
+        self._write(f"state-{state.step:09}", ".safetensors", state.pack())
         self.saved_step = state.step
         for path in self._paths("state")[:-STATES_KEPT]:
             path.unlink()
@@ -85,16 +96,7 @@ class ResumeFolder:
         if content is None:
             return None
         self.saved_step = int(self._paths("state")[-1].name.split("-")[1])
-        parts = load(content)
-        return State(
-            self.saved_step,
-            {name.removeprefix("tensor/"): value for name, value in parts.items() if name.startswith("tensor/")},
-            {
-                name.removeprefix("file/"): value.numpy().tobytes()
-                for name, value in parts.items()
-                if name.startswith("file/")
-            },
-        )
+        return State.unpack(self.saved_step, content)
 
     def describe(self) -> str:
         """Where the last good state is, for a person."""

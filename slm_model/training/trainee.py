@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,8 @@ from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
 from slm_model.training.numerics import Numerics, autocast
-from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers, share_of_peak
+from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
+from slm_model.training.schedule import share_of_peak
 
 LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
 
@@ -40,15 +41,27 @@ class Outcome:
 class Trainee:
     """A network with its optimizers. A step is a pure function of them, the batches and the step's number."""
 
-    def __init__(self, network: Network, batches: PackedBatches, config: TrainConfig, numerics: Numerics) -> None:
+    def __init__(
+        self,
+        network: Network,
+        batches: PackedBatches,
+        config: TrainConfig,
+        numerics: Numerics,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """``weights``: those to begin with. None: drawn from the seed."""
         self.network, self.batches, self.config, self.numerics = network, batches, config, numerics
+        self.weights = weights
         network.attend(explicit=numerics.attention == "explicit")
         self.forward = torch.compile(network) if numerics.compile else network
         self.begin()
 
     def begin(self) -> None:
-        """Back to the first step: weights drawn from the seed, an optimizer that has seen nothing."""
-        self.network.initialise(torch.Generator().manual_seed(self.config.seed))
+        """Back to the first step: the weights of the beginning, an optimizer that has seen nothing."""
+        if self.weights is None:
+            self.network.initialise(torch.Generator().manual_seed(self.config.seed))
+        else:
+            self.network.load_state_dict(self.weights)
         self.optimizers = optimizers(self.network, self.config.optimizer)
 
     def step(self, step: int, total_steps: int) -> Outcome:

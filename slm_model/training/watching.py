@@ -18,9 +18,17 @@ from slm_model.training.config import TrainConfig
 STORIES_AT_ONCE = 512  # between two questions whether to stop: a second or two at 1M parameters
 
 
-def validation_steps(num_validations: int, total_steps: int) -> frozenset[int]:
-    """After which steps to validate: evenly spaced, the last one at the end."""
-    return frozenset(max(1, i * total_steps // num_validations) for i in range(1, num_validations + 1))
+def validation_steps(num_validations: int, total_steps: int, trunk_steps: int = 0) -> frozenset[int]:
+    """After which steps to validate: evenly spaced, the last one at the end.
+
+    In the trunk it is after 32, 48, 64, 96, 128, ... steps, which no budget moves; as densely as asked for after it.
+    """
+    left = total_steps - trunk_steps
+    num = max(1, round(num_validations * left / total_steps))
+    in_trunk = {n for power in range(5, trunk_steps.bit_length()) for n in (1 << power, 3 << (power - 1))}
+    return frozenset(n for n in in_trunk if n <= trunk_steps) | {
+        trunk_steps + max(1, i * left // num) for i in range(1, num + 1)
+    }
 
 
 def validate(network: Network, side: SideTokens, should_stop: Callable[[], bool]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def run_pipeline(folder: Path) -> Pipeline:
     vocab = build_vocab(folder / "vocab", splits, CharConfig(), run)
     shards = shard(folder / "shard", splits, vocab, ShardConfig(), run)
     config = TrainConfig(max_steps=20, batch_size=4, num_validations=1, sample_tokens=0)
-    model = train(folder / "train", shards, vocab, NETWORK, config, run)
+    model = train(folder / "train", shards, vocab, NETWORK, config, run=run)
     return Pipeline(raw, stories, splits, vocab, shards, model)
 
 

@@ -21,7 +21,8 @@ from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import NumericsConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from slm_model.training.divergence import PATIENCE, DivergenceWatch
 from slm_model.training.numerics import resolve
-from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers, share_of_peak
+from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
+from slm_model.training.schedule import share_of_peak, trunk_steps
 from slm_model.training.state import Plan, ResumeFolder, State
 
 
@@ -39,6 +40,22 @@ def test_the_rate_rises_linearly_then_falls_to_its_floor_at_the_last_step() -> N
         assert found[10:] == sorted(found[10:], reverse=True)
     assert rates(101, warmup_steps=0, decay="linear")[50] == pytest.approx(1.0)
     assert rates(101, warmup_steps=0, decay="cosine")[25] == pytest.approx(1 + math.sqrt(0.5))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"decay_share": 1.0}, {"decay_share": 0.03, "floor": 0.07}, {"warmup_steps": 90}]
+)
+def test_a_stable_schedule_begins_alike_whatever_the_budget(settings: dict[str, Any]) -> None:
+    config = ScheduleConfig(decay="stable", **{"warmup_steps": 5} | settings)
+    endless = [share_of_peak(config, step, 1 << 30) for step in range(300)]
+    for total in range(1, 300):
+        shares = [share_of_peak(config, step, total) for step in range(total)]
+        alike = trunk_steps(config, total)
+        assert shares[:alike] == endless[:alike]
+        assert alike == total - 1 or shares[alike] < max(endless) or config.warmup_steps == 90
+        assert alike < total, "the last step decays"
+    assert trunk_steps(config, 1000) == {1.0: 1, 0.2: 800, 0.03: 970}[config.decay_share]
+    assert trunk_steps(ScheduleConfig(decay="linear"), 1000) == trunk_steps(ScheduleConfig(decay="cosine"), 1000) == 0
 
 
 @pytest.mark.parametrize("total", [1, 2, 5])
@@ -110,8 +127,9 @@ def test_optimizers_go_on_from_their_tensors_as_if_never_interrupted(config: Gru
 
 def steps(inputs: Path, seconds_a_step: float = 1.0, **budget: Any) -> tuple[int, str]:
     shards, _ = open_inputs(inputs)
-    batches = PackedBatches(shards.load("train"), 4, 32, 0)
-    return total_steps(TrainConfig(**budget), batches, lambda _: seconds_a_step)
+    return total_steps(
+        TrainConfig(batch_size=4, **budget), 32, shards.facts.num_tokens["train"], lambda _: seconds_a_step
+    )
 
 
 def test_the_smallest_budget_is_in_force_and_says_so(inputs: Path) -> None:
@@ -149,6 +167,7 @@ def test_a_long_training_is_compiled_and_a_short_one_is_not(inputs: Path) -> Non
     assert long(max_steps=15_625) and not long(max_steps=15_624) and not long(max_steps=15_625, max_tokens=1000)
     assert long(max_minutes=2) and not long(max_minutes=1.9) and not long(max_minutes=1, max_tokens=10**12)
     assert not long(), "one pass over few stories"
+    assert long(max_steps=1, schedule={"decay": "stable"}), "a trunk is there to be gone on from"
     if shutil.which("g++"):
         found = resolve(NumericsConfig(device="cpu"), "cpu", True, is_long=True)
         assert (found.compile, found.attention) == (True, "explicit")

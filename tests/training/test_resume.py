@@ -41,6 +41,7 @@ def start(
     """Train in a process of its own; its exit code."""
     job = {
         "inputs": str(inputs),
+        "root": None,
         "out": str(folder / "out"),
         "resume": str(folder / "resume"),
         "network": network,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,14 +10,17 @@ import random
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from slm_model.artifact import StageRun, hash_json
+from slm_model.artifact import Artifact, Recipe, StageRun, hash_json
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.shards import ShardConfig, shard
@@ -28,6 +32,11 @@ from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.vocab import Vocab, VocabFacts
 from slm_model.training.config import TrainConfig
 from slm_model.training.loop import train
+from tasks import train as train_task
+from tasks.stage import Engine, Making, Nobody, Outcome, Watcher, manifest_of
+from tasks.trunk import trunks_for
+
+A = TypeVar("A", bound=Artifact)
 
 NUM_STORIES = {"train": 200, "validation": 21, "test": 10}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -88,7 +97,38 @@ def open_inputs(folder: Path) -> tuple[TokenShards, Vocab]:
 def do_train(inputs: Path, out: Path, network: dict[str, Any], config: dict[str, Any], run: StageRun) -> Checkpoint:
     shards, vocab = open_inputs(inputs)
     settings = TypeAdapter(NetworkConfig).validate_python(network)
-    return train(out, shards, vocab, settings, TrainConfig.model_validate(config), run)
+    return train(out, shards, vocab, settings, TrainConfig.model_validate(config), run=run)
+
+
+@contextmanager
+def trunks_alone(making: Making) -> Iterator[StageRun]:
+    yield replace(making.run, trunks=trunks_for(making))
+
+
+STAGE = replace(train_task.train, listen=f"{Path(__file__).stem}:{trunks_alone.__name__}")  # with no MLflow to write to
+
+
+def stage_args(inputs: tuple[TokenShards, Vocab], network: dict[str, Any], config: dict[str, Any]) -> tuple[Any, ...]:
+    settings: Any = TypeAdapter(NetworkConfig).validate_python(network)
+    return *map(named, inputs), settings, TrainConfig.model_validate(config)
+
+
+def named(artifact: A) -> A:
+    """An artifact as if a stage had finished it."""
+    recipe = Recipe(stage=artifact.stage, configs=[], code={}, libraries={}, inputs=[])
+    return replace(artifact, manifest=manifest_of(artifact, recipe, [], datetime.now(UTC), 0.0))
+
+
+def build(
+    root: Path,
+    inputs: tuple[TokenShards, Vocab],
+    network: dict[str, Any],
+    config: dict[str, Any],
+    *earlier: Checkpoint,
+    watcher: Watcher | None = None,
+) -> Outcome[Checkpoint]:
+    """The train stage in a store, with all that a run of the pipeline has but MLflow."""
+    return Engine.at(root, watcher=watcher).run(STAGE, *stage_args(inputs, network, config), *earlier)
 
 
 def die_in_write(number: int) -> None:
@@ -99,7 +139,8 @@ def die_in_write(number: int) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # not its folder, which is synced after the rename
+            # Not its folder, which is synced after the rename; a trunk's files are opened again for it, to read only.
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_WRONLY:
                 os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(descriptor)
@@ -121,10 +162,14 @@ if __name__ == "__main__":
     job = json.loads(sys.argv[1])
     if job["die_in_write"]:
         die_in_write(job["die_in_write"])
-    do_train(
-        Path(job["inputs"]),
-        Path(job["out"]),
-        job["network"],
-        job["train"],
-        StageRun(resume=Path(job["resume"]), report=die_after(job["die_after_step"], job["die_wait"])),
-    )
+    report = die_after(job["die_after_step"], job["die_wait"])
+    if job["root"] is None:
+        run = StageRun(resume=Path(job["resume"]), report=report)
+        do_train(Path(job["inputs"]), Path(job["out"]), job["network"], job["train"], run)
+    else:
+
+        class Dying(Nobody):
+            def progressed(self, stage: object, step: int, values: object) -> None:
+                report(step, values)
+
+        build(Path(job["root"]), open_inputs(Path(job["inputs"])), job["network"], job["train"], watcher=Dying())
