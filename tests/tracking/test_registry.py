@@ -69,8 +69,8 @@ def test_a_version_is_found_by_its_key_and_made_once(store: MlflowStore, checkpo
 
 def test_what_is_read_is_what_mlflow_says(store: MlflowStore, checkpoint: Path) -> None:
     first, second = register(store, checkpoint, "key-1"), register(store, checkpoint, "key-2", "rejected")
-    set_alias(store, first, CHAMPION)
-    set_alias(store, second, CHALLENGER)
+    set_alias(store, first, CHAMPION, "by hand")
+    set_alias(store, second, CHALLENGER, "by hand")
     client = connect(store)
     for version in list_versions(store, "tales"):
         theirs = client.get_model_version("tales", str(version.number))
@@ -98,20 +98,20 @@ def test_the_model_its_run_and_its_metrics_are_tied_together(store: MlflowStore,
 
 def test_an_alias_has_one_bearer_and_a_champion_is_no_challenger(store: MlflowStore, checkpoint: Path) -> None:
     first, second = register(store, checkpoint, "key-1"), register(store, checkpoint, "key-2")
-    set_alias(store, first, CHAMPION)
-    set_alias(store, second, CHALLENGER)
-    set_alias(store, second, CHAMPION)
+    set_alias(store, first, CHAMPION, "by hand")
+    set_alias(store, second, CHALLENGER, "by hand")
+    set_alias(store, second, CHAMPION, "by hand")
     assert [(v.number, v.aliases) for v in list_versions(store, "tales")] == [(2, (CHAMPION,)), (1, ())]
     before = previous_champion(store, "tales")
     assert before is not None
     assert before.number == 1
-    set_alias(store, before, CHAMPION)  # back, and forth again
+    set_alias(store, before, CHAMPION, "by hand")  # back, and forth again
     assert [v and v.number for v in (aliased(store, "tales"), previous_champion(store, "tales"))] == [1, 2]
 
 
 def test_a_rejected_version_was_never_champion(store: MlflowStore, checkpoint: Path) -> None:
     register(store, checkpoint, "key-1", "rejected")
-    set_alias(store, register(store, checkpoint, "key-2"), CHAMPION)
+    set_alias(store, register(store, checkpoint, "key-2"), CHAMPION, "by hand")
     assert previous_champion(store, "tales") is None
 
 
