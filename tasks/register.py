@@ -70,7 +70,7 @@ def register_model(
             key=model.key,
             verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
             metrics=_metrics(scores),
-            tags=_tags(model, scores, verdict, root),
+            tags=_tags(model, scores, root),
             step=model.facts.steps,
         )
     if not known:
@@ -92,7 +92,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
             set_alias(store, version, REFERENCE, "first release")
     elif verdict.floors_hold:
         set_alias(store, version, CHALLENGER, why)
-    set_tags(store, version, {VERDICT_TAG: verdict.model_dump_json()})
+    set_tags(store, version, {REASONS: why, VERDICT_TAG: verdict.model_dump_json()})
     found = find_version(store, version.model_name, version.key or "")
     assert found is not None
     return found
@@ -166,12 +166,11 @@ def _metrics(scores: Scores) -> dict[str, float]:
     } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
 
 
-def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> dict[str, str]:
+def _tags(model: Checkpoint, scores: Scores, root: Path) -> dict[str, str]:
     return {
         BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
         "slm.test_digest": scores.facts.test_digest,
         "slm.folder": str(model.folder),
-        REASONS: "; ".join(verdict.reasons),
         LINEAGE: json.dumps(_lineage(scores, root)),
     }
 
