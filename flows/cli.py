@@ -72,8 +72,16 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--stop", action="append", default=None, help="end before this text; may be repeated")
     models = command("models", "list registered models with their aliases and verdicts")
     models.add_argument("name", nargs="?", help="only this registered model")
+    models.add_argument("--compare", nargs=2, metavar=("A", "B"), help="hold version A against B on A's test stories")
+    promote = command("promote", "make a version champion or reference by hand, whatever the gate said")
+    promote.add_argument("reference", help="NAME/VERSION or NAME@ALIAS")
+    promote.add_argument("--alias", choices=["champion", "reference"], default="champion")
     rollback = command("rollback", "give the champion alias back to the champion before")
     rollback.add_argument("name", help="registered model")
+    for made in (promote, rollback):
+        made.add_argument("--why", default=f"{made.prog.split()[-1]}, no reason given", help="kept on the version")
+    spread = command("spread", "train again with other seeds: the least margin that a better model must win by", True)
+    spread.add_argument("--num", type=int, default=5, help="trainings; default: 5")
     show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
     show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
     walk = command("walk", "follow one story through the pipeline", settings=True)
@@ -124,7 +132,7 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
     the other arguments."""
     found: dict[str, Any] = {}
     rest: list[str] = []
-    takes_settings = arguments and arguments[0] in ("run", "plan", "accept", "walk")
+    takes_settings = arguments and arguments[0] in ("run", "plan", "accept", "walk", "spread")
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")

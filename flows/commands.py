@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ from tasks.registry import (
     previous_champion,
     version_of,
 )
+from tasks.release import ReleaseConfig
+from tasks.runner import Runner, to_the_end
 from tasks.stage import Engine, Reached
 from tasks.store import Store
 
@@ -183,19 +186,57 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """List registered models."""
+    """List registered models with the reasons of their verdicts, or hold two versions against each other."""
     store = MlflowStore.at(artifacts_root())
+    if options.compare:
+        return _compare(store, *options.compare)
+    console = Console(highlight=False)
     names = [options.name] if options.name else list_models(store)
     table = Table("model", "aliases", "verdict", "bits per byte", "made", "checkpoint", box=None, pad_edge=False)
-    for name in names:
-        for version in list_versions(store, name):
-            bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
-            made = f"{version.created:%Y-%m-%d %H:%M}"
-            aliases = ", ".join(version.aliases)
-            table.add_row(version.name, aliases, version.verdict or "", bits, made, (version.key or "")[:12])
-    if not table.row_count:
+    versions = [version for name in names for version in list_versions(store, name)]
+    for version in versions:
+        bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
+        made = f"{version.created:%Y-%m-%d %H:%M}"
+        aliases = ", ".join(version.aliases)
+        table.add_row(version.name, aliases, version.verdict or "", bits, made, (version.key or "")[:12])
+    if not versions:
         raise UserError("no model is registered yet: run `slm run quick` first")
-    Console(highlight=False).print(table)
+    console.print(table)
+    for version in versions:
+        console.print(f"\n{version.name}: {version.reasons}" if version.reasons else "", end="", markup=False)
+        for one in version.audit:
+            console.print(f"\n  {one['alias']}: {one['who']}, {one['when'][:19]}, {one['why']}", end="", markup=False)
+    console.print()
+    return 0
+
+
+def _compare(store: MlflowStore, one: str, other: str) -> int:
+    """Print how the first version stands to the second, on test stories that neither was trained on."""
+    from tasks.judge import compare_versions
+
+    versions = _version(store, one), _version(store, other)
+    settle_environment(artifacts_root())
+    found, num_stories = compare_versions(store, *versions, ReleaseConfig())
+    way = "better" if found.difference < 0 else "worse"
+    sure = found.interval is not None and found.interval.low * found.interval.high > 0
+    print(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
+    print(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
+    print(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
+    print(f"{versions[0].name} is {way}" if sure else "these stories do not tell them apart")
+    return 0
+
+
+def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Give an alias to a version, whatever the gate said."""
+    settle_environment(artifacts_root())
+    store = MlflowStore.at(artifacts_root())
+    version = _version(store, options.reference)
+    before = aliased(store, version.model_name, options.alias)
+    bundle_folder(store, version)  # a version whose files are gone is no champion
+    from tasks.tracking import set_alias
+
+    set_alias(store, version, options.alias, options.why)
+    print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before and before != version else ""))
     return 0
 
 
@@ -210,8 +251,32 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         )
     from tasks.tracking import set_alias
 
-    set_alias(store, before, CHAMPION)
+    set_alias(store, before, CHAMPION, options.why)
     print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
+    return 0
+
+
+def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Measure what training again with another seed alone changes, and keep it with the registered model."""
+    config, root, console = configure(options.preset, settings), artifacts_root(), Console(highlight=False)
+    if options.num < 2:
+        raise UserError(f"--num is {options.num}: a spread is between two trainings or more")
+    settle_environment(root)
+    from tasks.judge import record_spread
+    from tasks.terminal import Terminal
+
+    terminal = Terminal(console)
+    engine = Engine.at(root, _placement(options).model_copy(update={"until": "evaluate"}), terminal)
+    scores: list[Scores] = []
+    try:
+        for seed in range(config.train.seed, config.train.seed + options.num):
+            reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+            to_the_end(partial(pipeline, reseeded, Runner(engine)), engine)
+            scores.append(_walked(reseeded, engine).artifacts["evaluate"])  # type: ignore[arg-type]
+    finally:
+        terminal.close()
+    found = record_spread(MlflowStore.at(root), config.release.model_name, scores)
+    console.print(f"{config.release.model_name}: {found}", markup=False)
     return 0
 
 

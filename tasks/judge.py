@@ -1,13 +1,21 @@
-"""Judge: the model against the champion, on the same test stories, each scored by its own code."""
+"""Judge: the model against champion and reference, on the same test stories, each scored by its own code."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_model.evaluation.judge import Contender, Verdict, judge
+from pydantic import ValidationError
+
+from slm_model.artifact import UserError
+from slm_model.evaluation.judge import Comparison, Contender, Spread, Verdict, compare, judge
 from tasks.registry import (
     CHAMPION,
+    REFERENCE,
+    SPREAD,
     VERDICT_TAG,
     MlflowStore,
     Version,
@@ -15,12 +23,15 @@ from tasks.registry import (
     bundle_folder,
     checkpoint_folder,
     find_version,
+    model_tag,
 )
+from tasks.store import Store
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.stories import Splits
     from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.scores import StoryScore
     from tasks.release import ReleaseConfig
 
 
@@ -41,23 +52,108 @@ def judge_model(
         scores=scores.per_story(),
         trained_on=model.training_stories(),
     )
-    champion = aliased(store, config.model_name, CHAMPION)
-    contender = None
-    if champion is not None and champion.key != model.key:
-        contender = _champion(store, champion, scores, splits)
-    return judge(challenger, contender, config.gate), False
+    by_alias = {alias: aliased(store, config.model_name, alias) for alias in (CHAMPION, REFERENCE)}
+    others = {v.name: v for v in by_alias.values() if v is not None and v.key != model.key}
+    contenders = {name: contender(store, version, splits, scores, model) for name, version in others.items()}
+    champion, reference = (contenders.get(version.name) if version else None for version in by_alias.values())
+    return judge(challenger, scores.facts, champion, reference, config.gate, spread_of(store, config.model_name)), False
 
 
-def _champion(store: MlflowStore, version: Version, scores: Scores, splits: Splits) -> Contender:
-    """The champion, scored on the present test stories by the code in its own bundle."""
+def contender(
+    store: MlflowStore, version: Version, splits: Splits, scores: Scores | None = None, model: Checkpoint | None = None
+) -> Contender:
+    """A version, scored on the test stories of ``splits`` by the code in its own bundle.
+
+    ``scores``: of another model. Where this one's were made from the same stories by the same code, they are taken.
+    ``model``: one whose training stories resemble no test story of ``splits``.
+    """
+    import numpy as np
+
     from slm_model.checkpoint import Checkpoint
-    from tasks.bundle import score_with_bundle
 
     bundle = bundle_folder(store, version)
-    scored = score_with_bundle(bundle, list(splits.texts("test")))
+    trained_on = Checkpoint.open(checkpoint_folder(bundle)).training_stories()
+    clean = model is not None and np.isin(trained_on, model.training_stories()).all()
     return Contender(
         version=version.name,
-        test_digest=scores.facts.test_digest,
-        scores=dict(zip(splits.ids("test"), scored, strict=True)),
-        trained_on=Checkpoint.open(checkpoint_folder(bundle)).training_stories(),
+        test_digest=splits.facts.test_digest,
+        scores=_alike(store, version, scores) or _scored(bundle, splits),
+        trained_on=trained_on,
+        resembling=frozenset() if clean else _resembling(store, version, splits),
     )
+
+
+def compare_versions(store: MlflowStore, one: Version, other: Version, config: ReleaseConfig) -> tuple[Comparison, int]:
+    """Two versions on the test stories of the first that neither was trained on, and how many those are.
+
+    Raises UserError if these stories are gone.
+    """
+    splits = _splits(store, one)
+    if splits is None:
+        raise UserError(
+            f"the test stories of {one.name} are gone from {store.root}: `slm run` with its settings makes them again, "
+            "or name the other version first"
+        )
+    return compare(contender(store, one, splits), contender(store, other, splits), config.gate)
+
+
+def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
+    """What `slm spread` has measured for this registered model."""
+    measured = model_tag(store, model_name, SPREAD)
+    return Spread.model_validate_json(measured) if measured else None
+
+
+def record_spread(store: MlflowStore, model_name: str, scores: Sequence[Scores]) -> Spread:
+    """Keep with a registered model how far reseeded trainings, given by their scores, lie apart."""
+    from tasks.tracking import set_model_tag
+
+    spread = Spread(
+        bits_per_byte=[one.facts.test_bits_per_byte for one in scores],
+        test_digest=scores[0].facts.test_digest,
+        scores=[one.key for one in scores],
+        measured=datetime.now(UTC).isoformat(),
+    )
+    set_model_tag(store, model_name, SPREAD, spread.model_dump_json())
+    return spread
+
+
+def _alike(store: MlflowStore, version: Version, scores: Scores | None) -> dict[str, StoryScore] | None:
+    """The scores that this version was evaluated with, if they are of the same stories and by the same code."""
+    from slm_model.evaluation.score_card import Scores as Kind
+
+    found = Store(store.root).look("evaluate", version.lineage.get("evaluate", "none")).manifest
+    if found is None or scores is None or scores.manifest is None:
+        return None
+    mine, theirs = scores.manifest.recipe, found.recipe
+    same_code = (mine.code, mine.libraries) == (theirs.code, theirs.libraries)
+    if not same_code or found.facts["test_digest"] != scores.facts.test_digest:
+        return None
+    return Kind.open(Store(store.root).folder("evaluate", found.key)).per_story()
+
+
+def _scored(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
+    from tasks.bundle import score_with_bundle
+
+    return dict(zip(splits.ids("test"), score_with_bundle(bundle, list(splits.texts("test"))), strict=True))
+
+
+def _resembling(store: MlflowStore, version: Version, splits: Splits) -> frozenset[str] | None:
+    """The test stories that are near duplicates of what a version was trained on; None: that is no longer there."""
+    from slm_model.data.config import SplitConfig
+    from slm_model.data.resemblance import resembling
+
+    own = _splits(store, version)
+    if own is None:
+        return None
+    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        return resembling(splits.parts("test"), own.parts("train"), SplitConfig().held_out_similarity, Path(scratch))
+
+
+def _splits(store: MlflowStore, version: Version) -> Splits | None:
+    """The stories that a version was trained and tested on, if they are still there."""
+    from slm_model.data.stories import Splits
+
+    try:
+        return Store(store.root).open(Splits, "split", version.lineage.get("split", "none"))
+    except ValidationError:  # another version of this project wrote it
+        return None

@@ -168,9 +168,11 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
     return "\n".join(
         [
             f"# {release.name}",
-            f"**{'Released as champion' if 'champion' in release.aliases else 'Not released'}**: "
-            + "; ".join(verdict.reasons)
-            + ".",
+            f"**{'Released as champion' if 'champion' in release.aliases else 'Not released'}**, on "
+            f"{verdict.num_stories:,} test stories ({verdict.num_excluded:,} left out: a model that was compared had "
+            f"been trained on them, or for {verdict.num_resembling:,} on a near duplicate):",
+            "",
+            *(f"- {reason}" for reason in verdict.reasons),
             "",
             *table(("side", "loss (nats a token)", "perplexity", "bits per byte", "accuracy"), rows),
             "",

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING
 
 from slm_model.evaluation.judge import Verdict
 from tasks.lineage import ancestors
-from tasks.registry import BITS_PER_BYTE, CHALLENGER, CHAMPION, VERDICT_TAG, MlflowStore, Version, find_version
+from tasks.registry import (
+    BITS_PER_BYTE,
+    CHALLENGER,
+    CHAMPION,
+    LINEAGE,
+    REASONS,
+    REFERENCE,
+    VERDICT_TAG,
+    MlflowStore,
+    Version,
+    aliased,
+    find_version,
+)
 from tasks.release import Release, ReleaseConfig
 from tasks.store import Store
 
@@ -58,7 +70,7 @@ def register_model(
             key=model.key,
             verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
             metrics=_metrics(scores),
-            tags=_tags(model, scores, verdict, root),
+            tags=_tags(model, scores, root),
             step=model.facts.steps,
         )
     if not known:
@@ -67,14 +79,20 @@ def register_model(
 
 
 def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version:
-    """Give the verdict and its alias to a version; the verdict last, so that a killed run is finished by the next."""
+    """Give the verdict and its alias to a version; the verdict last, so that a killed run is finished by the next.
+
+    The first version that is released is the reference too.
+    """
     from tasks.tracking import set_alias, set_tags
 
+    why = "; ".join(verdict.reasons)
     if verdict.passed:
-        set_alias(store, version, CHAMPION)
+        set_alias(store, version, CHAMPION, why)
+        if aliased(store, version.model_name, REFERENCE) is None:
+            set_alias(store, version, REFERENCE, "first release")
     elif verdict.floors_hold:
-        set_alias(store, version, CHALLENGER)
-    set_tags(store, version, {VERDICT_TAG: verdict.model_dump_json()})
+        set_alias(store, version, CHALLENGER, why)
+    set_tags(store, version, {REASONS: why, VERDICT_TAG: verdict.model_dump_json()})
     found = find_version(store, version.model_name, version.key or "")
     assert found is not None
     return found
@@ -136,6 +154,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
         "test/bits_per_byte_low": facts.test_bits_per_byte_low,
         "test/bits_per_byte_high": facts.test_bits_per_byte_high,
         "minimal_pairs/mean": facts.minimal_pairs,
+        "stories/valid": facts.valid,
         "stories/ends_properly": facts.ends_properly,
         "stories/quotes_close": facts.quotes_close,
         "stories/names_persist": facts.names_persist,
@@ -147,7 +166,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
     } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
 
 
-def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> dict[str, str]:
+def _tags(model: Checkpoint, scores: Scores, root: Path) -> dict[str, str]:
     from tasks.train import warm_start
 
     assert model.manifest is not None
@@ -156,8 +175,7 @@ def _tags(model: Checkpoint, scores: Scores, verdict: Verdict, root: Path) -> di
         BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
         "slm.test_digest": scores.facts.test_digest,
         "slm.folder": str(model.folder),
-        "slm.reasons": "; ".join(verdict.reasons),
-        "slm.lineage": json.dumps(_lineage(scores, root)),
+        LINEAGE: json.dumps(_lineage(scores, root)),
     }
 
 

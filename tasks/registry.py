@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
-VERDICT_TAG = "slm.verdict_json"  # the verdict whole; the last thing that a registration writes
+VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registration writes
+REASONS, LINEAGE = "slm.reasons", "slm.lineage"
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
+AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
+SPREAD = "slm.spread"  # on a registered model: what training again with another seed alone changes
 
 
 class RegistryUnreachable(UserError):
@@ -88,6 +92,22 @@ class Version:
         return self.tags.get(VERDICT)
 
     @property
+    def reasons(self) -> str:
+        return self.tags.get(REASONS, "")
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Keys of the artifacts that it rests on, by stage."""
+        found: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
+        return found
+
+    @property
+    def audit(self) -> list[dict[str, str]]:
+        """The aliases that it was given, oldest first: alias, who, when, why."""
+        found: list[dict[str, str]] = json.loads(self.tags.get(AUDIT, "[]"))
+        return found
+
+    @property
     def bits_per_byte(self) -> float | None:
         return float(self.tags[BITS_PER_BYTE]) if BITS_PER_BYTE in self.tags else None
 
@@ -108,6 +128,19 @@ def list_models(store: MlflowStore) -> list[str]:
         return [name for (name,) in _select(store.database, "SELECT name FROM registered_models ORDER BY name")[0]]
     found = _get(store.uri, "registered-models/search", {"max_results": "1000", "order_by": "name ASC"})
     return [model["name"] for model in found.get("registered_models", [])]
+
+
+def model_tag(store: MlflowStore, model_name: str, tag: str) -> str | None:
+    """A tag of a registered model, if there is one. Raises RegistryUnreachable."""
+    if store.database is not None:
+        query = "SELECT value FROM registered_model_tags WHERE name = :name AND key = :tag"
+        rows = _select(store.database, query, name=model_name, tag=tag)[0]
+        return rows[0][0] if rows else None
+    try:
+        model = _get(store.uri, "registered-models/get", {"name": model_name})["registered_model"]
+    except FileNotFoundError:
+        return None
+    return next((found["value"] for found in model.get("tags", []) if found["key"] == tag), None)
 
 
 def list_versions(store: MlflowStore, model_name: str) -> list[Version]:

@@ -6,10 +6,12 @@ what the store did not take then, ``fill_run`` writes later. Reading the registr
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 import warnings
@@ -28,6 +30,7 @@ from tasks.bundle import PROGRAM, requirements
 from tasks.home import REPOSITORY
 from tasks.live_run import LiveRun, Point
 from tasks.registry import (
+    AUDIT,
     CHALLENGER,
     CHAMPION,
     CHAMPION_SINCE,
@@ -259,12 +262,18 @@ def register_version(
 
 
 @_reaches
-def set_alias(store: MlflowStore, version: Version, alias: str) -> None:
-    """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more."""
+def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
+    """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more.
+
+    ``why`` stands on the version, with who did it and when.
+    """
     client = connect(store)
-    number = str(version.number)
+    number, now = str(version.number), datetime.now(UTC).isoformat()
+    audit = json.loads(client.get_model_version(version.model_name, number).tags.get(AUDIT, "[]"))
+    audit.append({"alias": alias, "who": _who(), "when": now, "why": why})
+    client.set_model_version_tag(version.model_name, number, AUDIT, json.dumps(audit))
     if alias == CHAMPION:
-        client.set_model_version_tag(version.model_name, number, CHAMPION_SINCE, datetime.now(UTC).isoformat())
+        client.set_model_version_tag(version.model_name, number, CHAMPION_SINCE, now)
         challenger = aliased(store, version.model_name, CHALLENGER)
         if challenger is not None and challenger.number == version.number:
             client.delete_registered_model_alias(version.model_name, CHALLENGER)
@@ -277,6 +286,14 @@ def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> N
     client = connect(store)
     for name, value in tags.items():
         client.set_model_version_tag(version.model_name, str(version.number), name, value)
+
+
+@_reaches
+def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> None:
+    """Write a tag on a registered model, which is made if there is none of that name."""
+    client = connect(store)
+    _ensure_registered_model(client, model_name)
+    client.set_registered_model_tag(model_name, tag, value)
 
 
 @_reaches
@@ -323,6 +340,14 @@ def _settle() -> None:
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # if it was imported before
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises, each time
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, in a container
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _made(folder: Path) -> Path:

@@ -24,8 +24,22 @@ def bits_per_byte_interval(scores: Sequence[StoryScore], num_resamples: int, see
     a ratio of sums, bits over bytes. BCa shifts the percentiles by the bias of the resamples, and by the skew that
     leaving out one story at a time shows.
     """
-    bits = np.array([score.bits for score in scores])
-    num_bytes = np.array([score.num_bytes for score in scores], np.float64)
+    return _ratio_interval([score.bits for score in scores], [score.num_bytes for score in scores], num_resamples, seed)
+
+
+def difference_interval(
+    mine: Sequence[StoryScore], theirs: Sequence[StoryScore], num_resamples: int, seed: int
+) -> Interval:
+    """The same of the difference between two models that were scored on these stories, mine less theirs: paired, each
+    story drawn with both its scores. It is the noise of the test stories alone, and not that of training again."""
+    bits = [a.bits - b.bits for a, b in zip(mine, theirs, strict=True)]
+    return _ratio_interval(bits, [score.num_bytes for score in mine], num_resamples, seed)
+
+
+def _ratio_interval(
+    bits_by_story: Sequence[float], bytes_by_story: Sequence[int], num_resamples: int, seed: int
+) -> Interval:
+    bits, num_bytes = np.array(bits_by_story), np.array(bytes_by_story, np.float64)
     resampled = _resampled(bits, num_bytes, num_resamples, np.random.default_rng(seed))
     value = bits.sum() / num_bytes.sum()
     below = ((resampled < value).sum() + (resampled == value).sum() / 2) / num_resamples

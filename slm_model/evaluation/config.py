@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from slm_model.artifact import Config
@@ -43,12 +45,35 @@ class EvaluateConfig(Config):
 
 
 class GateConfig(Config):
-    """What a model must reach to be released. Held against the champion on the same held-out stories."""
+    """What a model must reach to be released: floors, and a stand beside the champion and the reference."""
 
+    rule: Literal["better", "not_worse"] = Field(
+        "better", description="Beat the champion by more than the margin, or not be worse than it by more."
+    )
+    margin: float = Field(
+        0.0125,
+        ge=0,
+        description="Bits per byte that count as a difference. Where twice the spread between reseeded trainings, as "
+        "`slm spread` measured it, is more, that is used.",
+    )
+    min_stories: int = Field(1, ge=1, description="Fewest test stories that none of the models was trained on.")
     max_bits_per_byte: float | None = Field(
         None, gt=0, description="Floor of quality: most bits per byte on the test stories. None: no floor."
     )
-    min_stories: int = Field(1, ge=1, description="Fewest test stories that neither model was trained on.")
-    min_gain: float = Field(
-        0.0, ge=0, description="Bits per byte by which the champion must be beaten, and not just equalled."
+    min_context_gain: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Fewest of the bits that token frequencies alone would take which the model must save, as a share. "
+        "0: not asked.",
     )
+    min_valid: float = Field(0.8, ge=0, le=1, description="Fewest told stories that read as English text, as a share.")
+    min_ended: float = Field(0.25, ge=0, le=1, description="Fewest told stories that come to an end, as a share.")
+    max_repeated: float = Field(
+        0.2, ge=0, le=1, description="Most runs of four words that may repeat one of the same told story, as a share."
+    )
+    may_memorise: bool = Field(False, description="Whether a model may copy its training stories.")
+    num_resamples: int = Field(
+        2000, ge=100, le=100_000, description="Resamples of the test stories for the interval of a difference."
+    )
+    bootstrap_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the resamples.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from slm_model.artifact import StageRun, Stopped, UserError
@@ -20,11 +22,11 @@ from slm_model.evaluation.copying import compare, copied_from
 from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
 from slm_model.evaluation.score import TokenScores, score_texts, score_tokens, side_scores, stride
 from slm_model.evaluation.score_card import Phenomenon, Scores, ScoresFacts, ScoresTable
-from slm_model.evaluation.scores import SideScores, StoryScore
+from slm_model.evaluation.scores import UNKNOWN_BITS, SideScores, StoryScore
 from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.generation import Generator
 from slm_model.networks.base import Network
-from slm_model.tokenizer.base import Tokenizer
+from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 from slm_model.training.config import NumericsConfig
 from slm_model.training.numerics import arithmetic, resolve
 
@@ -53,6 +55,7 @@ def evaluate(
         num_validation, num_test = (shards.facts.num_stories[side] for side in ("validation", "test"))
         run.report(0, {"total_steps": num_validation + num_test})
         validation, _ = _score_side(network, shards, "validation", run, before=0)
+        tokens = shards.load("test")
         test, per_story = _score_side(network, shards, "test", run, before=num_validation)
         pairs = _pairs(network, tokenizer)
         held_out = _held_out(splits, config.num_measured)
@@ -66,6 +69,8 @@ def evaluate(
     num_words = min(sum(map(len, words_of(side))) for side in (texts, held_out))  # that both collections have
     table = ScoresTable(
         test_digest=test_digest,
+        num_misspelt=num_misspelt(tokenizer, tokens, splits.texts("test")),
+        context_free_bits_per_byte=context_free_bits_per_byte(tokens),
         context=network.context,
         stride=stride(network.context),
         test=test,
@@ -126,6 +131,33 @@ def _score_side(
     return scores, per_story
 
 
+def num_misspelt(tokenizer: Tokenizer, tokens: SideTokens, texts: Iterable[str]) -> int:
+    """Stories whose tokens do not spell their text: all of it, but for the bytes that are counted as unknown."""
+    return sum(not _spells(tokenizer, tokens, i, text) for i, text in enumerate(texts))
+
+
+def _spells(tokenizer: Tokenizer, tokens: SideTokens, i: int, text: str) -> bool:
+    at = spelt = 0
+    for piece in tokenizer.decode(tokens.story(i).tolist()).split(UNKNOWN):
+        found = text.find(piece, at)
+        if found < 0:
+            return False
+        at, spelt = found + len(piece), spelt + len(piece.encode())
+    return spelt + int(tokens.unknown_bytes[i]) == len(text.encode())
+
+
+def context_free_bits_per_byte(tokens: SideTokens) -> float:
+    """Bits per byte of these stories by their own token frequencies: no model does better that reads nothing of them.
+
+    A network whose targets were not the tokens that follow what it reads comes to this, less what a token's place in
+    its story tells.
+    """
+    foretold = np.delete(tokens.tokens, tokens.offsets[:-1])  # no beginning mark is
+    counts = np.unique(foretold, return_counts=True)[1]
+    bits = -float((counts * np.log2(counts / len(foretold))).sum())
+    return (bits + UNKNOWN_BITS * int(tokens.unknown_bytes.sum())) / int(tokens.num_bytes.sum())
+
+
 def _as_table(per_story: dict[str, StoryScore]) -> pa.Table:
     scores = per_story.values()
     return pa.table(
@@ -147,6 +179,8 @@ def _facts(table: ScoresTable) -> ScoresFacts:
         num_tokens=test.num_tokens,
         num_bytes=test.num_bytes,
         unknown_bytes=test.unknown_bytes,
+        num_misspelt=table.num_misspelt,
+        context_free_bits_per_byte=table.context_free_bits_per_byte,
         test_loss=test.loss,
         test_perplexity=test.perplexity,
         test_bits_per_byte=test.bits_per_byte,
@@ -159,6 +193,7 @@ def _facts(table: ScoresTable) -> ScoresFacts:
         validation_accuracy=validation.accuracy,
         minimal_pairs=sum(found.share for found in table.minimal_pairs) / len(table.minimal_pairs),
         minimal_pairs_by_kind={found.name: found.share for found in table.minimal_pairs},
+        valid=told.valid,
         ends_properly=told.ends_properly,
         quotes_close=told.quotes_close,
         names_persist=told.names_persist,

@@ -19,6 +19,7 @@ MEASURES = {  # names of the story measures, in print
     "distinct_3": "distinct triples",
     "self_bleu": "self-BLEU",
     "repeated_4": "repeated 4-grams",
+    "valid": "valid text",
     "ends_properly": "ends properly",
     "quotes_close": "quotes close",
     "names_persist": "names persist",

@@ -34,6 +34,7 @@ class StoryMeasures(BaseModel):
     distinct_3: float
     self_bleu: float  # likeness of the stories to each other
     repeated_4: float  # runs of four words that stood in the same story before
+    valid: float  # stories that read as English text: no lost characters, no markup
     ends_properly: float  # stories that came to their end mark, after the end of a sentence
     quotes_close: float  # stories whose double quotes come in twos in every paragraph
     num_with_names: int  # stories that name someone in their first two sentences, and go on
@@ -84,8 +85,10 @@ class ScoresTable(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     test_digest: str
+    num_misspelt: int  # test stories whose tokens do not decode to their text
+    context_free_bits_per_byte: float  # of the best model of the test tokens that reads nothing before them
     context: int  # tokens
     stride: int  # tokens by which the window moves on in a story longer than the context
     test: SideScores
@@ -106,6 +109,8 @@ class ScoresFacts(Facts):
     num_tokens: int
     num_bytes: int
     unknown_bytes: int
+    num_misspelt: int
+    context_free_bits_per_byte: float
     test_loss: float
     test_perplexity: float
     test_bits_per_byte: float
@@ -118,6 +123,7 @@ class ScoresFacts(Facts):
     validation_accuracy: float
     minimal_pairs: float  # mean share over the phenomena
     minimal_pairs_by_kind: dict[str, float]
+    valid: float
     ends_properly: float
     quotes_close: float
     names_persist: float

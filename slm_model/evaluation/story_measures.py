@@ -11,10 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from slm_model.data.config import CleanConfig
+from slm_model.data.filters import reason_to_reject
 from slm_model.evaluation.score_card import StoryMeasures
 
 BLEU_ORDER = 4
 OPENING = 2  # sentences in which a story introduces its people
+TEXT = CleanConfig(min_chars=1, max_chars=10**9, reject_cut_off=False, max_repeated_share=1)  # all that text must be
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _END = re.compile(r"[.!?][\"')]*\s*$")
@@ -45,6 +48,7 @@ def measure(texts: Sequence[str], ended: Sequence[bool], num_words: int) -> Stor
         distinct_3=distinct(first, 3),
         self_bleu=self_bleu(words),
         repeated_4=_share(sum(len(story) - len(set(story)) for story in fours), sum(map(len, fours))),
+        valid=_share(sum(reason_to_reject(text.strip(), TEXT) is None for text in texts), len(texts)),
         ends_properly=_share(
             sum(end and _END.search(text) is not None for text, end in zip(texts, ended, strict=True)), len(texts)
         ),

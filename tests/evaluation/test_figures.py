@@ -23,11 +23,12 @@ SIDE = SideScores(
 )  # fmt: skip
 MEASURES = StoryMeasures(
     num_stories=4, mean_words=100.0, distinct_1=0.5, distinct_2=0.8, distinct_3=0.9, self_bleu=0.3, repeated_4=0.01,
-    ends_properly=1.0, quotes_close=0.9, num_with_names=3, names_persist=0.7,
+    valid=1.0, ends_properly=1.0, quotes_close=0.9, num_with_names=3, names_persist=0.7,
 )  # fmt: skip
 INTERVAL = Interval(low=0.6, high=0.9)
 SCORES = ScoresTable(
-    test_digest="0", context=8, stride=4, test=SIDE, validation=SIDE, test_interval=INTERVAL, stories=MEASURES,
+    test_digest="0", num_misspelt=0, context_free_bits_per_byte=2.0,
+    context=8, stride=4, test=SIDE, validation=SIDE, test_interval=INTERVAL, stories=MEASURES,
     held_out_stories=MEASURES,
     copying=Copying(
         share=0.1, held_out_share=0.1, copies=0, held_out_copies=0, num_stories=4, longest_words=12,

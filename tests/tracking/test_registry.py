@@ -22,6 +22,7 @@ from slm_model.checkpoint import open_checkpoint
 from tasks.registry import (
     CHALLENGER,
     CHAMPION,
+    REFERENCE,
     MlflowStore,
     RegistryUnreachable,
     Version,
@@ -31,9 +32,10 @@ from tasks.registry import (
     find_version,
     list_models,
     list_versions,
+    model_tag,
     previous_champion,
 )
-from tasks.tracking import Dataset, Description, connect, fill_run, register_version, set_alias, set_tags
+from tasks.tracking import Dataset, Description, connect, fill_run, register_version, set_alias, set_model_tag, set_tags
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
 
@@ -69,8 +71,8 @@ def test_a_version_is_found_by_its_key_and_made_once(store: MlflowStore, checkpo
 
 def test_what_is_read_is_what_mlflow_says(store: MlflowStore, checkpoint: Path) -> None:
     first, second = register(store, checkpoint, "key-1"), register(store, checkpoint, "key-2", "rejected")
-    set_alias(store, first, CHAMPION)
-    set_alias(store, second, CHALLENGER)
+    set_alias(store, first, CHAMPION, "by hand")
+    set_alias(store, second, CHALLENGER, "by hand")
     client = connect(store)
     for version in list_versions(store, "tales"):
         theirs = client.get_model_version("tales", str(version.number))
@@ -98,20 +100,44 @@ def test_the_model_its_run_and_its_metrics_are_tied_together(store: MlflowStore,
 
 def test_an_alias_has_one_bearer_and_a_champion_is_no_challenger(store: MlflowStore, checkpoint: Path) -> None:
     first, second = register(store, checkpoint, "key-1"), register(store, checkpoint, "key-2")
-    set_alias(store, first, CHAMPION)
-    set_alias(store, second, CHALLENGER)
-    set_alias(store, second, CHAMPION)
+    set_alias(store, first, CHAMPION, "by hand")
+    set_alias(store, second, CHALLENGER, "by hand")
+    set_alias(store, second, CHAMPION, "by hand")
     assert [(v.number, v.aliases) for v in list_versions(store, "tales")] == [(2, (CHAMPION,)), (1, ())]
     before = previous_champion(store, "tales")
     assert before is not None
     assert before.number == 1
-    set_alias(store, before, CHAMPION)  # back, and forth again
+    set_alias(store, before, CHAMPION, "by hand")  # back, and forth again
     assert [v and v.number for v in (aliased(store, "tales"), previous_champion(store, "tales"))] == [1, 2]
+
+
+def test_each_alias_that_a_version_was_given_stands_on_it_with_who_when_and_why(
+    store: MlflowStore, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = register(store, checkpoint, "key-1")
+    set_alias(store, version, CHAMPION, "better")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "ann")
+    set_alias(store, version, REFERENCE, "by hand")
+    found = aliased(store, "tales", REFERENCE)
+    assert found is not None and found.aliases == (CHAMPION, REFERENCE)
+    assert [(one["alias"], one["why"]) for one in found.audit] == [(CHAMPION, "better"), (REFERENCE, "by hand")]
+    assert found.audit[1]["who"].startswith("ann@")
+    moments = [datetime.fromisoformat(one["when"]) for one in found.audit]
+    assert moments == sorted(moments)
+
+
+def test_a_registered_model_has_tags_of_its_own(store: MlflowStore) -> None:
+    assert model_tag(store, "tales", "slm.spread") is None
+    set_model_tag(store, "tales", "slm.spread", "1")
+    set_model_tag(store, "tales", "slm.spread", "2")
+    assert model_tag(store, "tales", "slm.spread") == "2"
+    assert list_versions(store, "tales") == []
 
 
 def test_a_rejected_version_was_never_champion(store: MlflowStore, checkpoint: Path) -> None:
     register(store, checkpoint, "key-1", "rejected")
-    set_alias(store, register(store, checkpoint, "key-2"), CHAMPION)
+    set_alias(store, register(store, checkpoint, "key-2"), CHAMPION, "by hand")
     assert previous_champion(store, "tales") is None
 
 
@@ -203,7 +229,11 @@ def test_registering_leaves_the_environment_alone(
 TALE = {"name": "tales", "version": "2", "creation_timestamp": 2000, "run_id": "r"}
 PAGES = {
     "registered-models/get": {
-        "registered_model": {"name": "tales", "aliases": [{"alias": "champion", "version": "2"}]},
+        "registered_model": {
+            "name": "tales",
+            "aliases": [{"alias": "champion", "version": "2"}],
+            "tags": [{"key": "a", "value": "b"}],
+        },
     },
     "model-versions/search": {
         "model_versions": [TALE | {"tags": [{"key": "slm.key", "value": "k"}]}],
@@ -240,10 +270,12 @@ def test_a_server_is_asked_by_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     with server() as (uri, credentials):
         second, first = list_versions(MlflowStore(tmp_path, uri), "tales")
+        assert [model_tag(MlflowStore(tmp_path, uri), "tales", tag) for tag in ("a", "c")] == ["b", None]
     assert (second.number, second.aliases, second.key, second.run_id) == (2, ("champion",), "k", "r")
     assert (first.number, first.aliases, first.key, first.run_id) == (1, (), None, None)
     assert set(credentials) == {"Basic " + base64.b64encode(b"me:secret").decode()}
     with server(404) as (uri, _):
         assert list_versions(MlflowStore(tmp_path, uri), "tales") == []
+        assert model_tag(MlflowStore(tmp_path, uri), "tales", "a") is None
     with server(500) as (uri, _), pytest.raises(RegistryUnreachable, match="answered 500"):
         list_versions(MlflowStore(tmp_path, uri), "tales")

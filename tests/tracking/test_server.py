@@ -92,7 +92,7 @@ def test_a_model_lives_on_a_server(server: MlflowStore, checkpoint: Path, capfd:
         tags={"slm.bits_per_byte": "1.25"},
         step=2,
     )
-    set_alias(server, version, CHAMPION)
+    set_alias(server, version, CHAMPION, "by hand")
     found = find_version(server, "tales", "key-1")
     assert found is not None
     assert (found.name, found.aliases, found.verdict, found.bits_per_byte) == ("tales/1", (CHAMPION,), "passed", 1.25)

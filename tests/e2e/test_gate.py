@@ -1,0 +1,40 @@
+"""Release by hand: who is champion, and why, from the command line."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import SMALL, run_slm
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(built: Path, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    shutil.copytree(built, artifacts)
+    longer = [*SMALL, "--train.max-steps", "60"]
+    first, second = "first model: there is no champion to beat", "better than the champion quick/1: -"
+
+    done = run_slm(artifacts, "spread", "quick", *SMALL, "--num", "2")
+    assert done.returncode == 0, done.stderr
+    assert "of 2 reseeded trainings (measured 20" in done.stdout.replace("\n", " ")
+    assert done.stdout.count("train       cached") == 1  # the model that was there is one of them
+    assert run_slm(artifacts, "spread", "quick", *SMALL, "--num", "1").returncode == 2
+
+    done = run_slm(artifacts, "run", "quick", *longer)
+    assert "quick/2 is champion" in done.stdout and "margin held against spread" in done.stdout.replace("\n", " ")
+    done = run_slm(artifacts, "models", "--compare", "quick/2", "quick/1")
+    assert done.stdout.splitlines()[-1] == "quick/2 is better"
+
+    done = run_slm(artifacts, "rollback", "quick", "--why", "too glum")
+    assert done.stdout == "quick/1 is champion again, quick/2 no longer\n"
+    done = run_slm(artifacts, "promote", "quick/2", "--alias", "reference", "--why", "a good month")
+    assert done.stdout == "quick/2 is reference, quick/1 no longer\n"
+    done = run_slm(artifacts, "promote", "quick/9")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+    said = " ".join(run_slm(artifacts, "models").stdout.split())
+    for line in (first, second, "too glum", "a good month"):
+        assert line in said
+    assert said.index("a good month") < said.index("first release")  # each on its own version, newest first
