@@ -27,6 +27,7 @@ from tasks.registry import (
     MlflowStore,
     RegistryUnreachable,
     aliased,
+    bundle_folder,
     find_model,
     find_version,
     list_models,
@@ -214,7 +215,7 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
     """Print how the first version stands to the second, on test stories that neither was trained on."""
     from tasks.judge import compare_versions
 
-    versions = _version(store, one), _version(store, other)
+    versions = version_of(store, one), version_of(store, other)
     settle_environment(artifacts_root())
     found, num_stories = compare_versions(store, *versions, ReleaseConfig())
     way = "better" if found.difference < 0 else "worse"
@@ -230,7 +231,7 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Give an alias to a version, whatever the gate said."""
     settle_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    version = _version(store, options.reference)
+    version = version_of(store, options.reference)
     before = aliased(store, version.model_name, options.alias)
     bundle_folder(store, version)  # a version whose files are gone is no champion
     from tasks.tracking import set_alias
