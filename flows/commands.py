@@ -6,16 +6,18 @@ import argparse
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from flows.presets import configure, described
+from flows.presets import DEFAULT, configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
 from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.placement import Placement
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.evaluation.score_card import Scores
     from tasks.registry import Version
+    from tasks.terminal import Terminal
+    from tasks.trial_reports import Report
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
 
@@ -65,20 +69,13 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             return 0
     console.print(f"[bold]slm run[/] {options.preset or ''}")
     _estimate(console, config, plan, root)
-    from tasks.prefect_server import provide_prefect_server
     from tasks.terminal import Terminal
-    from tasks.watch import watched_by
 
-    terminal = Terminal(console)
     began = time.perf_counter()
-    provide_prefect_server(root)
-    with watched_by(terminal):
-        try:
-            from flows.build_model import build_model
+    with _under_prefect(Terminal(console), root):
+        from flows.build_model import build_model
 
-            release = build_model(config=config, placement=placement)
-        finally:
-            terminal.close()
+        release = build_model(config=config, placement=placement)
     seconds = time.perf_counter() - began
     if release is None:
         console.print(
@@ -92,6 +89,45 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         console.print()
     _look_further(console, config.release.model_name, options.preset)
     return 0
+
+
+def sweep(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train every setting of a grid, and rank them."""
+    from flows.grid import SweepConfig
+    from flows.presets import checked
+
+    over: dict[str, str] = {}
+    for word in options.over:
+        name, equals, values = word.partition("=")
+        if not equals or name in over:
+            raise UserError(f"--over {word}: NAME=VALUES is wanted, each name once: --over train.batch_size=8,16")
+        over[name] = values
+    given = {"over": over, "num_trials": options.trials, "draw_seed": options.draw_seed}
+    search = checked(SweepConfig, given | _searched(options, settings))
+
+    def flow(placement: Placement) -> Report:
+        from flows.sweep import sweep
+
+        return sweep(search=search, placement=placement)
+
+    return _report(options, len(search.trials()), flow)
+
+
+def scaling(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train networks of several sizes for the same budget, and compare their curves."""
+    from flows.grid import ScalingConfig
+    from flows.presets import checked
+
+    sizes = tuple(options.sizes.split(",")) if options.sizes else ()
+    given = {"minutes": options.minutes, "steps": options.steps, "sizes": sizes}
+    study = checked(ScalingConfig, given | _searched(options, settings))
+
+    def flow(placement: Placement) -> Report:
+        from flows.sweep import scaling
+
+        return scaling(study=study, placement=placement)
+
+    return _report(options, len(study.trials()), flow)
 
 
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -254,6 +290,44 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
         console.print(f"    {text}", markup=False)
     return 0
+
+
+def _searched(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"preset": options.preset or DEFAULT, "settings": settings, "num_seeds": options.seeds}
+
+
+def _report(options: argparse.Namespace, num_trainings: int, flow: Callable[[Placement], Report]) -> int:
+    """Carry out a sweep or a scaling study, and print what it found."""
+    console, root, placement = Console(highlight=False), artifacts_root(), _placement(options)
+    settle_environment(root)
+    console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
+    from tasks.terminal import TrialsTerminal
+
+    with _under_prefect(TrialsTerminal(console), root):
+        report = flow(placement)
+    for one in report.tables:
+        table = Table(*one.head, box=None, pad_edge=False)
+        for row in one.rows:
+            table.add_row(*map(escape, row))
+        console.print("", table)
+    for note in report.notes:
+        console.print(f"\n{note}", style="dim", markup=False)
+    console.print(f"\n[bold]The best of them[/]: {escape(report.command)}", soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _under_prefect(terminal: Terminal, root: Path) -> Iterator[None]:
+    """A Prefect server to run under, and a terminal that watches what runs."""
+    from tasks.prefect_server import provide_prefect_server
+    from tasks.watch import watched_by
+
+    provide_prefect_server(root)
+    with watched_by(terminal):
+        try:
+            yield
+        finally:
+            terminal.close()
 
 
 def _placement(options: argparse.Namespace) -> Placement:

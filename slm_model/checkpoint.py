@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slm_model.artifact import Artifact, ArtifactDamaged, Facts, UserError, hash_file
+from slm_model.artifact import OBSERVATIONS, Artifact, ArtifactDamaged, Facts, UserError, hash_file
 from slm_model.networks.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT: Literal[1] = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 HISTORY, SAMPLES, TRAINING_STORIES = "history.jsonl", "samples.jsonl", "training_stories.npy"
+THROUGHPUT = f"{OBSERVATIONS}/throughput.jsonl"
 
 
 class CheckpointConfig(BaseModel):
@@ -118,6 +119,10 @@ class Checkpoint(Artifact):
     def samples(self) -> list[dict[str, Any]]:
         """The stories told on the way: step, prompt, story."""
         return _lines(self.file(SAMPLES))
+
+    def seconds(self) -> list[float]:
+        """What each step took; the first one with whatever was compiled."""
+        return [line["seconds"] for line in _lines(self.file(THROUGHPUT))]
 
     def training_stories(self) -> npt.NDArray[np.uint64]:
         """The ids of all stories trained on, as sorted unsigned integers."""

@@ -24,6 +24,7 @@ from slm_model.checkpoint import (
     CONFIG,
     HISTORY,
     SAMPLES,
+    THROUGHPUT,
     TOKENIZER,
     TRAINING_STORIES,
     WEIGHTS,
@@ -46,7 +47,6 @@ from slm_model.training.watching import tell, validate, validation_steps
 
 log = logging.getLogger(__name__)
 
-THROUGHPUT = f"{OBSERVATIONS}/throughput.jsonl"
 NOTES = (HISTORY, SAMPLES, THROUGHPUT)
 LAST_STEPS = 50  # whose mean is the training loss among the facts
 
