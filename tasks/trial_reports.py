@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 BITS = "validation bits per byte"
 HEAD = ("bits per byte", "spread", "seconds", "tokens/s", "parameters")
 WARM_UP = 0.1  # of a training's steps are left out of its curve: what happens there is no power law
-BUDGETS = (0.5, 1, 2, 4)  # times the budget that was trained for
+BUDGETS = (0.25, 0.5, 1, 2, 4)  # times the longest training
 VALIDATION_ONLY = (
     "All of it is measured on the validation stories; no test story was scored. The best of several is a "
     "little better there than it will be elsewhere: `slm run` judges it on the test stories."
+)
+HOW_SURE = (
+    "Seconds are steps times the median step: compilation, validation and sample stories are left out. In "
+    "brackets stands the curve's 95 % interval (bootstrap over residuals). It does not know of other seeds, and "
+    "points of one training hang together, so it is too narrow rather than too wide. A star: beyond what that "
+    "size was trained for."
+)
+HOW_FAIR = (
+    "A curve is that of one training, whose learning rate ends with its budget: one of a smaller budget would end "
+    "somewhat lower than the curve says, and one of a larger budget is a guess. All sizes have the preset's "
+    "learning rates; one that they do not suit looks worse than it is."
 )
 
 
@@ -110,7 +121,8 @@ def sweep_picture(settings: Sequence[Setting], names: Sequence[str]) -> bytes:
         least: dict[float, float] = {}
         for setting in (s for s in settings if not s.failed):
             least.setdefault(place(setting.results[0].point[name]), setting.bits_per_byte)  # the best come first
-        axes.plot(*zip(*sorted(least.items()), strict=True) if least else ([], []), color=BLUE, label="best")
+        if least and (len(names) == 1 or len(least) < len(settings)):  # of a random choice it would say nothing
+            axes.plot(*zip(*sorted(least.items()), strict=True), color=BLUE, label="best for each value")
         if failed:
             axes.plot(failed, [worst + margin] * len(failed), "x", color=ORANGE, label="failed", clip_on=False)
     return to_png(figure)
@@ -118,15 +130,15 @@ def sweep_picture(settings: Sequence[Setting], names: Sequence[str]) -> bytes:
 
 def _places(axes: Axes, values: Sequence[Any]) -> Callable[[Any], float]:
     """Where a value stands on the axis: a number where it is, by its logarithm if they span a factor of four or more;
-    anything else in the order of its appearance."""
+    anything else in the order of the alphabet."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         if 0 < 4 * min(values) <= max(values):
             axes.set_xscale("log")
         if len(set(values)) <= 8:
-            axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
+            axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))], rotation=30)
             axes.minorticks_off()
         return float
-    words = list(dict.fromkeys(map(str, values)))
+    words = sorted(set(map(str, values)))
     axes.set_xticks(range(len(words)), words)
     return lambda value: float(words.index(str(value)))
 
@@ -137,18 +149,14 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
     settings = sorted((s for s in ranked(results) if s.done), key=lambda s: s.done[0].num_parameters)
     curves = {setting.results[0].label: _curve(setting) for setting in settings}
     fitted = {label: curve for label, curve in curves.items() if curve}
-    trained = min(result.seconds_a_step * result.curve[-1][0] for s in settings for result in s.done)
-    choices = [_choice(trained * factor, fitted, "" if factor <= 1 else ", extrapolated") for factor in BUDGETS]
+    trained = {s.results[0].label: max(seconds for seconds, _ in _points(s)) for s in settings}
+    choices = [_choice(max(trained.values()) * factor, fitted, trained) for factor in BUDGETS]
     tables = [Table(("size", *HEAD), [_row(setting) for setting in settings])]
     tables += [Table(("budget", *fitted, "take"), choices)] if fitted else []
     notes = [
         VALIDATION_ONLY,
-        "Seconds are steps times the median step: compilation, validation and sample stories are left out. In brackets "
-        "stands the curve's 95 % interval (bootstrap over residuals). It does not know of other seeds, and the points of "
-        "one training hang together, so it is too narrow rather than too wide.",
-        "A curve is that of one training, whose learning rate ends with its budget: a training of a smaller budget would "
-        "end somewhat lower than the curve says. All sizes have the preset's learning rates; one that they do not suit "
-        "looks worse than it is.",
+        HOW_SURE,
+        HOW_FAIR,
         *(f"{label}: {curve.a:.3f} + {curve.b:.3g} x seconds^-{curve.c:.3f}" for label, curve in fitted.items()),
         *(f"{label} has too few validations for a curve." for label in curves if label not in fitted),
         *_failures(results),
@@ -157,23 +165,30 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
     return Report("Loss against compute", tables, notes, command(best.results[0].point), picture)
 
 
-def _choice(seconds: float, curves: Mapping[str, Curve], remark: str) -> tuple[str, ...]:
+def _choice(seconds: float, curves: Mapping[str, Curve], trained: Mapping[str, float]) -> tuple[str, ...]:
     """A budget's row: what each size comes to, and the best, with those whose intervals do not part from its own."""
     found = {label: curve.at(seconds) for label, curve in curves.items()}
     order = sorted(found, key=lambda label: found[label][0])
     near = [label for label in order[1:] if found[label][1] <= found[order[0]][2]]
-    told = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in found.values()]
-    return (f"{seconds / 60:.2g} min{remark}", *told, order[0] + (f" (or {', '.join(near)})" if near else ""))
+    stars = ["*" if seconds > 1.01 * trained[label] else "" for label in found]
+    told = [
+        f"{mean:.3f}{star} ({low:.3f} to {high:.3f})"
+        for star, (mean, low, high) in zip(stars, found.values(), strict=True)
+    ]
+    budget = f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
+    return (budget, *told, order[0] + (f" (or {', '.join(near)})" if near else ""))
 
 
 def _curve(setting: Setting) -> Curve | None:
     """Of all seeds together, over seconds."""
-    points = [(step * r.seconds_a_step, bits) for r in setting.done for step, bits in r.curve if _counts(r, step)]
+    points = _points(setting)
     return fit_curve([seconds for seconds, _ in points], [bits for _, bits in points])
 
 
-def _counts(result: Result, step: int) -> bool:
-    return step >= WARM_UP * result.curve[-1][0]
+def _points(setting: Setting) -> list[tuple[float, float]]:
+    """Seconds and bits per byte of all seeds, after the warm-up."""
+    curves = [(r.seconds_a_step, WARM_UP * r.curve[-1][0], r.curve) for r in setting.done]
+    return [(step * seconds, bits) for seconds, least, curve in curves for step, bits in curve if step >= least]
 
 
 def scaling_picture(settings: Sequence[Setting], curves: Mapping[str, Curve]) -> bytes:
@@ -187,7 +202,7 @@ def scaling_picture(settings: Sequence[Setting], curves: Mapping[str, Curve]) ->
     for number, setting in enumerate(settings):
         label, one = setting.results[0].label, setting.done[0]
         colour = colormaps["viridis"](0.85 * number / max(1, len(settings) - 1))
-        points = [(step * r.seconds_a_step, bits) for r in setting.done for step, bits in r.curve if _counts(r, step)]
+        points = _points(setting)
         longest, shortest = max(points)[0], min(points)[0]
         for axes, unit in ((over_seconds, 1.0), (over_flops, one.flops_a_step / one.seconds_a_step)):
             axes.set_xscale("log")
