@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from flows.presets import DEFAULT, configure, described
+from flows.presets import DEFAULT, checked, configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
 from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.placement import Placement
@@ -39,6 +39,7 @@ from tasks.stage import Engine, Reached
 from tasks.store import Store
 
 if TYPE_CHECKING:
+    from flows.grid import ScalingConfig, SweepConfig
     from slm_model.checkpoint import Checkpoint
     from slm_model.evaluation.score_card import Scores
     from tasks.registry import Version
@@ -94,7 +95,6 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 def sweep(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Train every setting of a grid, and rank them."""
     from flows.grid import SweepConfig
-    from flows.presets import checked
 
     over: dict[str, str] = {}
     for word in options.over:
@@ -103,31 +103,16 @@ def sweep(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             raise UserError(f"--over {word}: NAME=VALUES is wanted, each name once: --over train.batch_size=8,16")
         over[name] = values
     given = {"over": over, "num_trials": options.trials, "draw_seed": options.draw_seed}
-    search = checked(SweepConfig, given | _searched(options, settings))
-
-    def flow(placement: Placement) -> Report:
-        from flows.sweep import sweep
-
-        return sweep(search=search, placement=placement)
-
-    return _report(options, len(search.trials()), flow)
+    return _searched(options, checked(SweepConfig, given | _search(options, settings)))
 
 
 def scaling(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Train networks of several sizes for the same budget, and compare their curves."""
     from flows.grid import ScalingConfig
-    from flows.presets import checked
 
     sizes = tuple(options.sizes.split(",")) if options.sizes else ()
     given = {"minutes": options.minutes, "steps": options.steps, "sizes": sizes}
-    study = checked(ScalingConfig, given | _searched(options, settings))
-
-    def flow(placement: Placement) -> Report:
-        from flows.sweep import scaling
-
-        return scaling(study=study, placement=placement)
-
-    return _report(options, len(study.trials()), flow)
+    return _searched(options, checked(ScalingConfig, given | _search(options, settings)))
 
 
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -194,7 +179,6 @@ def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Tell stories, as they come."""
-    from flows.presets import checked
     from slm_model.sampling import SamplingConfig
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
@@ -292,22 +276,25 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     return 0
 
 
-def _searched(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+def _search(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     return {"preset": options.preset or DEFAULT, "settings": settings, "num_seeds": options.seeds}
 
 
-def _report(options: argparse.Namespace, num_trainings: int, flow: Callable[[Placement], Report]) -> int:
+def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) -> int:
     """Carry out a sweep or a scaling study, and print what it found."""
     console, root, placement = Console(highlight=False), artifacts_root(), _placement(options)
+    num_trainings = len(search.trials())  # an illegal one is refused here
     settle_environment(root)
     console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
     from tasks.terminal import TrialsTerminal
 
     with _under_prefect(TrialsTerminal(console), root):
-        report = flow(placement)
-    for one in report.tables:
-        table = Table(*one.head, box=None, pad_edge=False)
-        for row in one.rows:
+        from flows import sweep as flows
+
+        report: Report = getattr(flows, options.command)(search, placement)
+    for head, rows in report.tables:
+        table = Table(*head, box=None, pad_edge=False)
+        for row in rows:
             table.add_row(*map(escape, row))
         console.print("", table)
     for note in report.notes:
@@ -331,7 +318,6 @@ def _under_prefect(terminal: Terminal, root: Path) -> Iterator[None]:
 
 
 def _placement(options: argparse.Namespace) -> Placement:
-    from flows.presets import checked
 
     names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline", "until": "until"}
     return checked(Placement, {name: getattr(options, option, None) for name, option in names.items()})

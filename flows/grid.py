@@ -6,10 +6,10 @@ import json
 import random
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -18,6 +18,10 @@ from flows.config import PipelineConfig
 from flows.presets import DEFAULT, configure
 from slm_model.artifact import Config, UserError, canonical_json, hash_json
 from slm_model.networks.config import TransformerConfig
+
+if TYPE_CHECKING:
+    from tasks.trial_reports import Report
+    from tasks.trials import Result
 
 SWEPT = ("vocab", "shard", "model", "train")  # the sections that leave the held-out stories as they are
 DRAWS = 100  # tries for each setting that random choice should find; a small grid has fewer than it is asked for
@@ -80,8 +84,13 @@ class SweepConfig(Search):
     draw_seed: int = Field(0, ge=0, description="Seed of the random choice. More trials begin with the same ones.")
 
     @property
-    def names(self) -> list[str]:
-        return list(_underscored(self.over))
+    def title(self) -> str:
+        return f"{self.preset}: {', '.join(_underscored(self.over))}"
+
+    def report(self, results: Sequence[Result]) -> Report:
+        from tasks.trial_reports import sweep_report
+
+        return sweep_report(results, list(_underscored(self.over)), self.command)
 
     def trials(self) -> list[Trial]:
         """What is to be trained. Raises UserError for the first setting that is unknown or not legal."""
@@ -128,6 +137,15 @@ class ScalingConfig(Search):
     sizes: tuple[str, ...] = Field(
         (), description="Sizes as WIDTHxLAYERS: 64x2. None given: half, once and twice the preset's width and layers."
     )
+
+    @property
+    def title(self) -> str:
+        return f"{self.preset}: scaling"
+
+    def report(self, results: Sequence[Result]) -> Report:
+        from tasks.trial_reports import scaling_report
+
+        return scaling_report(results, self.command)
 
     def base(self) -> dict[str, Any]:
         if (self.minutes is None) == (self.steps is None):

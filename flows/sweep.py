@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.grid import ScalingConfig, Search, SweepConfig, Trial
+from flows.grid import ScalingConfig, SweepConfig, Trial
 from flows.pipeline import pipeline
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
@@ -26,8 +26,8 @@ from tasks.prefect_stages import Both, PrefectStages
 from tasks.registry import MlflowStore, RegistryUnreachable
 from tasks.runner import to_the_end
 from tasks.stage import Engine, Nobody, Outcome, Reached
-from tasks.trial_reports import Report, scaling_report, sweep_report
-from tasks.trials import Result, keep_result, parent_run
+from tasks.trial_reports import Report
+from tasks.trials import EXPERIMENT, Result, keep_result
 from tasks.watch import onlooker
 
 log = logging.getLogger(__name__)
@@ -41,41 +41,32 @@ def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  #
         search: What is tried.
         placement: How it is carried out: workers, device, network.
     """
-    name = f"{search.preset}: {', '.join(search.names)}"
-    return _carried_out(
-        search, search.trials(), placement, name, lambda r: sweep_report(r, search.names, search.command)
-    )
+    return carry_out(search, placement)
 
 
-@flow(name="scaling", flow_run_name="scaling of {study.preset}", validate_parameters=True, persist_result=False)
-def scaling(study: ScalingConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
+@flow(name="scaling", flow_run_name="scaling of {search.preset}", validate_parameters=True, persist_result=False)
+def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
     """Train networks of several sizes for the same budget, and say which suits which budget.
 
     Args:
-        study: Which sizes, and for how long.
+        search: Which sizes, and for how long.
         placement: How it is carried out: workers, device, network.
     """
-    return _carried_out(study, study.trials(), placement, study.preset, lambda r: scaling_report(r, study.command))
+    return carry_out(search, placement)
 
 
-def _carried_out(
-    search: Search,
-    trials: Sequence[Trial],
-    placement: Placement,
-    name: str,
-    reported: Callable[[Sequence[Result]], Report],
-) -> Report:
+def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Report:
     """Train them one after another, each kept in MLflow as it ends; then the report.
 
     Raises UserError if none of them could be trained.
     """
-    from tasks.tracking import keep_files, open_run
+    from tasks.tracking import Description, keep_files, open_run
 
     calm_threads()
-    root = artifacts_root()
-    store, watcher = MlflowStore.at(root), onlooker()
-    results: list[Result] = []
-    with open_run(store, parent_run(search.key, name, search.model_dump(mode="json"))) as parent:
+    trials, results = search.trials(), list[Result]()
+    store, watcher = MlflowStore.at(artifacts_root()), onlooker()
+    described = Description(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)
+    with open_run(store, described) as parent:
         for number, trial in enumerate(trials, 1):
             began = time.perf_counter()
             result, cached = _trained(trial, placement)
@@ -90,12 +81,12 @@ def _carried_out(
                     keep_result(store, search.key, parent.run_id, result)
         if not any(result.model for result in results):
             raise UserError(f"not one training came to its end; the first: {results[0].failure}")
-        report = reported(results)
+        report = search.report(results)
         page = report.page()
         with _unless_unreachable():
             if parent.run_id:
                 keep_files(store, parent.run_id, {"report.html": to_html(page).encode(), "report.png": report.png})
-    create_markdown_artifact(page, key=f"{type(search).__name__.removesuffix('Config').lower()}-page")
+    create_markdown_artifact(page, key="sweep-page", description=search.title)
     return report
 
 

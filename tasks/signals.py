@@ -42,8 +42,8 @@ def until_it_can_stop(work: Callable[[Callable[[], bool]], T]) -> T:
             interruption = signalled
             asked.set()
     error = done.get("error")
-    if interruption is not None and (error is None or isinstance(error, Stopped)):
-        raise interruption
+    if interruption is not None:  # also if the work failed meanwhile: whoever outlives its failure would go on
+        raise interruption from (None if isinstance(error, Stopped) else error)
     if error is not None:
         raise error
     result: T = done["result"]

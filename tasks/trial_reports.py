@@ -36,10 +36,7 @@ HOW_FAIR = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]  # head and rows
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Report:
 
     def page(self) -> str:
         """The report in Markdown."""
-        tables = [line for one in self.tables for line in (*table(one.head, one.rows), "")]
+        tables = [line for one in self.tables for line in (*table(*one), "")]
         notes = [line for note in self.notes for line in (note, "")]
         return "\n".join(
             [f"# {self.title}", "", picture(self.title, self.png), "", *tables, *notes, "```", self.command, "```"]
@@ -80,7 +77,7 @@ def sweep_report(
     title = f"Sweep over {', '.join(names)}"
     return Report(
         title,
-        [Table((*best.results[0].shown, *HEAD), rows)],
+        [((*best.results[0].shown, *HEAD), rows)],
         notes,
         command(best.results[0].point),
         sweep_picture(settings, names),
@@ -151,8 +148,8 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
     fitted = {label: curve for label, curve in curves.items() if curve}
     trained = {s.results[0].label: max(seconds for seconds, _ in _points(s)) for s in settings}
     choices = [_choice(max(trained.values()) * factor, fitted, trained) for factor in BUDGETS]
-    tables = [Table(("size", *HEAD), [_row(setting) for setting in settings])]
-    tables += [Table(("budget", *fitted, "take"), choices)] if fitted else []
+    tables: list[Table] = [(("size", *HEAD), [_row(setting) for setting in settings])]
+    tables += [(("budget", *fitted, "take"), choices)] if fitted else []
     notes = [
         VALIDATION_ONLY,
         HOW_SURE,

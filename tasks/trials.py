@@ -14,7 +14,6 @@ from slm_model.artifact import hash_json
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from tasks.registry import MlflowStore
-    from tasks.tracking import Description
 
 EXPERIMENT = "slm trials"
 PARENT = "mlflow.parentRunId"
@@ -35,45 +34,48 @@ class Result:
     def label(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.shown.items())
 
+    @property
+    def trained(self) -> Checkpoint:
+        assert self.model, "it failed"
+        return self.model
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.trained.facts.validation_bits_per_byte
+
+    @property
+    def num_parameters(self) -> int:
+        return self.trained.facts.num_parameters
+
+    @property
+    def tokens_a_step(self) -> float:
+        return self.trained.facts.tokens / self.trained.facts.steps
+
+    @property
+    def tokens_a_second(self) -> float:
+        return self.tokens_a_step / self.seconds_a_step
+
+    @property
+    def flops_a_step(self) -> float:
+        from slm_model.scaling import flops_a_token
+
+        return flops_a_token(self.trained.config().network, self.num_parameters) * self.tokens_a_step
+
     @cached_property
     def seconds_a_step(self) -> float:
         """The median, so that neither what was compiled at first nor a busy moment counts."""
-        assert self.model
-        return median(self.model.seconds())
+        return median(self.trained.seconds())
 
     @cached_property
     def curve(self) -> list[tuple[int, float]]:
         """Steps taken, and bits per byte of the validation stories after them."""
-        lines = self.model.history() if self.model else []
+        lines = self.trained.history()
         return [(line["step"], line["val/bits_per_byte"]) for line in lines if "val/bits_per_byte" in line]
-
-    @property
-    def bits_per_byte(self) -> float:
-        assert self.model
-        return self.model.facts.validation_bits_per_byte
-
-    @property
-    def tokens_a_second(self) -> float:
-        assert self.model
-        return self.model.facts.tokens / self.model.facts.steps / self.seconds_a_step
 
     @property
     def seconds(self) -> float:
         """What the training took with its validations, sample stories and compilation, when it was done."""
         return self.model.manifest.seconds if self.model and self.model.manifest else self.failed_after
-
-    @property
-    def num_parameters(self) -> int:
-        assert self.model
-        return self.model.facts.num_parameters
-
-    @property
-    def flops_a_step(self) -> float:
-        assert self.model
-        from slm_model.scaling import flops_a_token
-
-        network = self.model.config().network
-        return flops_a_token(network, self.num_parameters) * self.model.facts.tokens / self.model.facts.steps
 
     def in_words(self) -> str:
         if self.model is None:
@@ -114,13 +116,6 @@ def ranked(results: Sequence[Result]) -> list[Setting]:
     for result in results:
         by_label.setdefault(result.label, []).append(result)
     return sorted(map(Setting, by_label.values()), key=lambda setting: (setting.failed > 0, setting.bits_per_byte))
-
-
-def parent_run(key: str, name: str, params: Mapping[str, Any]) -> Description:
-    """The MLflow run that the trainings' runs are nested under."""
-    from tasks.tracking import Description
-
-    return Description(key, name, params, experiment=EXPERIMENT)
 
 
 def keep_result(store: MlflowStore, parent_key: str, parent_id: str, result: Result) -> None:

@@ -71,6 +71,6 @@ def test_a_scaling_study_says_which_size_to_take(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"budget +size 16x1 +size 32x1 +take", done.stdout)
     assert len(re.findall(r"\) +size (?:16x1|32x1)", done.stdout)) == 5
-    assert [name for name, _ in nested(artifacts)["quick"]] == ["size 16x1, seed 0", "size 32x1, seed 0"]
+    assert [name for name, _ in nested(artifacts)["quick: scaling"]] == ["size 16x1, seed 0", "size 32x1, seed 0"]
     pictures = list(artifacts.glob("mlflow-artifacts/*/*/artifacts/report.png"))
     assert [picture.read_bytes()[:4] for picture in pictures] == [b"\x89PNG"]

@@ -66,4 +66,4 @@ def test_a_sweep_in_which_nothing_could_be_trained_is_an_error(monkeypatch: pyte
     search = SweepConfig(preset="quick", over={"train.batch_size": "4,8"})
     monkeypatch.setattr(sweep, "_trained", lambda trial, _: (Result(trial.shown, trial.point, 0, None, "oh"), False))
     with pytest.raises(UserError, match="not one training came to its end; the first: oh"):
-        sweep._carried_out(search, search.trials(), ALONE, "quick", lambda _: pytest.fail("nothing to report"))
+        sweep.carry_out(search, ALONE)

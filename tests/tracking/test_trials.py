@@ -14,13 +14,14 @@ from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts
 from slm_model.networks.config import TransformerConfig
 from tasks.pages import to_html
 from tasks.registry import MlflowStore
-from tasks.tracking import connect, keep_files, open_run
+from tasks.tracking import Description, connect, keep_files, open_run
 from tasks.trial_reports import scaling_report, sweep_report
-from tasks.trials import Result, keep_result, parent_run, ranked
+from tasks.trials import EXPERIMENT, Result, keep_result, ranked
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
 
 RATE = "train.optimizer.learning_rate"
+SWEEP = Description("sweep-key", "quick: learning_rate", {"over": RATE}, experiment=EXPERIMENT)
 
 
 class Trained(Checkpoint):
@@ -84,9 +85,9 @@ def test_a_sweeps_report_has_the_order_the_failures_and_the_command() -> None:
     report = sweep_report(
         [rated("1", 1.25), diverged("8"), rated("2", 1.125)], [RATE], lambda point: f"slm run quick {point[RATE]}"
     )
-    [ranking] = report.tables
-    assert ranking.head[:2] == ("learning_rate", "bits per byte")
-    assert [row[:2] for row in ranking.rows] == [("2", "1.1250"), ("1", "1.2500"), ("8", "failed")]
+    [(head, ranking)] = report.tables
+    assert head[:2] == ("learning_rate", "bits per byte")
+    assert [row[:2] for row in ranking] == [("2", "1.1250"), ("1", "1.2500"), ("8", "failed")]
     assert report.command == "slm run quick 2.0"
     page = to_html(report.page())
     for words in ("no test story was scored", "went wrong in step 2", "One seed each", "data:image/png", "640"):
@@ -103,18 +104,18 @@ def test_a_scaling_report_takes_for_each_budget_the_size_that_is_ahead_there() -
     small = trained({"size": "16x1"}, 2.0, steps=1000, num_parameters=1000)
     large = trained({"size": "64x4"}, 1.0, steps=8000, num_parameters=9000)
     report = scaling_report([large, small, replace(diverged("9"), shown={"size": "256x8"})], str)
-    measured, choices = report.tables
-    assert [row[0] for row in measured.rows] == ["16x1", "64x4"]
-    assert choices.head == ("budget", "size 16x1", "size 64x4", "take")
-    assert choices.rows[0][0] == "200 s" or choices.rows[0][0] == "3.33 min"
-    assert choices.rows[-1][-1] == "size 64x4"
-    assert "*" in choices.rows[1][1] and "*" not in choices.rows[1][2], "the small one was not trained for so long"
+    (_, measured), (head, choices) = report.tables
+    assert [row[0] for row in measured] == ["16x1", "64x4"]
+    assert head == ("budget", "size 16x1", "size 64x4", "take")
+    assert choices[0][0] == "3.33 min"
+    assert choices[-1][-1] == "size 64x4"
+    assert "*" in choices[1][1] and "*" not in choices[1][2], "the small one was not trained for so long"
     assert "256x8, seed 0: the training went wrong" in report.page()
 
 
 def test_trainings_are_nested_under_their_sweep_and_made_once(store: MlflowStore) -> None:
     for _ in range(2):  # the second time it goes on
-        with open_run(store, parent_run("sweep-key", "quick: learning_rate", {"over": RATE})) as parent:
+        with open_run(store, SWEEP) as parent:
             assert parent.run_id
             for result in (rated("1", 1.25), diverged("8")):
                 keep_result(store, "sweep-key", parent.run_id, result)
@@ -136,16 +137,16 @@ def test_trainings_are_nested_under_their_sweep_and_made_once(store: MlflowStore
 
 
 def test_a_training_that_failed_and_then_did_not_is_finished(store: MlflowStore) -> None:
-    with open_run(store, parent_run("sweep-key", "sweep", {})) as parent:
+    with open_run(store, SWEEP) as parent:
         assert parent.run_id
         for result in (diverged("1"), rated("1", 1.25)):
             keep_result(store, "sweep-key", parent.run_id, result)
-    with pytest.raises(UserError), open_run(store, parent_run("sweep-key", "sweep", {})):
+    with pytest.raises(UserError), open_run(store, SWEEP):
         raise UserError("all of them failed")
     client = connect(store)
     experiment = client.get_experiment_by_name("slm trials")
     assert experiment
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert runs["sweep"].info.status == "FAILED"
+    assert runs["quick: learning_rate"].info.status == "FAILED"
     assert runs["learning_rate 1, seed 0"].info.status == "FINISHED"
     assert "slm.failure" not in runs["learning_rate 1, seed 0"].data.tags
