@@ -16,6 +16,7 @@ def test_a_request_to_leave_is_heeded_however_the_work_ends(end: Exception | Non
     """A failure in its place would be taken for the end of one training, and a sweep would go on."""
 
     def work(asked: Callable[[], bool]) -> None:
+        time.sleep(0.3)  # until it is waited for
         os.kill(os.getpid(), signal.SIGINT)
         while not asked():
             time.sleep(0.01)
