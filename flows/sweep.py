@@ -72,13 +72,13 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
             result, cached = _trained(trial, placement)
             results.append(result)
             seconds = None if cached else time.perf_counter() - began
+            with _unless_unreachable():
+                if parent.run_id:
+                    keep_result(store, search.key, parent.run_id, result)
             watcher.noted(f"{number} of {len(trials)}" if result.model else "failed", result.in_words(), seconds)
             best = min((r.bits_per_byte for r in results if r.model), default=None)
             if best is not None:
                 parent.log(number, {"best/val/bits_per_byte": best})
-            with _unless_unreachable():
-                if parent.run_id:
-                    keep_result(store, search.key, parent.run_id, result)
         if not any(result.model for result in results):
             raise UserError(f"not one training came to its end; the first: {results[0].failure}")
         report = search.report(results)
