@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 USER_ERROR = 2
 INTERRUPTED = 130
+TAKE_SETTINGS = ("run", "plan", "accept", "walk", "sweep", "scaling", "spread")
+GO_ON = ("run", "sweep", "scaling")
 
 EPILOG = """\
 settings are given as --section.name value on top of a preset, for example
@@ -86,6 +88,24 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
     walk = command("walk", "follow one story through the pipeline", settings=True)
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    sweep = command("sweep", "train every setting of a grid, and rank them on validation stories", settings=True)
+    sweep.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="NAME=VALUES",
+        help="what is tried: train.batch_size=8,16; with --trials also a range: ...learning_rate=1e-4..1e-2",
+    )
+    sweep.add_argument("--trials", type=int, metavar="N", help="draw so many settings at random; default: all")
+    sweep.add_argument("--draw-seed", type=int, default=0, metavar="N", help="seed of the random choice")
+    scaling = command("scaling", "train networks of several sizes, and say which suits which budget", settings=True)
+    scaling.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each size")
+    scaling.add_argument("--steps", type=int, metavar="N", help="or optimizer steps for each size")
+    scaling.add_argument(
+        "--sizes", metavar="WxL,...", help="width x layers, 64x2,128x4; default: half, once and twice the preset's"
+    )
+    for made in (sweep, scaling):
+        made.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each setting; default: 1")
     command("settings", "list every setting with its default and meaning")
     return top
 
@@ -118,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"slm: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except (KeyboardInterrupt, Stopped, _Terminated):
-        again = f"`slm {' '.join(arguments)}` goes on from there" if options.command == "run" else ""
+        again = f"`slm {' '.join(arguments)}` goes on from there" if options.command in GO_ON else ""
         print(f"\nslm: stopped; what was finished is kept{'; ' + again if again else ''}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(INTERRUPTED)
@@ -132,7 +152,7 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
     the other arguments."""
     found: dict[str, Any] = {}
     rest: list[str] = []
-    takes_settings = arguments and arguments[0] in ("run", "plan", "accept", "walk", "spread")
+    takes_settings = arguments and arguments[0] in TAKE_SETTINGS
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
@@ -144,11 +164,11 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
             if following is None:
                 top.error(f"{name} wants a value")
             value = following
-        found[name.removeprefix("--")] = _value(value)
+        found[name.removeprefix("--")] = value_of(value)
     return found, rest
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """A number, list, true, false or none; anything else is the text itself."""
     if text.lower() in ("none", "true", "false"):
         return {"none": None, "true": True, "false": False}[text.lower()]

@@ -6,17 +6,19 @@ import argparse
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from flows.presets import configure, described
+from flows.presets import DEFAULT, checked, configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
 from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.placement import Placement
@@ -41,8 +43,11 @@ from tasks.stage import Engine, Reached
 from tasks.store import Store
 
 if TYPE_CHECKING:
+    from flows.grid import ScalingConfig, SweepConfig
     from slm_model.evaluation.score_card import Scores
     from tasks.registry import Version
+    from tasks.terminal import Terminal
+    from tasks.trial_reports import Report
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
 
@@ -68,20 +73,13 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             return 0
     console.print(f"[bold]slm run[/] {options.preset or ''}")
     _estimate(console, config, plan, root)
-    from tasks.prefect_server import provide_prefect_server
     from tasks.terminal import Terminal
-    from tasks.watch import watched_by
 
-    terminal = Terminal(console)
     began = time.perf_counter()
-    provide_prefect_server(root)
-    with watched_by(terminal):
-        try:
-            from flows.build_model import build_model
+    with _under_prefect(Terminal(console), root):
+        from flows.build_model import build_model
 
-            release = build_model(config=config, placement=placement)
-        finally:
-            terminal.close()
+        release = build_model(config=config, placement=placement)
     seconds = time.perf_counter() - began
     if release is None:
         console.print(
@@ -95,6 +93,29 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         console.print()
     _look_further(console, config.release.model_name, options.preset)
     return 0
+
+
+def sweep(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train every setting of a grid, and rank them."""
+    from flows.grid import SweepConfig
+
+    over: dict[str, str] = {}
+    for word in options.over:
+        name, equals, values = word.partition("=")
+        if not equals or name in over:
+            raise UserError(f"--over {word}: NAME=VALUES is wanted, each name once: --over train.batch_size=8,16")
+        over[name] = values
+    given = {"over": over, "num_trials": options.trials, "draw_seed": options.draw_seed}
+    return _searched(options, checked(SweepConfig, given | _search(options, settings)))
+
+
+def scaling(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train networks of several sizes for the same budget, and compare their curves."""
+    from flows.grid import ScalingConfig
+
+    sizes = tuple(options.sizes.split(",")) if options.sizes else ()
+    given = {"minutes": options.minutes, "steps": options.steps, "sizes": sizes}
+    return _searched(options, checked(ScalingConfig, given | _search(options, settings)))
 
 
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -161,7 +182,6 @@ def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Tell stories, as they come."""
-    from flows.presets import checked
     from slm_model.sampling import SamplingConfig
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
@@ -321,8 +341,48 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     return 0
 
 
+def _search(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"preset": options.preset or DEFAULT, "settings": settings, "num_seeds": options.seeds}
+
+
+def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) -> int:
+    """Carry out a sweep or a scaling study, and print what it found."""
+    console, root, placement = Console(highlight=False), artifacts_root(), _placement(options)
+    num_trainings = len(search.trials())  # an illegal one is refused here
+    settle_environment(root)
+    console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
+    from tasks.terminal import TrialsTerminal
+
+    with _under_prefect(TrialsTerminal(console), root):
+        from flows import sweep as flows
+
+        report: Report = getattr(flows, options.command)(search, placement)
+    for head, rows in report.tables:
+        table = Table(*head, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print("", table)
+    for note in report.notes:
+        console.print(f"\n{note}", style="dim", markup=False)
+    console.print(f"\n[bold]The best of them[/]: {escape(report.command)}", soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _under_prefect(terminal: Terminal, root: Path) -> Iterator[None]:
+    """A Prefect server to run under, and a terminal that watches what runs."""
+    from tasks.prefect_server import provide_prefect_server
+    from tasks.watch import watched_by
+
+    provide_prefect_server(root)
+    with watched_by(terminal):
+        try:
+            yield
+        finally:
+            terminal.close()
+
+
 def _placement(options: argparse.Namespace) -> Placement:
-    from flows.presets import checked
 
     names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline", "until": "until"}
     return checked(Placement, {name: getattr(options, option, None) for name, option in names.items()})

@@ -25,12 +25,12 @@ DEFAULT = "tinystories-1m"
 
 
 def deployments() -> dict[str, dict[str, Any]]:
-    """The deployments of the pipeline in prefect.yaml, by name."""
+    """The presets, by name: those deployments of prefect.yaml whose parameters hold a PipelineConfig."""
     import yaml
 
     path = REPOSITORY / "prefect.yaml"
     content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return {deployment["name"]: deployment for deployment in content["deployments"]}
+    return {one["name"]: one for one in content["deployments"] if "config" in one["parameters"]}
 
 
 def configure(preset: str | None, overrides: Mapping[str, Any]) -> PipelineConfig:

@@ -122,6 +122,10 @@ class Checkpoint(Artifact):
         """The stories told on the way: step, prompt, story."""
         return _lines(self.file(SAMPLES))
 
+    def seconds(self) -> list[float]:
+        """What each step took; the first one with whatever was compiled."""
+        return [line["seconds"] for line in _lines(self.file(THROUGHPUT))]
+
     def training_stories(self) -> npt.NDArray[np.uint64]:
         """The ids of all stories trained on, an earlier model's too, as sorted unsigned integers."""
         import numpy as np

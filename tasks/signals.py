@@ -22,6 +22,7 @@ def until_it_can_stop(work: Callable[[Callable[[], bool]], T]) -> T:
     crash) stays in place. A second signal is not kept waiting.
     """
     asked = threading.Event()
+    left = threading.Event()  # a join that is interrupted leaves Python 3.11 taking the thread for dead
     done: dict[str, Any] = {}
 
     def run() -> None:
@@ -29,21 +30,22 @@ def until_it_can_stop(work: Callable[[Callable[[], bool]], T]) -> T:
             done["result"] = work(asked.is_set)
         except BaseException as error:  # to be raised where it is waited for
             done["error"] = error
+        finally:
+            left.set()
 
-    thread = threading.Thread(target=copy_context().run, args=(run,), name="stage", daemon=True)
-    thread.start()
+    threading.Thread(target=copy_context().run, args=(run,), name="stage", daemon=True).start()
     interruption: BaseException | None = None
-    while thread.is_alive():
+    while not left.is_set():
         try:
-            thread.join(POLL_SECONDS)
+            left.wait(POLL_SECONDS)
         except BaseException as signalled:  # KeyboardInterrupt, or whatever a signal's handler raises
             if interruption is not None:
                 raise
             interruption = signalled
             asked.set()
     error = done.get("error")
-    if interruption is not None and (error is None or isinstance(error, Stopped)):
-        raise interruption
+    if interruption is not None:  # also if the work failed meanwhile: whoever outlives its failure would go on
+        raise interruption from (None if isinstance(error, Stopped) else error)
     if error is not None:
         raise error
     result: T = done["result"]

@@ -54,7 +54,8 @@ class Terminal:
     def noted(self, name: str, text: str, seconds: float | None) -> None:
         """A line on something done; ``seconds`` is None for what was there already."""
         took = "[cyan]cached[/]" if seconds is None else f"[green]{seconds:5.1f} s[/]"
-        self.console.print(f"  [green]✓[/] {name:<12}{took:<8}  {_escape(text)}", highlight=False, soft_wrap=True)
+        mark = "[red]✗[/]" if name in ("damaged", "failed") else "[green]✓[/]"
+        self.console.print(f"  {mark} {name:<12}{took:<8}  {_escape(text)}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._close()
@@ -63,6 +64,24 @@ class Terminal:
         if self._live is not None:
             self._live.stop()
         self._bar, self._live, self._task, self._shown = None, None, None, {}
+
+
+class TrialsTerminal(Terminal):
+    """A line a training instead of one a stage, with a bar while it goes on; another stage has a line if it is made."""
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None:
+        if stage.name != "train":
+            super().started(stage, key, reason)
+
+    def finished(self, outcome: Outcome[Any]) -> None:
+        self._close()
+        if not outcome.cached and outcome.stage.name != "train":
+            super().finished(outcome)
+
+    def noted(self, name: str, text: str, seconds: float | None) -> None:
+        self._close()  # of a training that failed
+        if name != "resolve":
+            super().noted(name, text, seconds)
 
 
 def _figures(values: Mapping[str, float]) -> str:

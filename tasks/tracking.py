@@ -203,11 +203,12 @@ def fill_run(
     seconds: float,
     files: Mapping[str, bytes] | None = None,
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    failure: str | None = None,
 ) -> str:
     """Write what the store lacks of a finished training, from what its artifacts say. The run's id.
 
     ``history``: the numbers by step, spread evenly over the training's time. ``tables``: rows by artifact path.
-    Nothing is written where all of it is there.
+    ``failure``: why it came to nothing. Nothing is written where all of it is there.
     """
     began = round(started.timestamp() * 1000)
     run = _Run.find_or_begin(store, description, began)
@@ -223,10 +224,19 @@ def fill_run(
         if path not in there and rows:
             with quiet_mlflow():
                 client.log_table(run.run_id, {name: [row[name] for row in rows] for name in rows[0]}, path)
-    if run.status != "FINISHED":
+    status = "FAILED" if failure else "FINISHED"
+    if run.status != status:
         run.reopen()
-        run.end("FINISHED", None, began + round(1000 * seconds))
+        run.end(status, failure, began + round(1000 * seconds))
     return run.run_id
+
+
+@_reaches
+def keep_files(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Write files among a run's artifacts, in place of older ones."""
+    run = _Run(connect(store), run_id, "", {})
+    for path, data in files.items():
+        run.put(path, data)
 
 
 @_reaches

@@ -1,0 +1,139 @@
+"""sweep and scaling: many trainings through the one cached pipeline, ranked on validation stories, as Prefect flows.
+
+Finished trainings are cache hits, so an interrupted sweep goes on where it was. The pipeline ends with the training:
+the evaluation stage, which opens the test side, is not reached.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.grid import ScalingConfig, SweepConfig, Trial
+from flows.pipeline import pipeline
+from slm_model.artifact import UserError
+from slm_model.data.source import SourceUnreachable
+from tasks.home import artifacts_root, calm_threads
+from tasks.pages import to_html
+from tasks.placement import Placement
+from tasks.prefect_stages import Both, PrefectStages
+from tasks.registry import MlflowStore, RegistryUnreachable
+from tasks.runner import to_the_end
+from tasks.stage import Engine, Nobody, Outcome, Reached
+from tasks.trial_reports import Report
+from tasks.trials import EXPERIMENT, Result, keep_result
+from tasks.watch import onlooker
+
+log = logging.getLogger(__name__)
+
+
+@flow(name="sweep", flow_run_name="sweep of {search.preset}", validate_parameters=True, persist_result=False)
+def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
+    """Train every setting of a grid, or a random choice, and rank them by bits per byte on the validation stories.
+
+    Args:
+        search: What is tried.
+        placement: How it is carried out: workers, device, network.
+    """
+    return carry_out(search, placement)
+
+
+@flow(name="scaling", flow_run_name="scaling of {search.preset}", validate_parameters=True, persist_result=False)
+def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
+    """Train networks of several sizes for the same budget, and say which suits which budget.
+
+    Args:
+        search: Which sizes, and for how long.
+        placement: How it is carried out: workers, device, network.
+    """
+    return carry_out(search, placement)
+
+
+def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Report:
+    """Train them one after another, each kept in MLflow as it ends; then the report.
+
+    Raises UserError if none of them could be trained.
+    """
+    from tasks.tracking import Description, keep_files, open_run
+
+    calm_threads()
+    trials, results = search.trials(), list[Result]()
+    store, watcher = MlflowStore.at(artifacts_root()), onlooker()
+    described = Description(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)
+    with open_run(store, described) as parent:
+        for number, trial in enumerate(trials, 1):
+            began = time.perf_counter()
+            result, cached = _trained(trial, placement)
+            results.append(result)
+            seconds = None if cached else time.perf_counter() - began
+            with _unless_unreachable():
+                if parent.run_id:
+                    keep_result(store, search.key, parent.run_id, result)
+            watcher.noted(f"{number} of {len(trials)}" if result.model else "failed", result.in_words(), seconds)
+            best = min((r.bits_per_byte for r in results if r.model), default=None)
+            if best is not None:
+                parent.log(number, {"best/val/bits_per_byte": best})
+        if not any(result.model for result in results):
+            raise UserError(f"not one training came to its end; the first: {results[0].failure}")
+        report = search.report(results)
+        page = report.page()
+        with _unless_unreachable():
+            if parent.run_id:
+                keep_files(store, parent.run_id, {"report.html": to_html(page).encode(), "report.png": report.png})
+    create_markdown_artifact(page, key="sweep-page", description=search.title)
+    return report
+
+
+def _trained(trial: Trial, placement: Placement) -> tuple[Result, bool]:
+    """What came of a training, and whether it was there already. What a user can mend is this training's failure."""
+    began = time.perf_counter()
+    seen = Last()
+    engine = Engine.at(artifacts_root(), placement.model_copy(update={"until": "train"}), Both(onlooker(), seen))
+    stages = ToTheNetwork(engine)
+
+    def walk() -> Result:
+        with suppress(Reached):
+            pipeline(trial.config, stages)
+        result = Result(trial.shown, trial.point, trial.config.train.seed, seen.outcome.artifact)
+        assert result.curve and result.seconds_a_step  # read here, where a damaged file is made again
+        return result
+
+    try:
+        result = to_the_end(walk, engine)
+    except SourceUnreachable:  # of all of them
+        raise
+    except UserError as error:
+        spent = time.perf_counter() - began
+        return Result(trial.shown, trial.point, trial.config.train.seed, None, str(error), spent), False
+    assert result is not None
+    return result, seen.outcome.cached
+
+
+@contextmanager
+def _unless_unreachable() -> Iterator[None]:
+    try:
+        yield
+    except (RegistryUnreachable, OSError) as error:
+        log.warning("MLflow does not answer (%s): the same command fills it in later", str(error).partition("\n")[0])
+
+
+class Last(Nobody):
+    """Keeps the last outcome."""
+
+    outcome: Outcome[Any]
+
+    def finished(self, outcome: Outcome[Any]) -> None:
+        self.outcome = outcome
+
+
+class ToTheNetwork(PrefectStages):
+    """The pipeline's stages as Prefect tasks, without the pages of a single model."""
+
+    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
+    def compare(self, report: Any) -> None: ...

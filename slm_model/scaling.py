@@ -1,0 +1,77 @@
+"""Scaling: a loss curve L(C) = a + b * C**-c through measured losses, how sure it is, and what a token costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slm_model.networks.config import NetworkConfig, TransformerConfig
+
+EXPONENTS = np.geomspace(0.02, 4.0, 160)
+LEAST_POINTS = 5  # three numbers are fitted
+RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The curve that fits best, and those that fit after the residuals were dealt out anew."""
+
+    a: float
+    b: float
+    c: float
+    refits: NDArray[np.float64]  # (3, RESAMPLES), each a, b and c
+
+    def at(self, compute: float) -> tuple[float, float, float]:
+        """The loss to be expected for so much compute, and the ends of its 95 % interval."""
+        a, b, c = self.refits
+        low, high = np.quantile(a + b * compute**-c, [0.025, 0.975])
+        return self.a + self.b * compute**-self.c, float(low), float(high)
+
+
+def fit_curve(compute: Sequence[float], losses: Sequence[float], seed: int = 0) -> Curve | None:
+    """The least squares curve with a and b not below zero; None for fewer than five points.
+
+    Its interval is a bootstrap over residuals, which takes them for independent of one another. Those of one training
+    are not, and nor does it know another seed's training: it is too narrow rather than too wide.
+    """
+    if len(losses) < LEAST_POINTS:
+        return None
+    x, y = np.array(compute, float), np.array(losses, float)
+    unit = x.max()  # powers of numbers near 1
+    best = _least_squares(x / unit, y[:, None])
+    a, b, c = best[:, 0]
+    fitted = a + b * (x / unit) ** -c
+    residuals = (y - fitted) * np.sqrt(len(y) / (len(y) - 3))
+    draw = np.random.default_rng(seed).choice(residuals, (len(y), RESAMPLES))
+    refits = _least_squares(x / unit, fitted[:, None] + draw)
+    for found in (best, refits):
+        found[1] *= unit ** found[2]
+    a, b, c = best[:, 0].tolist()
+    return Curve(a, b, c, refits)
+
+
+def _least_squares(x: NDArray[np.float64], y_NR: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a, b and c for each of R columns: linear in a and b once c is known, so every c is tried."""
+    found, errors = [], []
+    for c in EXPONENTS:
+        power = x**-c
+        centred = power - power.mean()
+        b = np.maximum(0, centred @ y_NR / (centred @ centred))
+        a = y_NR.mean(0) - b * power.mean()
+        b = np.where(a < 0, power @ y_NR / (power @ power), b)
+        a = np.maximum(0, a)
+        found.append(np.stack([a, b, np.full_like(a, c)]))
+        errors.append(((y_NR - a - power[:, None] * b) ** 2).sum(0))
+    best = np.argmin(errors, axis=0)
+    return np.stack(found)[best, :, np.arange(y_NR.shape[1])].T
+
+
+def flops_a_token(network: NetworkConfig, num_parameters: int) -> float:
+    """Of training: 6 for each parameter, and 12 x layers x heads' width x context for attention (Chowdhery et al.,
+    2022, PaLM, appendix B)."""
+    if not isinstance(network, TransformerConfig):
+        return 6.0 * num_parameters
+    return 6.0 * num_parameters + 12.0 * network.num_layers * network.num_heads * network.head_width * network.context
