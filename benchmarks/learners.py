@@ -115,20 +115,20 @@ def learner(
     network: TransformerConfig,
     vocab_size: int,
     batches: PackedBatches,
-    seed: int,
+    config: TrainConfig,
     learning_rate: float | None,
     long: bool,
 ) -> Iterator[Learner]:
     """The candidate at its first step. ``long``: a training that is long enough to compile, where that is ``auto``;
-    ``learning_rate``: a peer's."""
+    ``learning_rate``: a peer's, which has but the seed of ``config``."""
     if candidate.ours:
-        config = RECURRENT.get(candidate.kind, network)
-        model: Network = config.implementation().build(config, vocab_size)
+        own = RECURRENT.get(candidate.kind, network)
+        model: Network = own.implementation().build(own, vocab_size)
         numerics = resolve(candidate.numerics, "auto", model.compiles, long)
         with arithmetic(numerics):
-            yield Ours(model, batches, TrainConfig(seed=seed, batch_size=batches.batch_size), numerics)
+            yield Ours(model, batches, config, numerics)
         return
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     assert learning_rate is not None, "a peer has no default for so small a model"
     model = PEERS[candidate.kind](network, vocab_size)
     numerics = resolve(candidate.numerics, "auto", True)

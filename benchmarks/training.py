@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -46,6 +47,7 @@ from slm_model.data.batches import PackedBatches
 from slm_model.data.token_shards import TokenShards
 from slm_model.networks.config import TransformerConfig
 from slm_model.training.budget import LONG_SECONDS
+from slm_model.training.config import TrainConfig
 from slm_model.training.watching import validate
 
 WARM_UP_STEPS = 3  # the digest of the weights after them stands beside a speed
@@ -76,6 +78,7 @@ class Job:
     compile_cache: str | None = None  # cold or warm, where that is on the clock
     num_points: int = 1  # on the curve
     vocab_size: int | None = None  # None: the size's own
+    train: dict[str, Any] | None = None  # settings of ours; None: the defaults
 
     @property
     def long(self) -> bool:
@@ -90,9 +93,10 @@ class Job:
         return asked == "on" or (asked == "auto" and self.long)
 
     @property
-    def expected_seconds(self) -> float:
-        cold = self.compiles and self.compile_cache != "warm"
-        return START_SECONDS + COMPILE_SECONDS * cold + self.seconds + SCORE_SECONDS * self.num_points
+    def cache(self) -> str:
+        """The name of the compiler's cache folder: jobs that share it compile the same code."""
+        parts = self.candidate, self.size, self.batch_size, self.vocab_size
+        return re.sub(r"\W+", "-", f"{parts}").strip("-")  # torch quotes no path to the compiler
 
 
 # -- what a process of its own does
@@ -104,8 +108,10 @@ def carry_out(job: Job, folder: Path) -> dict[str, Any]:
         return {"flops": {name: matrix_product_flops(getattr(torch, name)) for name in ("float32", "bfloat16")}}
     network, vocab_size = network_of(job)
     shards = TokenShards.open(folder)
-    batches = PackedBatches(shards.load("train"), job.batch_size or BATCH_SIZE[job.size], network.context, job.turn)
-    arguments = network, vocab_size, batches, job.turn, job.learning_rate
+    batch_size = job.batch_size or BATCH_SIZE[job.size]
+    config = TrainConfig.model_validate({"batch_size": batch_size, **(job.train or {}), "seed": job.turn})
+    batches = PackedBatches(shards.load("train"), config.batch_size, network.context, job.turn)
+    arguments = network, vocab_size, batches, config, job.learning_rate
     with learner(CANDIDATES[job.candidate], *arguments, long=job.long) as who:
         if job.part == "speed":
             found = speed(who, batches.tokens_per_step, job.seconds)
@@ -197,9 +203,9 @@ def learn(
         diverged = not math.isfinite(loss)
         over = diverged or ends[-1] + step_seconds > seconds
         if over or ends[-1] >= next_point:
-            began = time.time()
+            began = seconds_since_start()
             bits = math.inf if diverged else score()
-            left_out += time.time() - began
+            left_out += seconds_since_start() - began
             diverged, next_point = not math.isfinite(bits), (ends[-1] // gap + 1) * gap
             if not diverged:
                 points.append(
@@ -232,7 +238,7 @@ def matrix_product_flops(kind: torch.dtype) -> float:
 
 def speed_jobs(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[Job]:
     for size in arguments.sizes:
-        there = [name for name in names if name in IN_SPEED and (size == "1M" or name not in RECURRENT)]
+        there = [name for name in names if size == "1M" or name not in RECURRENT]
         for turn, name in rounds([CEILING, *there], arguments.repeats):
             rate = None if name == CEILING or CANDIDATES[name].ours else 1e-3
             cache = "warm" if turn else "cold"
@@ -243,7 +249,7 @@ def sweep_jobs(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[
     for batch_size in arguments.batches:
         for rate in arguments.learning_rates:
             for name in names:
-                if name in IN_QUALITY and not CANDIDATES[name].ours:
+                if not CANDIDATES[name].ours:
                     yield Job(
                         "sweep",
                         name,
@@ -261,14 +267,25 @@ def quality_jobs(arguments: argparse.Namespace, names: Sequence[str], rows: Sequ
     A peer without a sweep in ``rows`` gets no learning rate yet: good for a plan only.
     """
     for seconds in sorted(arguments.seconds):
-        for seed, name in rounds([name for name in names if name in IN_QUALITY], arguments.seeds):
+        for seed, name in rounds(names, arguments.seeds):
             job = Job("quality", name, "1M", seconds, seed, compile_cache="warm", vocab_size=arguments.vocab_size)
             job = replace(job, num_points=arguments.points)
-            if not CANDIDATES[name].ours and (tuned := report.tuned(rows, name)):
+            if CANDIDATES[name].ours:
+                job = replace(job, train=arguments.train)
+            elif tuned := report.tuned(rows, name):
                 job = replace(job, batch_size=tuned["batch_size"], learning_rate=tuned["learning_rate"])
             if not seed and seconds == min(arguments.seconds) and CANDIDATES[name].numerics.compile == "on":
                 yield replace(job, compile_cache="cold")
             yield job
+
+
+def expected_seconds(jobs: Sequence[Job]) -> float:
+    """About as long as they take on a quiet machine."""
+    compiling = [job for job in jobs if job.compiles]
+    cold = [job.cache for job in compiling if job.compile_cache == "cold"]
+    compilations = len(cold) + len({job.cache for job in compiling} - set(cold))
+    alone = sum(START_SECONDS + job.seconds + SCORE_SECONDS * job.num_points for job in jobs)
+    return alone + COMPILE_SECONDS * compilations
 
 
 # -- how they are run
@@ -303,8 +320,7 @@ def run(job: Job, shards: Path) -> dict[str, Any]:
     """Carry a job out in its own process. A failure is a row too, with its ``error``."""
     from tasks.home import artifacts_root
 
-    work = artifacts_root() / "benchmarks" / "compiled"
-    cache = work / "-".join(map(str, (job.candidate, job.size, job.batch_size, job.vocab_size))).replace(", ", "-")
+    cache = artifacts_root() / "benchmarks" / "compiled" / job.cache
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     if job.candidate in CANDIDATES and CANDIDATES[job.candidate].given:
         environment |= KEEP_MEMORY
@@ -363,20 +379,23 @@ def token_shards(corpus: str, vocab_size: int) -> Path:
 
 def run_all(arguments: argparse.Namespace) -> Path:
     """Carry out what the log lacks. Its path."""
-    names = [name for name in arguments.only or CANDIDATES if not CANDIDATES[name].missing]
-    for name in set(arguments.only or CANDIDATES) - set(names):
-        print(f"left out: {name} ({', '.join(CANDIDATES[name].missing)} not installed)", file=sys.stderr)
+    for name in arguments.only or CANDIDATES:
+        if missing := CANDIDATES[name].missing:
+            print(f"left out: {name} ({', '.join(missing)} not installed)", file=sys.stderr)
+    in_speed = [name for name in arguments.only or IN_SPEED if not CANDIDATES[name].missing]
+    in_quality = [name for name in arguments.only or IN_QUALITY if not CANDIDATES[name].missing]
+    in_quality = [name for name in in_quality if CANDIDATES[name].kind != "Trainer"]
     log = Log(arguments.log or log_path("training"), vars(arguments) | {"alone": None})
     jobs: dict[str, Callable[[], list[Job]]] = {
-        "speed": lambda: list(speed_jobs(arguments, names)),
-        "sweep": lambda: list(sweep_jobs(arguments, names)),
-        "quality": lambda: list(quality_jobs(arguments, names, log.rows)),
+        "speed": lambda: list(speed_jobs(arguments, in_speed)),
+        "sweep": lambda: list(sweep_jobs(arguments, in_quality)),
+        "quality": lambda: list(quality_jobs(arguments, in_quality, log.rows)),
     }
     print(f"{arguments.corpus}, {log.path}", file=sys.stderr)
     for part in arguments.parts:
-        missing = [job for job in jobs[part]() if not log.has(job)]
-        minutes = sum(job.expected_seconds for job in missing) / 60
-        print(f"{part}: {len(missing)} of {len(jobs[part]())} to run, about {minutes:.0f} minutes", file=sys.stderr)
+        left = [job for job in jobs[part]() if not log.has(job)]
+        minutes = expected_seconds(left) / 60
+        print(f"{part}: {len(left)} of {len(jobs[part]())} to run, about {minutes:.0f} minutes", file=sys.stderr)
     if arguments.plan:
         return log.path
     for part in arguments.parts:
@@ -412,6 +431,7 @@ def main() -> None:
     add("--seeds", type=int, default=3, help="default: %(default)s")
     add("--points", type=int, default=25, help="on a curve; default: %(default)s")
     add("--vocab-size", type=int, default=2048, help="of sweep and quality; default: %(default)s")
+    add("--train", type=json.loads, help="settings of ours in quality, as JSON; default: those of TrainConfig")
     add("--target", type=float, help="bits per byte to reach; default: the best tuned peer's after the longest budget")
     add("--alone", type=json.loads, help=argparse.SUPPRESS)
     add("--shards", type=Path, help=argparse.SUPPRESS)

@@ -169,12 +169,13 @@ def quality_table(rows: Sequence[Row], target: float | None) -> str:
         reached = [] if target is None else [time_to_target(row["points"], target) for row in own]
         there = [found for found in reached if found is not None]
         numerics, job = own[0]["numerics"], own[0]["job"]
+        tuned_to = f"{job['learning_rate']:g}, {job['batch_size']}" if job["learning_rate"] else job["train"]
         lines.append(
             [
                 name,
                 f"{seconds:g}",
                 f"{numerics['precision']}{f', compiled, {cache}' * numerics['compile']}",
-                f"{job['learning_rate']:g}, {job['batch_size']}" if job["learning_rate"] else "defaults",
+                tuned_to or "defaults",
                 ", ".join(bits(row["validation"]) for row in own),
                 spread([row["validation"] for row in own if row["validation"] is not None] or [float("nan")], 3),
                 spread([row["test"] for row in own if "test" in row] or [float("nan")], 3),
@@ -217,7 +218,7 @@ def draw(rows: Sequence[Row], target: float | None) -> bytes:
         if target is not None:
             axes.axhline(target, color="#444444", linewidth=0.8, linestyle=":", label=f"target {target:.3f}")
         lowest = min(point["bits_per_byte"] for row in quality for point in row["points"])
-        axes.set_ylim(lowest - 0.05, max(2.0, lowest * 2.2))  # the first points are far above
+        axes.set_ylim(lowest - 0.05, lowest + 1.2)  # the first points are far above
         style(
             axes, f"{seconds:g} seconds", "seconds from process start, without evaluation", "validation bits per byte"
         )
