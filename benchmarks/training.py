@@ -295,24 +295,24 @@ class Log:
     """Rows of jobs done, in a JSON file that is whole after each of them."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path, where = path, machine("torch", "transformers")
-        before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machines": [], "runs": []}
-        for other in before["machines"]:
-            if (other["cpu"], other["cores"]) != (where["cpu"], where["cores"]):
-                raise UserError(
-                    f"{path} was begun on {other['cores']} cores of {other['cpu']}, and this machine has "
-                    f"{where['cores']} of {where['cpu']}: name another log"
-                )
+        self.path, where = path, machine("torch", "transformers") | {"corpus": settings["corpus"]}
+        before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"sessions": [], "runs": []}
+        for other in before["sessions"]:
+            if differing := [key for key in ("cpu", "cores", "corpus") if other[key] != where[key]]:
+                found, wanted = ([one[key] for key in differing] for one in (other, where))
+                raise UserError(f"{path} was begun with {', '.join(differing)} {found}, not {wanted}: name another log")
         self.rows: list[report.Row] = before["runs"]
-        self.head = {"benchmark": "training", "settings": settings, "machines": [*before["machines"], where]}
+        self.sessions = [*before["sessions"], where | {"settings": settings}]
 
     def has(self, job: Job) -> bool:
         return any(row["job"] == asdict(job) and "error" not in row for row in self.rows)
 
     def add(self, job: Job, found: dict[str, Any]) -> None:
-        self.rows[:] = [row for row in self.rows if row["job"] != asdict(job)] + [{"job": asdict(job)} | found]
+        kept = [row for row in self.rows if row["job"] != asdict(job)]
+        self.rows[:] = [*kept, {"job": asdict(job), "session": len(self.sessions) - 1} | found]
+        log = {"benchmark": "training", "sessions": self.sessions, "runs": self.rows}
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.head | {"runs": self.rows}, indent=1, default=str) + "\n")
+        partial.write_text(json.dumps(log, indent=1, default=str) + "\n")
         partial.rename(self.path)
 
 

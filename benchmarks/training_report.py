@@ -89,9 +89,9 @@ def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, str], list[Row]]:
 def write(path: Path, target: float | None = None) -> str:
     """The tables of a log in Markdown; its curves are drawn beside it, as ``.png``."""
     log = json.loads(path.read_text())
-    rows, where = log["runs"], log["machines"][-1]
+    rows, where = log["runs"], log["sessions"][-1]
     target = target or best_peer(rows)
-    parts = [f"{where['cores']} cores of {where['cpu']}, commit {where['commit']}, {log['settings']['corpus']}"]
+    parts = [f"{where['cores']} cores of {where['cpu']}, commit {where['commit']}, {where['corpus']}"]
     sizes = dict.fromkeys(row["job"]["size"] for row in of(rows, "speed"))
     parts += [f"{size} parameters\n\n{speed_table(rows, size)}" for size in sizes]
     if of(rows, "sweep"):

@@ -23,6 +23,7 @@ from benchmarks.learners import PEERS, RECURRENT, SIZES, Gpt2, Learner, matrix_p
 from benchmarks.measure import ROOT, Digest  # noqa: E402
 from benchmarks.peers import ours  # noqa: E402
 from benchmarks.training import Job, Log, learn  # noqa: E402
+from slm_model.artifact import UserError  # noqa: E402
 
 
 def logged(tmp_path: Path, program: str, *arguments: str) -> list[dict[str, Any]]:
@@ -195,8 +196,8 @@ def test_a_planted_log_is_told_and_drawn(tmp_path: Path) -> None:
     ]
     assert report.median_curve([found["points"] for found in rows[:3]]) == ([10, 60], pytest.approx([1.7, 1.1]))
     path = tmp_path / "planted.json"
-    where = {"cores": 2, "cpu": "a processor", "commit": "abc"}
-    path.write_text(json.dumps({"settings": {"corpus": "sample"}, "machines": [where], "runs": rows}))
+    where = {"cores": 2, "cpu": "a processor", "commit": "abc", "corpus": "sample"}
+    path.write_text(json.dumps({"sessions": [where], "runs": rows}))
     told = report.write(path)
     assert "seconds to 1.400" in told and "| ours | 60 | fp32 | defaults | 1.000, 1.100, 1.200 |" in told
     picture = path.with_suffix(".png").read_bytes()
@@ -207,13 +208,16 @@ def test_a_planted_log_is_told_and_drawn(tmp_path: Path) -> None:
 
 def test_a_log_goes_on_with_what_is_missing_or_failed(tmp_path: Path) -> None:
     job, other = Job("speed", "ours", "1M", 1.0), Job("speed", "GPT-2", "1M", 1.0, learning_rate=1e-3)
-    log = Log(tmp_path / "log.json", {})
+    settings = {"corpus": "sample"}
+    log = Log(tmp_path / "log.json", settings)
     log.add(job, {"tokens_per_second": 1.0})
     log.add(other, {"error": "killed"})
-    again = Log(log.path, {})
+    again = Log(log.path, settings)
     assert again.has(job) and not again.has(other)
     again.add(other, {"tokens_per_second": 2.0})
-    assert again.has(other) and len(Log(log.path, {}).rows) == 2
+    assert again.has(other) and len(Log(log.path, settings).rows) == 2
+    with pytest.raises(UserError, match="begun with corpus"):
+        Log(log.path, {"corpus": "storygen"})
 
 
 @pytest.mark.slow
