@@ -369,7 +369,7 @@ def token_shards(corpus: str, vocab_size: int) -> Path:
     from tasks.stage import Engine
 
     sample = FilesSource(path=os.environ.get("SLM_SAMPLE_DIR"))
-    source = sample if corpus == "sample" else StorygenSource()
+    source = sample if corpus == "sample" else StorygenSource(num_stories=8_000)  # as many as the sample has
     engine = Engine.at(artifacts_root() / "benchmarks" / "training", Placement())
     raw = engine.run(download, pin(source, engine.store.root, offline=True), source).artifact
     splits = engine.run(split, engine.run(clean, raw, CleanConfig()).artifact, SplitConfig()).artifact
