@@ -69,9 +69,30 @@ def ours(config: TransformerConfig, vocab_size: int, fast: bool) -> Tell:
 
 
 def with_transformers(config: TransformerConfig, vocab_size: int) -> Tell:
+    model = qwen3(config, vocab_size)
+    model.eval()
+    model.model.load_state_dict(network(config, vocab_size).state_dict())
+
+    def tell(prompts: list[list[int]], options: SamplingConfig) -> list[list[int]]:
+        bos_id = Numbers(vocab_size).bos_id
+        ids_BT = torch.tensor([[bos_id, *ids] for ids in prompts])
+        drawing = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
+        told_BT = model.generate(
+            ids_BT,
+            attention_mask=torch.ones_like(ids_BT),
+            max_new_tokens=options.max_tokens,
+            **({"do_sample": True} | drawing if options.temperature else {"do_sample": False}),
+        )
+        return [[int(index) for index in row] for row in told_BT[:, 1:].tolist()]
+
+    return tell
+
+
+def qwen3(config: TransformerConfig, vocab_size: int) -> Any:
+    """Our Transformer as `transformers` has it, with weights of its own."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    model: Any = Qwen3ForCausalLM(
+    return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocab_size,
             hidden_size=config.width,
@@ -89,22 +110,6 @@ def with_transformers(config: TransformerConfig, vocab_size: int) -> Tell:
             pad_token_id=None,
         )
     )
-    model.eval()
-    model.model.load_state_dict(network(config, vocab_size).state_dict())
-
-    def tell(prompts: list[list[int]], options: SamplingConfig) -> list[list[int]]:
-        bos_id = Numbers(vocab_size).bos_id
-        ids_BT = torch.tensor([[bos_id, *ids] for ids in prompts])
-        drawing = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
-        told_BT = model.generate(
-            ids_BT,
-            attention_mask=torch.ones_like(ids_BT),
-            max_new_tokens=options.max_tokens,
-            **({"do_sample": True} | drawing if options.temperature else {"do_sample": False}),
-        )
-        return [[int(index) for index in row] for row in told_BT[:, 1:].tolist()]
-
-    return tell
 
 
 def network(config: TransformerConfig, vocab_size: int) -> Network:

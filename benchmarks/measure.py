@@ -39,8 +39,9 @@ def run_alone(module: str, *arguments: object, environment: Mapping[str, str] | 
     with tempfile.TemporaryDirectory() as folder:
         left, errors = Path(folder) / "left.json", Path(folder) / "errors.txt"
         command = [sys.executable, "-m", module, *map(str, arguments)]
-        settings = os.environ | (environment or {}) | {"BENCHMARK_LEAVES": str(left)}
         began = time.perf_counter()
+        own = {"BENCHMARK_LEAVES": str(left), "BENCHMARK_BEGAN": str(time.time())}
+        settings = os.environ | (environment or {}) | own
         with errors.open("wb") as file:
             process = subprocess.Popen(command, env=settings, stdout=file, stderr=file)
         with TreeMemory(process.pid) as memory:
@@ -55,6 +56,11 @@ def run_alone(module: str, *arguments: object, environment: Mapping[str, str] | 
 def leave(found: Mapping[str, Any]) -> None:
     """Hand what a measured process found to the one that measures it."""
     Path(os.environ["BENCHMARK_LEAVES"]).write_text(json.dumps(found))
+
+
+def seconds_since_start() -> float:
+    """In a measured process: seconds since it was started, the interpreter's own start included."""
+    return time.time() - float(os.environ["BENCHMARK_BEGAN"])
 
 
 class TreeMemory:
@@ -99,13 +105,18 @@ def memory_of(process: psutil.Process) -> dict[str, int]:
         return {}
 
 
-def interleaved(candidates: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:
+def rounds(candidates: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:
     """Every candidate once a round; each round begins with another one, so that a slow minute hits no one's place."""
     for turn in range(repeats):
         first = turn % len(candidates)
-        for candidate in [*candidates[first:], *candidates[:first]]:
-            print(f"round {turn + 1} of {repeats}: {candidate}", file=sys.stderr, flush=True)
-            yield turn, candidate
+        yield from ((turn, candidate) for candidate in [*candidates[first:], *candidates[:first]])
+
+
+def interleaved(candidates: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:
+    """``rounds``, told as they come."""
+    for turn, candidate in rounds(candidates, repeats):
+        print(f"round {turn + 1} of {repeats}: {candidate}", file=sys.stderr, flush=True)
+        yield turn, candidate
 
 
 def warm(files: Iterable[Path]) -> None:
@@ -136,13 +147,18 @@ def machine(*libraries: str) -> dict[str, Any]:
     }
 
 
+def log_path(name: str) -> Path:
+    """A new log's place: ``results/NAME-TIME.json``, or below ``$BENCHMARK_RESULTS``."""
+    folder = Path(os.environ.get("BENCHMARK_RESULTS") or RESULTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+
+
 def write_log(
     name: str, settings: Mapping[str, Any], where: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
 ) -> Path:
-    """Keep the raw numbers of a benchmark: ``results/NAME-TIME.json``, or below ``$BENCHMARK_RESULTS``."""
-    folder = Path(os.environ.get("BENCHMARK_RESULTS") or RESULTS)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    """Keep the raw numbers of a benchmark."""
+    path = log_path(name)
     log = {"benchmark": name, "settings": settings, "machine": where, "runs": runs}
     path.write_text(json.dumps(log, indent=1, default=str) + "\n")
     print(f"raw numbers: {path}", file=sys.stderr)

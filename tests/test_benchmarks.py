@@ -7,17 +7,23 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 for library in ("psutil", "datatrove", "tiktoken", "transformers"):
     pytest.importorskip(library, reason="the peers are not installed: pip install -e '.[benchmarks]'")
 
+from benchmarks import training_report as report  # noqa: E402
 from benchmarks.corpora import WORD, retell, sample  # noqa: E402
+from benchmarks.learners import PEERS, RECURRENT, SIZES, Gpt2, Learner, matrix_parameters  # noqa: E402
 from benchmarks.measure import ROOT, Digest  # noqa: E402
 from benchmarks.peers import ours  # noqa: E402
+from benchmarks.training import Job, Log, learn  # noqa: E402
+from slm_model.artifact import UserError  # noqa: E402
 
 
 def logged(tmp_path: Path, program: str, *arguments: str) -> list[dict[str, Any]]:
@@ -91,3 +97,136 @@ def test_a_retold_story_is_kept_by_cleaning_and_is_near_no_other_telling() -> No
 def _jaccard(one: str, other: str) -> float:
     grams = [set(zip(*(text.split()[i:] for i in range(5)), strict=False)) for text in (one, other)]
     return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+
+
+def test_the_operations_of_a_token_and_their_share_of_the_ceiling() -> None:
+    flops = report.flops_per_token(matrix_parameters=1000, attention_width=4 * 128, context=256)
+    assert flops == 6 * 1000 + 12 * 4 * 128 * 256
+    row = {"tokens_per_second": 50.0, "flops_per_token": 8, "numerics": {"precision": "bf16"}}
+    assert report.utilisation(row, {"float32": 1.0, "bfloat16": 1000.0}) == 0.4
+
+
+def test_what_is_only_looked_up_does_not_multiply() -> None:
+    network, vocab_size = SIZES["1M"]
+    width, num_layers = network.width, network.num_layers
+    blocks = 12 * num_layers * width**2
+    assert matrix_parameters(Gpt2(network, vocab_size)) == blocks + vocab_size * width
+
+
+def test_the_recurrent_networks_are_as_large_as_the_transformer() -> None:
+    network, vocab_size = SIZES["1M"]
+    wanted = network.implementation().build(network, vocab_size).num_parameters
+    for config in RECURRENT.values():
+        assert abs(config.implementation().build(config, vocab_size).num_parameters / wanted - 1) < 0.01
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("kind", ["GPT-2", "transformers"])
+def test_a_peers_later_token_cannot_change_an_earlier_logit(kind: str, explicit: bool) -> None:
+    network, vocab_size = SIZES["1M"]
+    peer = PEERS[kind](network, vocab_size).eval()
+    peer.attend(explicit=explicit)
+    tokens_BT = torch.randint(3, vocab_size, (2, 32))
+    changed_BT = torch.cat([tokens_BT[:, :20], tokens_BT[:, 20:].flip(1)], 1)
+    with torch.inference_mode():
+        (one_BTV, _), (other_BTV, _) = peer(tokens_BT), peer(changed_BT)
+    torch.testing.assert_close(one_BTV[:, :20], other_BTV[:, :20], rtol=0, atol=1e-5)
+    assert not torch.allclose(one_BTV[:, 20:], other_BTV[:, 20:], atol=1e-3)
+
+
+class OneSecondSteps(Learner):
+    """Steps of one second after a first one of four, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now, self.steps = 2.0, list[tuple[int, int]]()
+
+    def step(self, number: int, total_steps: int) -> float:
+        self.now += 1 if number else 4
+        self.steps.append((number, total_steps))
+        return 1.0
+
+    def score(self) -> float:
+        self.now += 100
+        return 5.0
+
+
+@pytest.mark.parametrize(("from_first_step", "num_steps"), [(False, 7), (True, 13)])
+def test_a_budget_is_kept_and_scoring_takes_none_of_it(
+    from_first_step: bool, num_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = OneSecondSteps()
+    monkeypatch.setattr("benchmarks.training.seconds_since_start", lambda: who.now)
+    found = learn(who, 12.0, who.score, 10, num_points=4, from_first_step=from_first_step)
+    assert found["steps"] == num_steps and who.steps[-1] == (num_steps - 1, num_steps), "the rate has come to zero"
+    assert (found["start_seconds"], found["first_step_seconds"]) == (2.0, 4.0)
+    times = [point["seconds"] for point in found["points"]]
+    assert times == ([3.0, 6.0, 9.0, 12.0] if from_first_step else [6.0, 9.0, 12.0])
+
+
+def row(candidate: str, seconds: float, seed: int, curve: list[tuple[float, float]], part: str = "quality") -> Any:
+    points = [{"seconds": at, "tokens": 1e6 * at, "bits_per_byte": bits} for at, bits in curve]
+    job = Job(part, candidate, "1M", seconds, seed, 4 + seed, None if candidate == "ours" else 1e-3, "warm")
+    end = curve[-1][1] if curve else None
+    times = {"start_seconds": 1.0, "first_step_seconds": 2.0}
+    numerics = {"precision": "fp32", "compile": False}
+    found = {"points": points, "validation": end, "test": end, "stories": "planted", "numerics": numerics}
+    return {"job": asdict(job)} | times | found
+
+
+def test_the_time_to_a_target_is_that_of_the_first_point_as_good() -> None:
+    points = row("ours", 60, 0, [(10, 2.0), (20, 1.5), (30, 1.6), (40, 1.2)])["points"]
+    assert [report.time_to_target(points, target) for target in (1.7, 1.5, 1.3, 1.1)] == [20, 20, 40, None]
+
+
+def test_the_target_is_the_best_tuned_peers_median_after_the_longest_budget() -> None:
+    rows = [row("GPT-2", 300, seed, [(300, bits)]) for seed, bits in enumerate((1.0, 1.1, 1.5))]
+    rows += [row("litgpt", 300, seed, [(300, bits)]) for seed, bits in enumerate((0.9, 1.2, 1.3))]
+    rows += [row("ours", 300, 0, [(300, 0.5)]), row("GPT-2", 60, 0, [(60, 0.6)]), row("GPT-2", 300, 3, [])]
+    assert report.best_peer(rows) == 1.1
+    sweep = [row("GPT-2", 30, number, curve, "sweep") for number, curve in enumerate(([(30, 2.0)], [(30, 1.9)], []))]
+    assert report.tuned(rows + sweep, "GPT-2") == sweep[1]["job"] and report.tuned(rows + sweep, "litgpt") is None
+
+
+def test_a_planted_log_is_told_and_drawn(tmp_path: Path) -> None:
+    curves = {"ours": [(10, 1.6), (60, 1.0)], "GPT-2": [(10, 1.9), (60, 1.3)]}
+    rows = [
+        row(name, 60, seed, [(at, bits + seed / 10) for at, bits in curve])
+        for name, curve in curves.items()
+        for seed in range(3)
+    ]
+    assert report.median_curve([found["points"] for found in rows[:3]]) == ([10, 60], pytest.approx([1.7, 1.1]))
+    path = tmp_path / "planted.json"
+    where = {"cores": 2, "cpu": "a processor", "commit": "abc", "corpus": "sample"}
+    path.write_text(json.dumps({"sessions": [where], "runs": rows}))
+    told = report.write(path)
+    assert "seconds to 1.400" in told and "| ours | 60 | fp32 | defaults | 1.000, 1.100, 1.200 |" in told
+    picture = path.with_suffix(".png").read_bytes()
+    assert (
+        picture.startswith(b"\x89PNG") and picture != report.draw(rows[:-1], 1.4) and picture == report.draw(rows, 1.4)
+    )
+
+
+def test_a_log_goes_on_with_what_is_missing_or_failed(tmp_path: Path) -> None:
+    job, other = Job("speed", "ours", "1M", 1.0), Job("speed", "GPT-2", "1M", 1.0, learning_rate=1e-3)
+    settings = {"corpus": "sample"}
+    log = Log(tmp_path / "log.json", settings)
+    log.add(job, {"tokens_per_second": 1.0})
+    log.add(other, {"error": "killed"})
+    again = Log(log.path, settings)
+    assert again.has(job) and not again.has(other)
+    again.add(other, {"tokens_per_second": 2.0})
+    assert again.has(other) and len(Log(log.path, settings).rows) == 2
+    with pytest.raises(UserError, match="begun with corpus"):
+        Log(log.path, {"corpus": "storygen"})
+
+
+@pytest.mark.slow
+def test_ours_and_a_peer_are_trained_side_by_side_and_a_second_call_trains_nothing(tmp_path: Path) -> None:
+    short = ["--corpus", "storygen", "--only", "ours, fp32 eager", "GPT-2", "--sizes", "1M", "--speed-seconds", "1"]
+    short += ["--learning-rates", "2e-3", "--batches", "4", "--sweep-seconds", "1", "--seconds", "15", "--seeds", "1"]
+    runs = logged(tmp_path, "training", *short)
+    assert [run["job"]["part"] for run in runs] == ["speed"] * 3 + ["sweep"] + ["quality"] * 2
+    assert len({str(run["stories"]) for run in runs[3:]}) == 1, "scored on the same stories"
+    assert all(1 < run["test"] < 6 and run["points"][-1]["seconds"] < 15 for run in runs[4:])
+    (path,) = tmp_path.glob("training-*.json")
+    assert logged(tmp_path, "training", *short, "--log", str(path)) == runs and path.with_suffix(".png").exists()
