@@ -31,7 +31,7 @@ from slm_model.networks.config import GruConfig, LstmConfig, NetworkConfig, Tran
 from slm_model.networks.transformer import explicit_attention
 from slm_model.training.config import NumericsConfig, ScheduleConfig, TrainConfig
 from slm_model.training.numerics import Numerics, arithmetic, autocast, resolve
-from slm_model.training.optimizer import share_of_peak
+from slm_model.training.schedule import share_of_peak
 from slm_model.training.trainee import Trainee
 
 SIZES: dict[str, tuple[TransformerConfig, int]] = {  # network and vocabulary
