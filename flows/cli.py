@@ -78,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
     walk = command("walk", "follow one story through the pipeline", settings=True)
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    up = command("up", "serve Prefect's and MLflow's pages and carry out runs started there, until Ctrl-C")
+    doctor = command("doctor", "look at the environment and say what to do; disk use by stage")
+    for made in (up, doctor):
+        made.add_argument("--prefect-port", type=int, default=4200, metavar="N")
+        made.add_argument("--mlflow-port", type=int, default=5000, metavar="N")
+    reruns = "how often a run whose process was killed is run again; default: 5"
+    up.add_argument("--reruns", type=int, default=5, metavar="N", help=reruns)
     command("settings", "list every setting with its default and meaning")
     return top
 
