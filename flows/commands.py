@@ -75,9 +75,12 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     provide_prefect_server(root)
     with watched_by(terminal):
         try:
+            from prefect import tags
+
             from flows.build_model import build_model
 
-            release = build_model(config=config, placement=placement)
+            with tags(options.preset or "default", "terminal"):
+                release = build_model(config=config, placement=placement)
         finally:
             terminal.close()
     seconds = time.perf_counter() - began

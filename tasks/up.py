@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -77,10 +77,12 @@ class Up:
                 file.write(json.dumps(words))
                 file.flush()
                 self._greet()
+                *servers, worker = self.services
                 while not self._asked.wait(LOOK_SECONDS):
-                    self._mend()
+                    self._mend(servers)
                     with suppress(OSError):  # busy, or about to be started again
                         self.supervisor.look()
+                        self._mend([worker])  # which needs a server that answers
         except ServiceFailed as failed:
             raise UserError(f"{failed}; `slm doctor` looks for the cause") from failed
         finally:
@@ -151,9 +153,9 @@ class Up:
             if deploying.returncode and not self._asked.is_set():
                 raise ServiceFailed(f"`prefect deploy` failed with exit status {deploying.returncode}: see {log.name}")
 
-    def _mend(self) -> None:
+    def _mend(self, services: Sequence[Service]) -> None:
         """Start again what has ended. Raises ServiceFailed if that does not help."""
-        for service in self.services:
+        for service in services:
             if ended := service.ended:
                 starts = [at for at in self._starts[service] if time.monotonic() - at < STEADY_SECONDS]
                 if len(starts) >= MOST_STARTS:
@@ -161,7 +163,6 @@ class Up:
                 self.supervisor.say(f"{service.name} ended ({ended}); starting it again")
                 service.end()  # its children
                 self._start(service)
-                service.wait_until_it_answers(self._asked.is_set)
 
     def _start(self, service: Service) -> None:
         self._starts.setdefault(service, []).append(time.monotonic())
