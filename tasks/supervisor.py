@@ -27,7 +27,7 @@ WORD_SECONDS = 8.0  # a living worker tells of a dead process, or ends a cancell
 HAND_OVER_SECONDS = 20.0  # from a worker's taking a run to a process of it
 TAKE_UP_SECONDS = 120.0  # from a process's start to its holding the run
 EVENT_SECONDS = 15.0  # a task's states travel by themselves, and may come after its run's
-BY_SIGNAL = re.compile(r"status code: -\d")
+KILLED = re.compile(rf"^{AGAIN}|status code: -\d")  # our word, or that of a worker
 
 Run = dict[str, Any]
 
@@ -77,7 +77,7 @@ class Supervisor:
                         self.api.set_state("flow_runs", path.name, "CRASHED", AGAIN)
                 return
             elif state == "CRASHED":
-                self._again(path, run, killed=process is not None or bool(BY_SIGNAL.search(run["state"]["message"])))
+                self._again(path, run, killed=process is not None or bool(KILLED.search(run["state"]["message"] or "")))
             self._dead_since.pop(path.name, None)
 
     def _may_still_come(self, run: Run) -> bool:
