@@ -23,11 +23,11 @@ from tasks.prefect_api import FINAL, PrefectApi
 FLOWS = ("build-model",)  # those that hold their runs (holder.py)
 OPEN = ("PENDING", "RUNNING", "CANCELLING")
 AGAIN = "slm up: its process was killed"
-WORD_SECONDS = 8.0  # a living worker tells of a dead process, or ends a cancelled one, sooner
+WORD_SECONDS = 8.0  # a living worker tells of a dead process (twice), or ends a cancelled one, sooner
 HAND_OVER_SECONDS = 20.0  # from a worker's taking a run to a process of it
 TAKE_UP_SECONDS = 120.0  # from a process's start to its holding the run
 EVENT_SECONDS = 15.0  # a task's states travel by themselves, and may come after its run's
-KILLED = re.compile(rf"^{AGAIN}|status code: -\d")  # our word, or that of a worker
+KILLED = re.compile(rf"^{AGAIN}|status code:? -\d")  # our word, or that of a worker
 
 Run = dict[str, Any]
 
@@ -69,21 +69,23 @@ class Supervisor:
             process, state = process_of(path), run["state_type"] if run else None
             if run is None or state in ("COMPLETED", "FAILED", "CANCELLED"):
                 path.unlink()
-            elif state in OPEN and (process or not self._may_still_come(run)):
+            elif not process and self._starts(run):
+                return
+            elif state in OPEN and (process or age(run["state"]) > HAND_OVER_SECONDS):
                 if time.monotonic() - self._dead_since.setdefault(path.name, time.monotonic()) > WORD_SECONDS:
                     if state == "CANCELLING":
                         self.api.set_state("flow_runs", path.name, "CANCELLED", "its process is gone")
                     else:
                         self.api.set_state("flow_runs", path.name, "CRASHED", AGAIN)
                 return
-            elif state == "CRASHED":
+            elif state == "CRASHED" and age(run["state"]) > WORD_SECONDS:
                 self._again(path, run, killed=process is not None or bool(KILLED.search(run["state"]["message"] or "")))
             self._dead_since.pop(path.name, None)
 
-    def _may_still_come(self, run: Run) -> bool:
-        """Whether a process may be about to take the run up."""
+    def _starts(self, run: Run) -> bool:
+        """Whether a process is about to take the run up."""
         pid = run["infrastructure_pid"] or ""
-        return age(run["state"]) < (TAKE_UP_SECONDS if pid.isdigit() and lives(int(pid)) else HAND_OVER_SECONDS)
+        return pid.isdigit() and lives(int(pid)) and age(run["state"]) < TAKE_UP_SECONDS
 
     def _again(self, path: Path, run: Run, killed: bool) -> None:
         """Run a crashed run again, unless it crashed by itself, was being cancelled, or has had its share."""

@@ -80,9 +80,11 @@ class Up:
                 *servers, worker = self.services
                 while not self._asked.wait(LOOK_SECONDS):
                     self._mend(servers)
-                    with suppress(OSError):  # busy, or about to be started again
+                    try:
                         self.supervisor.look()
                         self._mend([worker])  # which needs a server that answers
+                    except OSError as error:  # busy, or about to be started again: the next look goes on
+                        self.supervisor.say(f"Prefect's server did not answer: {error}")
         except ServiceFailed as failed:
             raise UserError(f"{failed}; `slm doctor` looks for the cause") from failed
         finally:
