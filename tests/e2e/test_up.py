@@ -22,7 +22,7 @@ from tests.e2e.test_prefect_server import ROOT, SMALL, Server
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SLM_KILLS", "4"))
-KILLED = SMALL | {"train": SMALL["train"] | {"max_steps": 1500, "checkpoint_seconds": 1.0}}
+KILLED = SMALL | {"train": SMALL["train"] | {"max_steps": 800, "checkpoint_seconds": 1.0}}
 
 
 class Up(Server):
@@ -161,7 +161,7 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_undisturbed_on
         for word in (f"--{section}.{name.replace('_', '-')}", str(value))
     ]
     training = [w for name, value in KILLED["train"].items() for w in (f"--train.{name.replace('_', '-')}", str(value))]
-    undisturbed = run_slm(config, "run", "quick", *words, *training, "--until", "train")
+    undisturbed = run_slm(config, "run", *words, *training, "--until", "train")
     assert undisturbed.returncode == 0, undisturbed.stderr
 
     seed = random.randrange(2**32)
