@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
+from tasks.holder import held
 from tasks.home import artifacts_root, calm_threads
 from tasks.placement import Placement
 from tasks.prefect_stages import PrefectStages
@@ -32,4 +33,5 @@ def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement 
     calm_threads()
     engine = Engine.at(artifacts_root(), placement, onlooker())
     stages = PrefectStages(engine)
-    return to_the_end(lambda: pipeline(config, stages), engine)
+    with held(artifacts_root(), flow_run.id):
+        return to_the_end(lambda: pipeline(config, stages), engine)

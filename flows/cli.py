@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 USER_ERROR = 2
@@ -24,6 +24,8 @@ settings are given as --section.name value on top of a preset, for example
   slm run sample --source.path stories.parquet --source.validation-path held-out.parquet
 `slm settings` lists them all. The presets are the deployments of prefect.yaml.
 """
+
+Command = Callable[..., argparse.ArgumentParser]  # adds one: its name, its help, and whether it takes settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +57,15 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
         return made
 
+    _add_runs(command)
+    _add_models(command)
+    _add_searches(command)
+    _add_services(command)
+    command("settings", "list every setting with its default and meaning")
+    return top
+
+
+def _add_runs(command: Command) -> None:
     run = command("run", "build, judge and register a model; whatever is there already is used again", settings=True)
     plan = command("plan", "say what a run would do, stage by stage, and why", settings=True)
     for made in (run, plan):
@@ -63,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
     accept.add_argument("--stage", required=True, help="the stage whose result is taken over")
     verify = command("verify", "hash every byte of every artifact")
     verify.add_argument("stage", nargs="?", help="only this stage's artifacts")
+    walk = command("walk", "follow one story through the pipeline", settings=True)
+    walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
+    show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
+
+
+def _add_models(command: Command) -> None:
     generate = command("generate", "tell stories, or go on with one")
     generate.add_argument("prompt", nargs="?", default="", help="how the story begins")
     generate.add_argument(
@@ -82,12 +100,9 @@ def parser() -> argparse.ArgumentParser:
     rollback.add_argument("name", help="registered model")
     for made in (promote, rollback):
         made.add_argument("--why", default=f"{made.prog.split()[-1]}, no reason given", help="kept on the version")
-    spread = command("spread", "train again with other seeds: the least margin that a better model must win by", True)
-    spread.add_argument("--num", type=int, default=5, help="trainings; default: 5")
-    show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
-    show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
-    walk = command("walk", "follow one story through the pipeline", settings=True)
-    walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+
+
+def _add_searches(command: Command) -> None:
     sweep = command("sweep", "train every setting of a grid, and rank them on validation stories", settings=True)
     sweep.add_argument(
         "--over",
@@ -106,8 +121,18 @@ def parser() -> argparse.ArgumentParser:
     )
     for made in (sweep, scaling):
         made.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each setting; default: 1")
-    command("settings", "list every setting with its default and meaning")
-    return top
+    spread = command("spread", "train again with other seeds: the least margin that a better model must win by", True)
+    spread.add_argument("--num", type=int, default=5, help="trainings; default: 5")
+
+
+def _add_services(command: Command) -> None:
+    up = command("up", "serve Prefect's and MLflow's pages and carry out runs started there, until Ctrl-C")
+    doctor = command("doctor", "look at the environment and say what to do; disk use by stage")
+    for made in (up, doctor):
+        made.add_argument("--prefect-port", type=int, default=4200, metavar="N")
+        made.add_argument("--mlflow-port", type=int, default=5000, metavar="N")
+    reruns = "how often a run whose process was killed is run again; default: 5"
+    up.add_argument("--reruns", type=int, default=5, metavar="N", help=reruns)
 
 
 SAMPLING: tuple[tuple[str, type, str], ...] = (

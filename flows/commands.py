@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tasks.terminal import Terminal
     from tasks.trial_reports import Report
 
+MARKS = {"well": "[green]✓[/]", "mind": "[yellow]![/]", "wrong": "[red]✗[/]"}
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
 
 
@@ -77,9 +78,12 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
     began = time.perf_counter()
     with _under_prefect(Terminal(console), root):
+        from prefect import tags
+
         from flows.build_model import build_model
 
-        release = build_model(config=config, placement=placement)
+        with tags(options.preset or "default", "terminal"):
+            release = build_model(config=config, placement=placement)
     seconds = time.perf_counter() - began
     if release is None:
         console.print(
@@ -380,6 +384,32 @@ def _under_prefect(terminal: Terminal, root: Path) -> Iterator[None]:
             yield
         finally:
             terminal.close()
+
+
+def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    from tasks.up import Up
+
+    root = artifacts_root()
+    settle_environment(root)
+    Up(root, options.prefect_port, options.mlflow_port, options.reruns, lambda line: print(line, flush=True)).run()
+    return 0
+
+
+def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Look at the environment. Exit code 1 if something will not work."""
+    from tasks.doctor import examine, use_by_stage
+
+    console, root, wrong = Console(highlight=False), artifacts_root(), 0
+    settle_environment(root)
+    for finding in examine(root, (options.prefect_port, options.mlflow_port)):
+        wrong += finding.fate == "wrong"
+        console.print(f"  {MARKS[finding.fate]} {finding.name:<20}", end="")
+        console.print(finding.found + (f": {finding.remedy}" if finding.remedy else ""), markup=False)
+    console.print(f"\ndisk use of {root}")
+    for name, size in use_by_stage(root).items():
+        console.print(f"  {name:<22}{size / 1e6:>10,.1f} MB", markup=False)
+    return 1 if wrong else 0
 
 
 def _placement(options: argparse.Namespace) -> Placement:

@@ -186,7 +186,7 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
             "## Stories it tells",
             "\n\n---\n\n".join(stories),
             "",
-            f"MLflow: run `{release.run_id}`, model `{release.name}`, at {_link(release)}",
+            f"MLflow: run `{release.run_id}`, model `{release.name}`, at {version_page(release)}",
             "",
             *_made_from(model, scores),
         ]
@@ -258,7 +258,13 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _link(release: Release) -> str:
+def run_page(release: Release) -> str:
+    """Where MLflow's server shows the training."""
+    return f"{release.tracking_uri.rstrip('/')}/#/runs/{release.run_id}"
+
+
+def version_page(release: Release) -> str:
+    """Where MLflow's server shows the version; without a server, how to have one show it."""
     if not release.tracking_uri.startswith("http"):
         return f"`{release.tracking_uri}` (`mlflow server --backend-store-uri {release.tracking_uri}` shows it)"
     return f"{release.tracking_uri.rstrip('/')}/#/models/{release.model_name}/versions/{release.version}"

@@ -11,7 +11,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
@@ -20,7 +25,9 @@ from prefect.states import Completed
 
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
+from tasks.pages import run_page, version_page
 from tasks.registry import RegistryUnreachable
+from tasks.release import Release
 from tasks.runner import Runner
 from tasks.stage import Engine, Outcome, Stage, Watcher
 
@@ -65,6 +72,13 @@ class PrefectStages(Runner):
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
         super().show(name, page, *artifacts)
         create_markdown_artifact(self.pages[name], key=f"{name}-page", description=f"The {name} of this run")
+
+    def register(self, *args: Any) -> Release:
+        release = super().register(*args)
+        if release.tracking_uri.startswith("http"):
+            create_link_artifact(version_page(release), release.name, key="model-version", description="In MLflow")
+            create_link_artifact(run_page(release), release.run_id, key="mlflow-run", description="The training")
+        return release
 
 
 def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:

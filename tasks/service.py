@@ -1,0 +1,96 @@
+"""A program in the background: a server or a worker. Its words go to a log, and it ends when we do, however we do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+START_SECONDS = 90.0
+END_SECONDS = 8.0
+# Linux tells a program of the death of whoever started it (1 is PR_SET_PDEATHSIG); it takes its own children along.
+END_WITH_PARENT = """\
+import ctypes, os, signal
+signal.signal(signal.SIGUSR2, lambda *_: os.killpg(0, signal.SIGTERM))
+ctypes.CDLL(None).prctl(1, signal.SIGUSR2)
+"""
+RUN = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+
+
+class ServiceFailed(RuntimeError):
+    """A program in the background did not come up."""
+
+
+class Service:
+    """A Python module run as a program of its own. Start it from the main thread: it lives as long as that does."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        answers: Callable[[], bool],
+    ) -> None:
+        """``answers`` tells whether it does its work by now; an OSError there means no."""
+        self.name, self.log, self._answers = name, log, answers
+        program = (END_WITH_PARENT if sys.platform == "linux" else "") + RUN
+        self._command = [sys.executable, "-c", program, module, *arguments]
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it in a session of its own: Ctrl-C in a terminal is for us to act on."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=os.environ | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> str | None:
+        """How it ended, or None while it lives."""
+        if self._process is None:
+            return "not started"
+        status = self._process.poll()
+        if status is None:
+            return None
+        return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+    def wait_until_it_answers(self, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
+        """Raises ServiceFailed if it ends first, or takes longer than ``START_SECONDS``."""
+        end = time.monotonic() + START_SECONDS
+        while not asked_to_stop():
+            with suppress(OSError):
+                if self._answers():
+                    return
+            if self.ended or time.monotonic() > end:
+                what = f"ended ({self.ended})" if self.ended else f"did not answer within {START_SECONDS:.0f} s"
+                raise ServiceFailed(f"{self.name} {what}: {self.last_words()}; {self.log} has the rest")
+            time.sleep(0.1)
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "it said nothing"
+
+    def end(self, seconds: float = END_SECONDS) -> None:
+        """Ask it to leave; what is still there after ``seconds`` is killed, with its children."""
+        if self._process is None:
+            return
+        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)

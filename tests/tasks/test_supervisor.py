@@ -1,0 +1,143 @@
+"""Which runs are run again: those whose process was killed, and no others."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.holder import file_of, holders, unheld
+from tasks.prefect_api import PrefectApi
+from tasks.supervisor import AGAIN, Supervisor
+
+LONG_AGO = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+HOLD = "import sys, time; from pathlib import Path; from tasks.holder import held\n"
+WAIT = "with held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(60)"
+FAIL = "with held(Path(sys.argv[1]), 'run'): raise ValueError"
+
+
+class Recorder(PrefectApi):
+    """One run and its states, kept as Prefect would keep them."""
+
+    def __init__(self, *states: tuple[str, str], deployment: str | None = "quick") -> None:
+        super().__init__("http://nowhere")
+        self.states: list[dict[str, Any]] = []
+        self.deployment = deployment
+        for type, message in states:
+            self.set_state("flow_runs", "run", type, message)
+
+    def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
+        self.states.append({"type": type, "name": name or type, "message": message, "timestamp": LONG_AGO})
+        return True
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        if path.startswith("/flow_run_states"):
+            return self.states
+        run = self.found("/flow_runs/run")
+        return [run] if path == "/flow_runs/filter" and run["state_type"] in ("PENDING", "RUNNING") else []
+
+    def found(self, path: str) -> dict[str, Any]:
+        state = self.states[-1]
+        return {
+            "id": "run",
+            "name": "a run",
+            "state": state,
+            "state_type": state["type"],
+            "state_name": state["name"],
+            "deployment_id": self.deployment,
+            "infrastructure_pid": None,
+        }
+
+
+def looked(root: Path, api: Recorder, reruns: int = 2) -> list[str]:
+    """The states of the run after two looks, the second when a worker would have spoken."""
+    supervisor = Supervisor(api, root, reruns, lambda line: None)
+    supervisor.look()
+    supervisor._dead_since = {name: at - 60 for name, at in supervisor._dead_since.items()}
+    supervisor.look()
+    supervisor.look()
+    return [state["type"] for state in api.states]
+
+
+def taken_up(root: Path, program: str = WAIT) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD + program, str(root)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """Artifacts in which a run's process was killed."""
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with unheld(file_of(tmp_path, "run")) as nobody:
+            assert not nobody
+        process.kill()
+    return tmp_path
+
+
+def test_a_run_whose_process_was_killed_is_crashed_and_then_goes_on(killed: Path) -> None:
+    api = Recorder(("RUNNING", ""))
+    assert looked(killed, api) == ["RUNNING", "CRASHED", "SCHEDULED"]
+    assert file_of(killed, "run").read_bytes() == b""  # open, and nobody has taken it up
+
+
+def test_a_run_that_its_process_holds_is_left_alone(tmp_path: Path) -> None:
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert looked(tmp_path, Recorder(("RUNNING", ""))) == ["RUNNING"]
+        assert holders(tmp_path, str(os.environ.get("PREFECT_API_URL"))) == [process.pid]
+        process.kill()
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED"])
+def test_a_finished_run_is_never_flipped(killed: Path, state: str) -> None:
+    assert looked(killed, Recorder(("RUNNING", ""), (state, ""))) == ["RUNNING", state]
+    assert not file_of(killed, "run").exists()
+
+
+def test_a_run_that_failed_by_itself_is_not_run_again(tmp_path: Path) -> None:
+    with taken_up(tmp_path, FAIL) as process:
+        assert process.wait() == 1
+    assert not file_of(tmp_path, "run").exists()
+    file_of(tmp_path, "run").touch()  # seen while it was pending
+    assert looked(tmp_path, Recorder(("RUNNING", ""), ("CRASHED", "no such flow")))[-1] == "CRASHED"
+
+
+def test_a_process_killed_before_it_took_the_run_up_is_replaced(tmp_path: Path) -> None:
+    file_of(tmp_path, "run").parent.mkdir()
+    file_of(tmp_path, "run").touch()
+    api = Recorder(("PENDING", ""), ("CRASHED", "infrastructure exited with non-zero status code -9"))
+    assert looked(tmp_path, api)[-1] == "SCHEDULED"
+
+
+def test_a_pending_run_that_its_worker_left_goes_on(tmp_path: Path) -> None:
+    assert looked(tmp_path, Recorder(("PENDING", ""))) == ["PENDING", "CRASHED", "SCHEDULED"]
+
+
+def test_a_cancelled_run_is_not_run_again(killed: Path) -> None:
+    history = ("SCHEDULED", ""), ("RUNNING", ""), ("CANCELLING", ""), ("CRASHED", "")
+    assert looked(killed, Recorder(*history))[-1] == "CANCELLED"
+
+
+def test_a_run_is_given_up_after_its_share_of_tries(killed: Path) -> None:
+    api = Recorder(("RUNNING", ""))
+    api.set_state("flow_runs", "run", "SCHEDULED", f"{AGAIN}, time 1 of 1", "AwaitingRetry")
+    api.set_state("flow_runs", "run", "CRASHED", AGAIN)
+    assert looked(killed, api, reruns=1)[-1] == "CRASHED"
+    assert not file_of(killed, "run").exists()
+
+
+def test_a_run_without_a_deployment_is_only_marked(killed: Path) -> None:
+    assert looked(killed, Recorder(("RUNNING", ""), deployment=None)) == ["RUNNING", "CRASHED"]
+
+
+def test_what_was_told_to_leave_stays_open(tmp_path: Path) -> None:
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGINT)
+    assert file_of(tmp_path, "run").read_text().startswith(f"{process.pid} ")
