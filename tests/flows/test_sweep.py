@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows import sweep
+from flows.cli import overrides, parser
 from flows.grid import SweepConfig
 from slm_model.artifact import UserError
 from slm_model.data.token_shards import SideTokens, TokenShards
@@ -16,7 +17,7 @@ from tasks.runner import Runner
 from tasks.trials import Result
 from tests.e2e.conftest import SMALL
 
-SETTINGS = dict(zip((name.removeprefix("--") for name in SMALL[::2]), map(int, SMALL[1::2]), strict=True))
+SETTINGS, _ = overrides(["sweep", *SMALL], parser())
 ALONE = Placement(num_workers=1)
 
 
