@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from slm_model.artifact import OBSERVATIONS, StageRun, Stopped, UserError, hash_json
@@ -191,7 +192,6 @@ class Training:
             (out / name).write_bytes(lines)
         earlier = self.earlier.training_stories() if self.earlier else np.empty(0, np.uint64)
         np.save(out / TRAINING_STORIES, np.union1d(self.trainee.batches.tokens.ids, earlier), allow_pickle=False)
-        held_out = np.concatenate([self.shards.load("validation").ids, self.shards.load("test").ids])
         history = [json.loads(line) for line in self.notes[HISTORY].splitlines()]
         last = history[-1]
         return Checkpoint(
@@ -206,9 +206,13 @@ class Training:
                 validation_bits_per_byte=last["val/bits_per_byte"],
                 numerics=self.plan.numerics.model_dump(mode="json"),
                 warm_start=self.earlier.digest if self.earlier else None,
-                held_out_seen=int(np.isin(held_out, earlier).sum()),
+                held_out_seen=self._held_out_among(earlier) if self.earlier else 0,
             ),
         )
+
+    def _held_out_among(self, ids: NDArray[np.uint64]) -> int:
+        """How many of the held-out stories have one of these ids."""
+        return sum(int(np.isin(self.shards.load(side).ids, ids).sum()) for side in ("validation", "test"))
 
     def _take_step(self) -> None:
         began = time.perf_counter()

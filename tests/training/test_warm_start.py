@@ -17,7 +17,7 @@ from slm_model.data.shards import ShardConfig, shard
 from slm_model.data.stories import Splits, SplitsFacts
 from slm_model.data.token_shards import TokenShards
 from slm_model.evaluation.config import GateConfig
-from slm_model.evaluation.judge import Contender, judge
+from slm_model.evaluation.judge import Contender, compare
 from slm_model.evaluation.scores import StoryScore
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.loop import train
@@ -98,8 +98,8 @@ def test_a_story_that_the_earlier_model_was_trained_on_was_trained_on(
     assert found.dtype == np.uint64 and (np.diff(found) > 0).all()
     unseen = "f" * 16
     scores = {f"{int(theirs[0]):016x}": StoryScore(10, 5, 20, 0), unseen: StoryScore(10, 5, 20, 0)}
-    contender = Contender("warm", "digest", scores, found)
-    assert judge(contender, None, GateConfig(min_stories=1)).num_excluded == 1
+    contenders = Contender("warm", "digest", scores, found), Contender("other", "digest", scores)
+    assert compare(*contenders, GateConfig(min_stories=1))[1] == 1
 
 
 def test_held_out_stories_that_the_earlier_model_was_trained_on_are_counted(
