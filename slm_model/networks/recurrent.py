@@ -75,7 +75,7 @@ class Recurrent(Network):
         if cache:
             cache.state_LBE = after if isinstance(after, tuple) else (after,)
             cache.length += num_tokens
-        x_BTD = self.projection(self.dropout(self.norm(hidden_BTE.float())))
+        x_BTD = self.projection(self.dropout(self.norm(hidden_BTE.to(self.norm.weight.dtype))))
         return linear(x_BTD, self.embedding.weight), cache
 
     def new_cache(self, batch_size: int) -> RecurrentCache:

@@ -121,8 +121,8 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_width, config.norm_epsilon)
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, cache: TransformerCache | None) -> Tensor:
-        q_BHTK = self.q_norm(self._heads(self.q_proj(x_BTD)).float())
-        k_BGTK = self.k_norm(self._heads(self.k_proj(x_BTD)).float())
+        q_BHTK = self.q_norm(self._heads(self.q_proj(x_BTD)).to(self.q_norm.weight.dtype))
+        k_BGTK = self.k_norm(self._heads(self.k_proj(x_BTD)).to(self.k_norm.weight.dtype))
         v_BGTK = self._heads(self.v_proj(x_BTD))
         q_BHTK, k_BGTK = rotate(q_BHTK, cos_TK, sin_TK), rotate(k_BGTK, cos_TK, sin_TK)
         if cache is None or cache.length == 0:

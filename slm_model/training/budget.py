@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from slm_model.training.config import TrainConfig
+from slm_model.training.processes import ALONE, Ranks
 
 if TYPE_CHECKING:
     from slm_model.data.batches import PackedBatches
@@ -54,7 +55,7 @@ def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) ->
     return min(tokens, default=LONG_WORK) * num_parameters >= LONG_WORK
 
 
-def calibrate(step: Callable[[int], object], budget_seconds: float) -> float:
+def calibrate(step: Callable[[int], object], budget_seconds: float, ranks: Ranks = ALONE) -> float:
     """Median seconds of a step, from a few that are thrown away: three seconds' worth, or less for a small budget."""
     for number in range(WARM_UP_STEPS):
         step(number)
@@ -63,5 +64,5 @@ def calibrate(step: Callable[[int], object], budget_seconds: float) -> float:
     while len(seconds) < LEAST_STEPS or sum(seconds) < enough:
         began = time.perf_counter()
         step(WARM_UP_STEPS + len(seconds))
-        seconds.append(time.perf_counter() - began)
+        seconds.append(ranks.largest(time.perf_counter() - began))
     return median(seconds)

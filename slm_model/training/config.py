@@ -43,22 +43,34 @@ class NumericsConfig(Config):
     """What can change a weight's last bit. What is asked for is identity; what ``auto`` came to is recorded."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = Field(
         "auto",
         description="Of products in training; weights stay fp32. auto: bf16 where that is faster, on a CPU only if "
-        "compiled.",
+        "compiled. fp64: of weights and all else in training, for checking that two ways of computing agree.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="torch.compile. auto: for trainings long enough to earn the half minute that it takes, and for all "
-        "with a stable schedule.",
+        "with a stable schedule; not on MPS.",
     )
     attention: Literal["auto", "fused", "explicit"] = Field(
         "auto", description="torch's fused kernel, or products written out. auto: explicit if compiled for a CPU."
     )
     num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
-        "auto", description="Threads of one operation on a CPU. auto: as many as torch finds."
+        "auto",
+        description="Threads of one operation on a CPU, in each process. auto: as many as torch finds, shared out "
+        "among the processes.",
     )
+    num_processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="Processes of one machine, started by torchrun, that share the rows of every step: each on a GPU "
+        "of its own, or on its part of the cores. auto: 1.",
+    )
+
+    @property
+    def processes(self) -> int:
+        """What ``num_processes`` comes to."""
+        return 1 if self.num_processes == "auto" else self.num_processes
 
 
 class TrainConfig(Config):
@@ -118,9 +130,11 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
-        if self.batch_size % self.accumulation:
+        processes = self.numerics.processes
+        if self.batch_size % (self.accumulation * processes):
+            times = f" times numerics.num_processes {processes}" if processes > 1 else ""
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}: "
+                f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}{times}: "
                 "a step's rows are taken in that many equal parts"
             )
         return self

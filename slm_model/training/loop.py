@@ -12,12 +12,15 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -43,6 +46,7 @@ from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
 from slm_model.training.numerics import Numerics, arithmetic, hindrance, require_same, resolve
+from slm_model.training.processes import ALONE, Ranks, learn_in_processes
 from slm_model.training.schedule import trunk_steps
 from slm_model.training.speed import Speedometer
 from slm_model.training.state import Plan, ResumeFolder, State
@@ -76,11 +80,31 @@ def train(
     the arithmetic that it began with.
     """
     shards.require_vocabulary(vocab.facts.tokenizer_sha256)
+    if config.numerics.processes == 1:
+        return learn(shards, vocab, network, config, earlier, run).finish(out, network)
+    with nullcontext(run.resume) if run.resume else TemporaryDirectory() as folder:
+        run = replace(run, resume=Path(folder), trunks=None)
+        learn_in_processes(shards, vocab, network, config, earlier, run)
+        return learn(shards, vocab, network, config, earlier, run).finish(out, network)  # no step is left to take
+
+
+def learn(
+    shards: TokenShards,
+    vocab: Vocab,
+    network: NetworkConfig,
+    config: TrainConfig,
+    earlier: Checkpoint | None,
+    run: StageRun,
+    ranks: Ranks = ALONE,
+) -> Training:
+    """Take the steps that are left, alone or as one of ``ranks``, and keep the finished state. Rank 0 alone is given a
+    resume folder. Raises as ``train`` does.
+    """
     weights = earlier_weights(earlier, vocab, network) if earlier else None
     started_from = [earlier.digest] if earlier else []
     identity = hash_json([network.identity(), config.identity(), shards.facts.model_dump(), *started_from])
     resume = ResumeFolder(run.resume)
-    plan = resume.read_plan()
+    plan = ranks.same(resume.read_plan())
     if plan and plan.identity != identity:
         raise UserError(
             f"{run.resume} is kept for a training with other settings or stories: remove it, or take another"
@@ -92,24 +116,24 @@ def train(
         batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
         long = is_long(config, batches, model.num_parameters)
         numerics = plan.numerics if plan else _held_to(run)
-        numerics = numerics or resolve(config.numerics, run.device, model.compiles, long)
-        for note in numerics.notes:
+        numerics = numerics or ranks.same(resolve(config.numerics, run.device, model.compiles, long))
+        for note in () if plan else numerics.notes:
             log.warning(note)
         with arithmetic(numerics):
-            trainee = Trainee(model.to(numerics.device), batches, config, numerics, weights)
+            trainee = Trainee(model, batches, config, numerics, weights, ranks)
             if plan is None:
                 steps, budget = total_steps(
                     config,
                     model.context,
                     batches.num_tokens,
-                    lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds),
+                    lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds, ranks),
                 )
                 plan = Plan(identity=identity, total_steps=steps, budget=budget, numerics=numerics)
                 resume.write_plan(plan)
                 trainee.begin()
             training = Training(trainee, plan, resume, run, shards, vocab, earlier)
             training.go_on()
-            return training.finish(out, network)
+            return training
 
 
 def _held_to(run: StageRun) -> Numerics | None:
@@ -139,6 +163,7 @@ class Training:
     trunk_steps: int = field(init=False)  # those that are as they are with any larger budget
     step: int = 0  # steps taken
     validated: int = 0  # the last step after which there was a validation
+    kept: tuple[int, int] | None = None  # both of these, in the newest state
     speedometer: Speedometer = field(init=False)
     watch: DivergenceWatch = field(default_factory=DivergenceWatch)
     notes: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in NOTES})
@@ -147,7 +172,7 @@ class Training:
         trainee = self.trainee
         self.speedometer = Speedometer(trainee.network, trainee.batches.tokens_per_step, trainee.numerics)
         self.trunk_steps = trunk_steps(trainee.config.schedule, self.plan.total_steps)
-        if state := self.resume.load() or self._on_the_way():
+        if state := trainee.ranks.same(self.resume.load() or self._on_the_way()):
             self._restore(state)
 
     def go_on(self) -> None:
@@ -161,7 +186,7 @@ class Training:
                 self._keep_trunk()
             if self.step in due and self.validated < self.step:
                 try:
-                    found = validate(self.trainee.network, validation, self.run.should_stop)
+                    found = validate(self.trainee.network, validation, self.run.should_stop, self.trainee.ranks)
                 except Stopped:
                     self._stop()
                 self._note(HISTORY, found)
@@ -170,6 +195,7 @@ class Training:
                 self.run.report(self.step, found)
                 self.validated = self.step
             if self.step == self.plan.total_steps:
+                self._keep()  # killed from here on, it need not take a step again
                 return
             if self.run.should_stop():
                 self._stop()
@@ -180,11 +206,10 @@ class Training:
 
     def finish(self, out: Path, network: NetworkConfig) -> Checkpoint:
         """Write the checkpoint."""
-        if self.resume.saved_step != self.step:
-            self._keep()  # killed from here on, it need not take a step again
         model, facts = self.trainee.network, self.vocab.facts
         (out / OBSERVATIONS).mkdir(parents=True, exist_ok=True)
-        save_file({name: value.cpu() for name, value in model.state_dict().items()}, out / WEIGHTS)
+        weights = {name: value.to("cpu", torch.float32) for name, value in model.state_dict().items()}
+        save_file(weights, out / WEIGHTS)
         config = CheckpointConfig(network=network, vocab_size=facts.vocab_size, tokenizer_sha256=facts.tokenizer_sha256)
         (out / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
         shutil.copyfile(self.vocab.file(TOKENIZER), out / TOKENIZER)
@@ -241,12 +266,14 @@ class Training:
         self.notes[name] += json.dumps({"step": self.step, **values}, ensure_ascii=False).encode() + b"\n"
 
     def _stop(self) -> None:
-        if self.resume.saved_step != self.step:
-            self._keep()
+        self._keep()
         raise Stopped
 
     def _keep(self) -> None:
+        if self.kept == (self.step, self.validated):
+            return
         self.resume.save(self._state())
+        self.kept = self.step, self.validated
 
     def _state(self) -> State:
         progress = {"validated": self.validated, "watch": asdict(self.watch)}
@@ -273,3 +300,4 @@ class Training:
         progress = json.loads(state.files["progress.json"])
         self.step, self.validated, self.watch = state.step, progress["validated"], DivergenceWatch(**progress["watch"])
         self.notes = {name: bytearray(state.files[name]) for name in self.notes}
+        self.kept = self.step, self.validated

@@ -26,10 +26,11 @@ class Numerics(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     device: Device
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp64"]
     compile: bool
     attention: Literal["fused", "explicit"]
-    num_threads: int
+    num_threads: int  # of each process
+    num_processes: int
     torch: str
     processor: str  # a CPU's widest instructions, a GPU's name
     notes: tuple[str, ...] = ()  # what was asked for and could not be had
@@ -39,12 +40,13 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
     """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open. ``is_long``:
     long enough for a compilation, which takes half a minute, to pay.
 
-    Raises UserError for a device that this machine lacks. Compilation falls back, and a note says why.
+    Raises UserError as ``choose_device`` does. Compilation falls back, and a note says why.
     """
-    device = _device(asked.device if asked.device != "auto" else placed)
+    device = choose_device(asked, placed)
     lack = None if can_compile else "torch.compile gains a recurrent network nothing"
     lack = lack or _no_compiler(device)
-    compiled = (asked.compile == "on" or (asked.compile == "auto" and is_long)) and lack is None
+    wanted = asked.compile == "on" or (asked.compile == "auto" and is_long and device != "mps")  # untried there
+    compiled = wanted and lack is None
     bf16_pays = (device == "cuda" and torch.cuda.is_bf16_supported()) or (
         device == "cpu" and compiled and torch.cpu._is_avx512_bf16_supported()
     )
@@ -55,6 +57,7 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
         compile=compiled,
         attention="explicit" if explicit else "fused",
         num_threads=torch.get_num_threads() if asked.num_threads == "auto" else asked.num_threads,
+        num_processes=asked.processes,
         torch=torch.__version__,
         processor=_processor(device),
         notes=(f"not compiled: {lack}",) if asked.compile == "on" and lack else (),
@@ -72,6 +75,27 @@ def hindrance(recorded: Numerics) -> str | None:
     if recorded.compile and (lack := _no_compiler(recorded.device)):
         return f"this machine cannot compile ({lack})"
     return None
+
+
+def choose_device(asked: NumericsConfig, placed: str) -> Device:
+    """The device to train on. Raises UserError if this machine lacks it, or enough of it, or it lacks the precision."""
+    wanted = asked.device if asked.device != "auto" else placed
+    known: tuple[Device, ...] = ("cuda", "mps", "cpu")
+    present = [device for device in known if _has(device)]
+    device = next((device for device in present if wanted in (device, "auto")), None)
+    if device is None:
+        raise UserError(
+            f"device {wanted!r} was asked for, this machine has {', '.join(present)}: choose one of them, or auto"
+        )
+    if device == "mps" and (asked.processes > 1 or asked.precision == "fp64"):
+        found = "has no fp64" if asked.precision == "fp64" else f"serves one process, not {asked.processes}"
+        raise UserError(f"an MPS device {found}: set train.numerics.device to cpu, or ask for less")
+    if device == "cuda" and asked.processes > torch.cuda.device_count():
+        raise UserError(
+            f"train.numerics.num_processes is {asked.processes}, each wants a GPU, and this machine has "
+            f"{torch.cuda.device_count()}: lower it"
+        )
+    return device
 
 
 def require_same(recorded: Numerics) -> None:
@@ -105,8 +129,13 @@ def arithmetic(numerics: Numerics) -> Iterator[None]:
             memory.fill_uninitialized_memory = filling
 
 
+def dtype(numerics: Numerics) -> torch.dtype:
+    """Of weights, sums, norms and losses in training."""
+    return torch.float64 if numerics.precision == "fp64" else torch.float32
+
+
 def autocast(numerics: Numerics) -> AbstractContextManager[object]:
-    """Products in bf16 where that is the precision; sums, norms, losses and weights stay in fp32."""
+    """Products in bf16 where that is the precision; sums, norms, losses and weights stay as ``dtype`` says."""
     return torch.autocast(numerics.device, torch.bfloat16, enabled=numerics.precision == "bf16")
 
 
@@ -130,15 +159,6 @@ def _kept_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def _device(wanted: str) -> Device:
-    known: tuple[Device, ...] = ("cuda", "mps", "cpu")
-    for device in known:
-        if wanted in (device, "auto") and _has(device):
-            return device
-    present = ", ".join(device for device in known if _has(device))
-    raise UserError(f"device {wanted!r} was asked for, this machine has {present}: choose one of them, or auto")
-
-
 def _has(device: Device) -> bool:
     if device == "cpu":
         return True
@@ -153,8 +173,10 @@ def _processor(device: Device) -> str:
 
 def _no_compiler(device: Device) -> str | None:
     """Why torch.compile cannot work here, or None."""
-    if device == "cuda":
-        return None if importlib.util.find_spec("triton") else "the package triton is missing"
+    if device == "cuda" and not importlib.util.find_spec("triton"):
+        return "the package triton is missing"
+    if device == "cuda" and torch.cuda.get_device_capability() < (7, 0):
+        return "triton wants a GPU of compute capability 7.0"
     if any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
         return None
     return "no C++ compiler on PATH (g++ or clang++)"

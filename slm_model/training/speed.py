@@ -25,7 +25,7 @@ class Speedometer:
     def __init__(self, network: Network, tokens_per_step: int, numerics: Numerics) -> None:
         self.tokens_per_step = tokens_per_step
         self.flops_per_token = network.flops_per_token
-        self.ceiling = ceiling(numerics.device, numerics.precision, numerics.num_threads)
+        self.ceiling = numerics.num_processes * ceiling(numerics.device, numerics.precision, numerics.num_threads)
         self._last: list[float] = []
 
     def see(self, seconds: float, steps_left: int) -> dict[str, float]:

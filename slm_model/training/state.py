@@ -85,8 +85,11 @@ class ResumeFolder:
         """Keep a state, and of the older ones the newest."""
         if self.folder is None:
             return
-        self._write(f"state-{state.step:09}", ".safetensors", state.pack())
+        new = self._write(f"state-{state.step:09}", ".safetensors", state.pack())
         self.saved_step = state.step
+        for path in self._paths(f"state-{state.step:09}"):
+            if path != new:  # from before this step's validation
+                path.unlink()
         for path in self._paths("state")[:-STATES_KEPT]:
             path.unlink()
 
@@ -116,20 +119,22 @@ class ResumeFolder:
             path.unlink()
         return None
 
-    def _write(self, stem: str, suffix: str, content: bytes) -> None:
+    def _write(self, stem: str, suffix: str, content: bytes) -> Path | None:
         if self.folder is None:
-            return
+            return None
         partial = self.folder / f"partial{suffix}"
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(self.folder / f"{stem}-{_digest(content)}{suffix}")
+        path = self.folder / f"{stem}-{_digest(content)}{suffix}"
+        partial.rename(path)
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+        return path
 
 
 def _digest(content: bytes) -> str:

@@ -18,8 +18,9 @@ from slm_model.artifact import UserError
 from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
-from slm_model.training.numerics import Numerics, autocast
+from slm_model.training.numerics import Numerics, autocast, dtype
 from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
+from slm_model.training.processes import ALONE, Ranks
 from slm_model.training.schedule import share_of_peak
 
 LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
@@ -48,10 +49,13 @@ class Trainee:
         config: TrainConfig,
         numerics: Numerics,
         weights: Mapping[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """``weights``: those to begin with. None: drawn from the seed."""
-        self.network, self.batches, self.config, self.numerics = network, batches, config, numerics
+        self.network = network.to(numerics.device, dtype(numerics))
+        self.batches, self.config, self.numerics, self.ranks = batches, config, numerics, ranks
         self.weights = weights
+        self._ahead: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         network.attend(explicit=numerics.attention == "explicit")
         self.forward = torch.compile(network) if numerics.compile else network
         self.begin()
@@ -71,13 +75,17 @@ class Trainee:
         """
         config = self.config
         share = share_of_peak(config.schedule, step, total_steps)
-        torch.manual_seed(_seed(config.seed, step))  # of dropout: no generator's state has to be kept
+        torch.manual_seed(_seed(config.seed, step, self.ranks.rank))  # of dropout: no generator's state has to be kept
         self.network.train()
         self.network.zero_grad()
-        loss = math.fsum(self._learn(step, part) for part in range(config.accumulation)) / config.accumulation
+        first = self.ranks.rank * config.accumulation
+        total = torch.stack([self._learn(step, first + part) for part in range(config.accumulation)]).sum()
+        self.ranks.add_up([total, *(p.grad for p in self.network.parameters() if p.grad is not None)])
         most = config.optimizer.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if most is None else most)
-        outcome = Outcome(loss, norm.item(), config.optimizer.learning_rate * share)
+        length = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if most is None else most)
+        self._ahead = {(step + 1, first): self._rows(step + 1, first)}  # while a GPU is still at this step
+        loss, norm = torch.stack([total, length]).tolist()  # the one wait for a GPU
+        outcome = Outcome(loss, norm, config.optimizer.learning_rate * share)
         if outcome.finite:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -95,16 +103,28 @@ class Trainee:
         self.network.load_state_dict(_under("network/", tensors))
         restore_optimizers(self.optimizers, _under("optimizer/", tensors))
 
-    def _learn(self, step: int, part: int) -> float:
-        """Add the gradient of a part of the step's rows; the mean loss of its tokens."""
-        inputs, targets = self.batches.batch(step, part, self.config.accumulation)
-        device = self.numerics.device
-        inputs_BT, targets_BT = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+    @property
+    def _num_parts(self) -> int:
+        return self.config.accumulation * self.ranks.size
+
+    def _learn(self, step: int, part: int) -> Tensor:
+        """Add the gradient of a part of the step's rows; what it adds to the step's mean loss."""
+        ahead = (step, part) in self._ahead
+        inputs_BT, targets_BT = self._ahead.pop((step, part)) if ahead else self._rows(step, part)
         with autocast(self.numerics):
             logits_BTV, _ = self.forward(inputs_BT)
-        loss: Tensor = cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
-        (loss / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        mean = cross_entropy(logits_BTV.flatten(0, 1).to(dtype(self.numerics)), targets_BT.flatten())
+        loss: Tensor = mean / self._num_parts
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _rows(self, step: int, part: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a part of the step, on the device; a GPU copies them while the CPU goes on."""
+        inputs_BT, targets_BT = map(torch.from_numpy, self.batches.batch(step, part, self._num_parts))
+        if self.numerics.device == "cuda":
+            inputs_BT, targets_BT = inputs_BT.pin_memory(), targets_BT.pin_memory()
+        device = self.numerics.device
+        return inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
 
 
 @contextmanager
@@ -123,8 +143,8 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-def _seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {step}".encode()).digest()[:8], "big") >> 1
+def _seed(seed: int, step: int, rank: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "big") >> 1
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

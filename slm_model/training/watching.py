@@ -14,6 +14,7 @@ from slm_model.networks.base import Network
 from slm_model.sampling import SamplingConfig
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import TrainConfig
+from slm_model.training.processes import ALONE, Ranks
 
 STORIES_AT_ONCE = 512  # between two questions whether to stop: a second or two at 1M parameters
 
@@ -31,20 +32,23 @@ def validation_steps(num_validations: int, total_steps: int, trunk_steps: int = 
     }
 
 
-def validate(network: Network, side: SideTokens, should_stop: Callable[[], bool]) -> dict[str, float]:
-    """Loss over every validation token, each once, in fp32 and by the convention of ``evaluation.score``.
-
-    So the bits per byte are those that the evaluation stage finds on this side. Raises Stopped if asked to.
+def validate(
+    network: Network, side: SideTokens, should_stop: Callable[[], bool], ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """Loss over every validation token, each once, in the weights' precision and by the convention of
+    ``evaluation.score``, so that the bits per byte are those that the evaluation stage finds on this side. Each of the
+    ranks scores its share of the stories. Raises Stopped if asked to.
     """
     network.eval()
     scores: list[StoryScore] = []
     for start in range(0, side.num_stories, STORIES_AT_ONCE):
         if should_stop():
             raise Stopped
-        stories = range(start, min(start + STORIES_AT_ONCE, side.num_stories))
+        stories = range(start + ranks.rank, min(start + STORIES_AT_ONCE, side.num_stories), ranks.size)
         for i, tokens in zip(stories, score_tokens(network, [side.story(i) for i in stories]), strict=True):
             nats = math.fsum(tokens.nats)
             scores.append(StoryScore(nats, len(tokens.nats), int(side.num_bytes[i]), int(side.unknown_bytes[i])))
+    scores = ranks.joined(scores)
     num_tokens = sum(score.num_tokens for score in scores)
     return {
         "val/loss": math.fsum(score.nats for score in scores) / num_tokens,

@@ -235,6 +235,16 @@ def test_the_last_two_states_are_kept_and_the_newest_is_read(tmp_path: Path) -> 
     assert torch.equal(found[1]["weight"], torch.full((50,), 100.0)) and found[1]["step"].item() == 3.0
 
 
+def test_of_two_states_after_one_step_the_later_is_kept(tmp_path: Path) -> None:
+    """Before and after its validation; their names are in the order of their digests, which is any."""
+    resume = ResumeFolder(tmp_path)
+    for log in (b"a", b"b", b"c", b"d"):
+        resume.save(State(7, state(7).tensors, {"log": log}))
+        assert len(list(tmp_path.iterdir())) == 1
+        found = read(tmp_path)
+        assert found and found[2] == {"log": log}
+
+
 def test_a_state_without_notes_yet_can_be_kept(tmp_path: Path) -> None:
     ResumeFolder(tmp_path).save(state(0))
     found = read(tmp_path)
