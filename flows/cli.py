@@ -78,6 +78,16 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
     walk = command("walk", "follow one story through the pipeline", settings=True)
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    trace = command("trace", "show what a model version, an artifact or a story comes from and what came of it")
+    trace.add_argument(
+        "reference", help="NAME, NAME/VERSION, NAME@ALIAS; a key, content digest, commit, revision, story id"
+    )
+    replay = command("replay", "tell a version's recorded stories again, with its own code, and compare every byte")
+    replay.add_argument("reference", nargs="?", help="NAME, NAME/VERSION or NAME@ALIAS; default: the newest champion")
+    replay.add_argument("--story", type=int, metavar="N", help="show the recorded story of this number")
+    gc = command("gc", "show the artifacts that no registered version and no recent run needs, or remove them")
+    gc.add_argument("--keep-days", type=float, default=14, metavar="N", help="keep what was used so lately; default 14")
+    gc.add_argument("--yes", action="store_true", help="remove them")
     command("settings", "list every setting with its default and meaning")
     return top
 

@@ -26,6 +26,7 @@ from tasks.registry import (
     MlflowStore,
     RegistryUnreachable,
     aliased,
+    all_versions,
     bundle_folder,
     checkpoint_folder,
     find_version,
@@ -244,6 +245,55 @@ def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     engine = Engine.at(artifacts_root(), _placement(options))
     planned = _walked(configure(options.preset, settings), engine)
     Console(highlight=False).print(follow(planned, options.story))
+    return 0
+
+
+def trace(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Where something comes from, and what came of it. Exit code 1 if a link does not hold."""
+    from tasks.story_trace import trace_story
+    from tasks.trace import manifests_in, named, trace_artifact, trace_version
+
+    store, reference = Store(artifacts_root()), options.reference
+    registry = MlflowStore.at(store.root)
+    names = named(reference, manifests_in(store))
+    if "/" in reference or "@" in reference or (not names and reference in list_models(registry)):
+        links = trace_version(_version(registry, reference), registry, store)
+    elif names:
+        versions = all_versions(registry)
+        links = [link for name in names for link in trace_artifact(name, store, versions, alone=len(names) == 1)]
+    else:
+        links = trace_story(reference, store, registry, all_versions(registry))
+    console = Console(highlight=False, soft_wrap=True)
+    for link in links:
+        console.print(link.title, style="bold", markup=False)
+        for name, text in link.said:
+            console.print(f"  {name:<18}{text}", markup=False)
+        for text in link.wrong:
+            console.print(f"  MISMATCH          {text}", style="red", markup=False)
+    num_wrong = sum(len(link.wrong) for link in links)
+    console.print(f"{num_wrong} links do not hold" if num_wrong else "every link holds")
+    return 1 if num_wrong else 0
+
+
+def gc(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Show what nothing needs, and remove it if told to."""
+    from tasks.gc import removable
+
+    if not options.keep_days >= 0:
+        raise UserError(f"--keep-days is {options.keep_days}: 0 or more")
+    store, now = Store(artifacts_root()), time.time()
+    found = list(removable(store, MlflowStore.at(store.root), now - 86400 * options.keep_days))
+    num_bytes = 0
+    for one in found:
+        gone = not options.yes or store.remove(one.stage, one.key, one.folder, now - 86400 * options.keep_days)
+        num_bytes += one.num_bytes if gone else 0
+        said = one.reason if gone else "left: a run uses it"
+        age = f"{(now - one.used) / 86400:8.1f} days {one.num_bytes / 1e6:12,.1f} MB"
+        print(f"{one.stage:<12}{one.folder.name:<50}{age}  {said}")
+    if options.yes:
+        print(f"{num_bytes / 1e6:,.1f} MB removed")
+    else:
+        print(f"{num_bytes / 1e6:,.1f} MB may go" + (": `slm gc --yes` removes them" if found else ""))
     return 0
 
 

@@ -23,6 +23,7 @@ from slm_model.artifact import MANIFEST, UserError
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
 VERDICT_TAG = "slm.verdict_json"  # the verdict whole; the last thing that a registration writes
+LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it rests on, by stage; its checkpoint's content
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 
 
@@ -81,6 +82,12 @@ class Version:
         return self.tags.get(KEY)
 
     @property
+    def artifacts(self) -> dict[str, str]:
+        """Keys, by stage, of the artifacts that it was made of and scored by."""
+        lineage: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
+        return lineage | ({"train": self.key} if self.key else {})
+
+    @property
     def verdict(self) -> str | None:
         return self.tags.get(VERDICT)
 
@@ -115,6 +122,11 @@ def list_versions(store: MlflowStore, model_name: str) -> list[Version]:
     if store.database is not None:
         return _by_sql(store.database, model_name)
     return list(_by_rest(store.uri, model_name))
+
+
+def all_versions(store: MlflowStore) -> list[Version]:
+    """All versions of all models. Raises RegistryUnreachable."""
+    return [version for name in list_models(store) for version in list_versions(store, name)]
 
 
 def find_version(store: MlflowStore, model_name: str, key: str) -> Version | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import StageRun
 from tasks.differences import flatten
+from tasks.environment import environment
 from tasks.lineage import source_of
 from tasks.stage import Making, Stage
 from tasks.store import Store
@@ -49,7 +50,12 @@ def listening(making: Making) -> Iterator[StageRun]:
     told = making.run.report
     store = MlflowStore.at(making.root)
     described = describe(
-        making.key, shards, network.model_dump(mode="json"), config.model_dump(mode="json"), making.root
+        making.key,
+        shards,
+        network.model_dump(mode="json"),
+        config.model_dump(mode="json"),
+        making.root,
+        environment().get("git_commit"),
     )
     with open_run(store, described) as tracked:
 
@@ -63,7 +69,12 @@ def listening(making: Making) -> Iterator[StageRun]:
 
 
 def describe(
-    key: str, shards: TokenShards, network: Mapping[str, Any], config: Mapping[str, Any], root: Path
+    key: str,
+    shards: TokenShards,
+    network: Mapping[str, Any],
+    config: Mapping[str, Any],
+    root: Path,
+    commit: str | None,
 ) -> Description:
     """The training as MLflow shows it: its settings and what it was trained on."""
     from tasks.tracking import Description
@@ -71,7 +82,8 @@ def describe(
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
     name = f"{network['kind']} {key[:8]}"
-    return Description(key, name, params, {"slm.shards": shards.key}, datasets(shards, root))
+    tags = {"slm.shards": shards.key} | ({"mlflow.source.git.commit": commit} if commit else {})
+    return Description(key, name, params, tags, datasets(shards, root))
 
 
 def datasets(shards: TokenShards, root: Path) -> list[Dataset]:
