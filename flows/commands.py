@@ -275,6 +275,29 @@ def trace(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     return 1 if num_wrong else 0
 
 
+def replay(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Tell a version's recorded stories again. Exit code 1 if one comes out otherwise."""
+    from tasks.replay import replay as told_again
+
+    registry = MlflowStore.at(artifacts_root())
+    version = _version(registry, options.reference)
+    calm_threads()
+    found = told_again(version, Store(registry.root), registry, options.story)
+    for number, story in found.stories.items():
+        if options.story in (None, number):
+            said = "the same, byte for byte" if story.same else "DIFFERS"
+            print(f"{number:>4}  {story.where:<12} {story.prompt[:40]!r:<44} {said}")
+        if options.story == number:
+            print(story.told if story.same else f"recorded: {story.recorded}\ntold now: {story.told}")
+    differ = sum(not story.same for story in found.stories.values())
+    print(f"{version.name}: {len(found.stories) - differ} of {len(found.stories)} recorded stories came out the same")
+    for reason in found.changed if differ else []:
+        print(f"  may be why: {reason}")
+    if differ and not found.changed:
+        print("  torch, processor, threads and code are what they were: the model or the record was changed")
+    return 1 if differ else 0
+
+
 def gc(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Show what nothing needs, and remove it if told to."""
     from tasks.gc import removable

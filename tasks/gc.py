@@ -41,7 +41,7 @@ def removable(store: Store, registry: MlflowStore, used_since: float) -> Iterato
             f"there are trained models and no registry at {registry.uri}, which would say what is needed: set "
             "MLFLOW_TRACKING_URI to the one that they are in, or let `slm run` register them"
         )
-    roots = {one for version in all_versions(registry) for one in version.artifacts.items()}
+    roots = {one for version in all_versions(registry) for one in version.lineage.items()}
     finished = {(folder.parent.name, folder.name): (folder, found) for folder, found in store.everything()}
     used = {name: last_used(folder) for name, (folder, _) in finished.items()}
     manifests = {name: found for name, (_, found) in finished.items() if isinstance(found, Manifest)}

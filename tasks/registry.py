@@ -82,10 +82,10 @@ class Version:
         return self.tags.get(KEY)
 
     @property
-    def artifacts(self) -> dict[str, str]:
-        """Keys, by stage, of the artifacts that it was made of and scored by."""
-        lineage: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
-        return lineage | ({"train": self.key} if self.key else {})
+    def lineage(self) -> dict[str, str]:
+        """Keys of the artifacts that it rests on, by stage."""
+        found: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
+        return found | ({"train": self.key} if self.key else {})
 
     @property
     def verdict(self) -> str | None:

@@ -65,14 +65,14 @@ def trace_version(version: Version, registry: MlflowStore, store: Store) -> list
     own = _verify_bundle(link, version, registry, manifests.get(("train", version.key or "")))
     if own is not None:
         manifests.setdefault(("train", own.key), own)  # its artifact may be gone: the bundle has the manifest too
-    return [link, *chain(version.artifacts.items(), manifests, store)]
+    return [link, *chain(version.lineage.items(), manifests, store)]
 
 
 def trace_artifact(name: Name, store: Store, versions: list[Version], alone: bool) -> list[Link]:
     """What was made of an artifact; where it is asked for alone, also what it was made of itself."""
     manifests = manifests_in(store)
     back = [other for other in manifests if other != name and name in needed([other], manifests)]
-    models = [f"{v.name}{aliases_of(v)}" for v in versions if name in needed(v.artifacts.items(), manifests)]
+    models = [f"{v.name}{aliases_of(v)}" for v in versions if name in needed(v.lineage.items(), manifests)]
     said = [("made of it", f"{stage} {key}") for stage, key in back] + [("made of it", model) for model in models]
     before = chain([name], manifests, store) if alone else []
     return [*before, Link(f"from {name[0]} {name[1]}", said or [("made of it", "nothing")])]
