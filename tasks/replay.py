@@ -33,7 +33,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Replay:
-    """What was recorded, by its number and told again; and what is other than it was then, by which a story may differ."""
+    """What was recorded, by number and told again; and what is other than it was then, so that a story may differ."""
 
     stories: dict[int, Replayed]
     changed: list[str]
