@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from slm_model.artifact import ArtifactDamaged, UserError
 from slm_model.data.stories import SIDES, RawStories, Splits, Stories
@@ -23,13 +26,19 @@ def trace_story(beginning: str, store: Store, registry: MlflowStore, versions: l
     from slm_model.evaluation.score_card import Scores
 
     way = _Way(store, registry, versions)
-    ids = {story_id for stories in way.artifacts(Stories) for story_id in _ids(stories, beginning)}
+    ids: set[str] = set()
+    unread = ""
+    for stories in way.artifacts(Stories):
+        try:
+            ids.update(_ids(stories, beginning))
+        except ArtifactDamaged as damaged:
+            unread += f"; {damaged}, so that its stories are not known"
     if len(ids) > 1:
         raise UserError(f"{len(ids):,} stories' ids begin with {beginning!r}, one is {min(ids)}: give more of it")
     if not ids:
         raise UserError(
             f"{beginning!r} is no model version, and no artifact, commit, revision or story begins so: `slm models` "
-            "lists the versions, `slm show` an artifact"
+            f"lists the versions, `slm show` an artifact{unread}"
         )
     [way.story_id] = ids
     stations: list[tuple[type[Any], Callable[[Any], Link | None]]] = [
@@ -65,7 +74,8 @@ class _Way:
         """The finished artifacts of a kind; of checkpoints also those that only a version's bundle has."""
         for stage, key in self.manifests:
             if stage == kind.stage:
-                yield kind.open(self.store.folder(stage, key))
+                with suppress(ValidationError):  # another version of this project wrote it
+                    yield kind.open(self.store.folder(stage, key))
         for version in self.versions if kind.stage == "train" else ():
             if ("train", version.key) not in self.manifests and not version.lost:
                 yield kind.open(checkpoint_folder(bundle_folder(self.registry, version)))
