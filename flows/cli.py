@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _add_runs(command)
     _add_models(command)
     _add_searches(command)
+    _add_lineage(command)
     _add_services(command)
     command("settings", "list every setting with its default and meaning")
     return top
@@ -123,6 +124,19 @@ def _add_searches(command: Command) -> None:
         made.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each setting; default: 1")
     spread = command("spread", "train again with other seeds: the least margin that a better model must win by", True)
     spread.add_argument("--num", type=int, default=5, help="trainings; default: 5")
+
+
+def _add_lineage(command: Command) -> None:
+    trace = command("trace", "show what a model version, an artifact or a story comes from and what came of it")
+    trace.add_argument(
+        "reference", help="NAME, NAME/VERSION, NAME@ALIAS; a key, content digest, commit, revision, story id"
+    )
+    replay = command("replay", "tell a version's recorded stories again, with its own code, and compare every byte")
+    replay.add_argument("reference", nargs="?", help="NAME, NAME/VERSION or NAME@ALIAS; default: the newest champion")
+    replay.add_argument("--story", type=int, metavar="N", help="show the recorded story of this number")
+    gc = command("gc", "show the artifacts that no registered version and no recent run needs, or remove them")
+    gc.add_argument("--keep-days", type=float, default=14, metavar="N", help="keep what was used so lately; default 14")
+    gc.add_argument("--yes", action="store_true", help="remove them")
 
 
 def _add_services(command: Command) -> None:

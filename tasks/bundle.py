@@ -13,9 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slm_model.evaluation.scores import StoryScore
@@ -40,21 +40,39 @@ def score_with_bundle(bundle: Path, texts: Sequence[str], device: str = "cpu") -
     """
     from slm_model.evaluation.scores import StoryScore
 
+    columns = ask_bundle(bundle, "text", texts, {"mode": "score"}, device)
+    rows = zip(*(columns[name] for name in ("nats", "num_tokens", "num_bytes", "unknown_bytes")), strict=True)
+    scores = [StoryScore(*row) for row in rows]
+    if len(scores) != len(texts):
+        raise BundleFailed(f"{bundle}: its code gave {len(scores)} scores for {len(texts)} texts")
+    return scores
+
+
+def ask_bundle(
+    bundle: Path,
+    column: str,
+    texts: Sequence[str],
+    params: Mapping[str, Any],
+    device: str = "cpu",
+    num_threads: int | None = None,
+) -> dict[str, list[Any]]:
+    """The columns that the bundle's own model and code answer to a column of texts, in a process of its own.
+
+    ``num_threads``: compute with so many, deterministically. Raises BundleFailed if that code fails.
+    """
+    request = {"rows": {column: list(texts)}, "params": dict(params), "device": device, "num_threads": num_threads}
     with tempfile.TemporaryDirectory() as temporary:
-        given, got = Path(temporary, "texts.json"), Path(temporary, "scores.json")
-        given.write_text(json.dumps(list(texts)), encoding="utf-8")
+        asked, answered = Path(temporary, "request.json"), Path(temporary, "answer.json")
+        asked.write_text(json.dumps(request), encoding="utf-8")
         # -P keeps this folder off the path, -B keeps compiled files out of the bundle.
-        command = [sys.executable, "-P", "-B", "-W", "ignore", str(PROGRAM), *map(str, (bundle, given, got)), device]
+        command = [sys.executable, "-P", "-B", "-W", "ignore", str(PROGRAM), *map(str, (bundle, asked, answered))]
         quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         done = subprocess.run(
             command, check=False, env=os.environ | quiet, cwd=temporary, capture_output=True, text=True
         )
         if done.returncode != 0:
             reason = done.stderr.strip().rpartition("\n")[2]
-            raise BundleFailed(f"{bundle}: its code could not score ({reason})\n{done.stderr}")
-        columns = json.loads(got.read_bytes())
-    rows = zip(*(columns[name] for name in ("nats", "num_tokens", "num_bytes", "unknown_bytes")), strict=True)
-    scores = [StoryScore(*row) for row in rows]
-    if len(scores) != len(texts):
-        raise BundleFailed(f"{bundle}: its code gave {len(scores)} scores for {len(texts)} texts")
-    return scores
+            doing = "score" if params.get("mode") == "score" else "tell stories"
+            raise BundleFailed(f"{bundle}: its code could not {doing} ({reason})\n{done.stderr}")
+        answer: dict[str, list[Any]] = json.loads(answered.read_bytes())
+        return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from slm_model.artifact import Manifest
 from tasks.store import Store
 
@@ -23,3 +25,18 @@ def source_of(manifest: Manifest, store: Store) -> str:
     """The pinned source in words, or the digest of what the shards were made from if the way back is cut."""
     raw = ancestors(manifest, store).get("download")
     return str(raw.facts["description"]) if raw else f"content {manifest.digest[:12]}"
+
+
+def needed(roots: Iterable[tuple[str, str]], manifests: Mapping[tuple[str, str], Manifest]) -> set[tuple[str, str]]:
+    """These artifacts (stage and key) and all that they were made of: by key, or by their bytes if the key is gone."""
+    by_digest = {(stage, manifest.digest): (stage, key) for (stage, key), manifest in manifests.items()}
+    found: set[tuple[str, str]] = set()
+    todo = list(roots)
+    while todo:
+        one = todo.pop()
+        if one not in found:
+            found.add(one)
+            for i in manifests[one].recipe.inputs if one in manifests else []:
+                name = (i.stage, i.key)
+                todo.append(name if name in manifests else by_digest.get((i.stage, i.digest), name))
+    return found

@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from slm_model.artifact import UserError
@@ -39,6 +40,7 @@ class PrefectStages(Runner):
 
     def __init__(self, engine: Engine) -> None:
         engine.watcher = Both(engine.watcher, Page())
+        engine.made_by["prefect_flow_run"] = str(flow_run.id)
         super().__init__(engine)
         self._last: State[Any] | None = None
 

@@ -1,7 +1,7 @@
 """The model as MLflow loads and serves it: this file stands in the bundle, by ``code/slm_model`` and the checkpoint.
 
 ``predict`` tells stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``). As a program,
-``pyfunc_model.py BUNDLE TEXTS.json SCORES.json [DEVICE]``, it scores with a bundle's own code in a process of its own.
+``pyfunc_model.py BUNDLE REQUEST.json ANSWER.json``, it does either with a bundle's own code in a process of its own.
 It imports nothing of ours but what stands in the bundle.
 """
 
@@ -99,12 +99,17 @@ def signature() -> ModelSignature:
     return ModelSignature(columns, stories, ParamSchema(specs))
 
 
-def main(bundle: str, texts: str, scores: str, device: str = "cpu") -> None:
-    """Score a JSON list of texts with a bundle's own code, into a JSON object of columns."""
-    model = load_model(bundle, suppress_warnings=True, model_config={"device": device})
-    frame = pd.DataFrame({"text": json.loads(Path(texts).read_bytes())})
-    answer: Any = model.predict(frame, params={"mode": "score"})
-    Path(scores).write_text(json.dumps(answer.to_dict("list")), encoding="utf-8")
+def main(bundle: str, request: str, answer: str) -> None:
+    """Have a bundle's own code answer a request (rows, params, device, num_threads), both in JSON."""
+    asked = json.loads(Path(request).read_bytes())
+    if asked["num_threads"] is not None:
+        import torch
+
+        torch.set_num_threads(asked["num_threads"])
+        torch.use_deterministic_algorithms(True)
+    model = load_model(bundle, suppress_warnings=True, model_config={"device": asked["device"]})
+    found: Any = model.predict(pd.DataFrame(asked["rows"]), params=asked["params"])
+    Path(answer).write_text(json.dumps(found.to_dict("list")), encoding="utf-8")
 
 
 if __name__ == "__main__":

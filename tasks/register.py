@@ -9,12 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.judge import Verdict
+from tasks.environment import kept_code
 from tasks.lineage import ancestors
 from tasks.registry import (
     BITS_PER_BYTE,
     CHALLENGER,
     CHAMPION,
+    DIGEST,
     LINEAGE,
     REASONS,
     REFERENCE,
@@ -122,13 +125,22 @@ def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: T
     on_the_way = [{name: str(value) for name, value in line.items()} for line in model.samples()]
     return fill_run(
         store,
-        describe(model.key, shards, network, training, model.manifest.recipe.inputs, store.root),
+        describe(
+            model.key,
+            shards,
+            network,
+            training,
+            model.manifest.recipe.inputs,
+            store.root,
+            model.manifest.environment.get("git_commit"),
+        ),
         history,
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,
         files={f"figures/{name}": data for name, data in figures.items()}
         | {f"pages/{name}.html": to_html(text).encode() for name, text in shown.pages.items()}
         | {"scores.json": scores.file("scores.json").read_bytes()}
+        | {f"code/{name}": model.file(f"{OBSERVATIONS}/{name}").read_bytes() for name in kept_code(model.manifest)}
         | ({"data/drift.json": shown.drift.model_dump_json(indent=1).encode()} if shown.drift else {}),
         tables={
             "stories.json": stories,
@@ -175,6 +187,7 @@ def _tags(model: Checkpoint, scores: Scores, root: Path) -> dict[str, str]:
         BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
         "slm.test_digest": scores.facts.test_digest,
         "slm.folder": str(model.folder),
+        DIGEST: model.digest,
         LINEAGE: json.dumps(_lineage(scores, root)),
     }
 

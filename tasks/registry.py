@@ -27,7 +27,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
 VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registration writes
-REASONS, LINEAGE = "slm.reasons", "slm.lineage"
+REASONS = "slm.reasons"
+LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it rests on, by stage; its checkpoint's content
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
 SPREAD = "slm.spread"  # on a registered model: what training again with another seed alone changes
@@ -88,18 +89,18 @@ class Version:
         return self.tags.get(KEY)
 
     @property
+    def lineage(self) -> dict[str, str]:
+        """Keys of the artifacts that it rests on, by stage."""
+        found: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
+        return found | ({"train": self.key} if self.key else {})
+
+    @property
     def verdict(self) -> str | None:
         return self.tags.get(VERDICT)
 
     @property
     def reasons(self) -> str:
         return self.tags.get(REASONS, "")
-
-    @property
-    def lineage(self) -> dict[str, str]:
-        """Keys of the artifacts that it rests on, by stage."""
-        found: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
-        return found
 
     @property
     def audit(self) -> list[dict[str, str]]:
@@ -151,6 +152,11 @@ def list_versions(store: MlflowStore, model_name: str) -> list[Version]:
     if store.database is not None:
         return _by_sql(store.database, model_name)
     return list(_by_rest(store.uri, model_name))
+
+
+def all_versions(store: MlflowStore) -> list[Version]:
+    """All versions of all models. Raises RegistryUnreachable."""
+    return [version for name in list_models(store) for version in list_versions(store, name)]
 
 
 def find_version(store: MlflowStore, model_name: str, key: str) -> Version | None:

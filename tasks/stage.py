@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +19,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel
 
 from slm_model.artifact import (
     MANIFEST,
+    OBSERVATIONS,
     Accepted,
     Artifact,
     ArtifactDamaged,
@@ -40,6 +42,7 @@ from slm_model.artifact import (
 )
 from tasks.code_digest import CodeBase
 from tasks.differences import code_differences, explain, newest_alike
+from tasks.environment import environment, keep_code
 from tasks.files import is_disk_full
 from tasks.home import REPOSITORY
 from tasks.placement import Placement
@@ -129,6 +132,7 @@ class Engine:
     placement: Placement = field(default_factory=Placement)
     watcher: Watcher = field(default_factory=Nobody)
     complaints: set[Path] = field(default_factory=set)  # files that a reader found damaged
+    made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests shall name it
 
     @classmethod
     def at(cls, root: Path, placement: Placement | None = None, watcher: Watcher | None = None) -> Engine:
@@ -172,6 +176,7 @@ class Engine:
                 self.watcher.started(stage, key, reason)
                 made = self._make(stage, recipe, key, args)
                 outcome = Outcome(stage, made, False, time.perf_counter() - began, reason)
+            self.store.hold(stage.name, key)
         self.code.remember()
         self.watcher.finished(outcome)
         return outcome
@@ -213,6 +218,7 @@ class Engine:
                 raise UserError(
                     f"no {stage.name} result with these settings and inputs was made by other code: run it instead"
                 )
+            self.store.hold(stage.name, old.key)
             with self._filling(stage.name, key) as (out, _):
                 shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
                 (out / MANIFEST).unlink()
@@ -267,7 +273,8 @@ class Engine:
                 with listening as run:
                     made: A = self._call(stage, function, out, args, run)
             refuse_edited_since()
-            manifest = manifest_of(made, recipe, opens_with(args), started, time.perf_counter() - began)
+            more = self.made_by | pinned(args)
+            manifest = manifest_of(made, recipe, opens_with(args), started, time.perf_counter() - began, more)
             folder = self.store.publish(out, manifest)
         return replace(made, folder=folder, manifest=manifest)
 
@@ -304,8 +311,19 @@ class Engine:
             self.store.abandon(stage, key)
 
 
-def manifest_of(made: Artifact, recipe: Recipe, opens_with: list[str], started: datetime, seconds: float) -> Manifest:
-    """The manifest of an artifact that has all its files."""
+def manifest_of(
+    made: Artifact,
+    recipe: Recipe,
+    opens_with: list[str],
+    started: datetime,
+    seconds: float,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Manifest:
+    """The manifest of an artifact whose files are complete but for the state of the code, which is added to them.
+
+    ``more`` is what its environment names besides the machine and the code.
+    """
+    keep_code(made.folder / OBSERVATIONS)
     files, facts = records_of(made.folder), made.facts.model_dump(mode="json")
     return Manifest(
         key=recipe.key(),
@@ -314,7 +332,7 @@ def manifest_of(made: Artifact, recipe: Recipe, opens_with: list[str], started: 
         facts=facts,
         files=files,
         opens_with=opens_with,
-        environment=environment(),
+        environment=environment() | dict(more),
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
     )
@@ -350,22 +368,6 @@ def opens_with(args: tuple[Any, ...]) -> list[str]:
     return sorted(set(chosen))
 
 
-@cache
-def environment() -> dict[str, Any]:
-    """What a manifest says of the machine and the code: beside the recipe, for a person to read."""
-    return {"python": platform.python_version(), "platform": platform.platform()} | git_state()
-
-
-@cache
-def git_state() -> dict[str, Any]:
-    """The commit that the code is at, and whether the tree differs from it; empty outside a repository."""
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            ["git", "-C", str(REPOSITORY), "status", "--porcelain"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}
+def pinned(args: tuple[Any, ...]) -> dict[str, Any]:
+    """The source that a stage was handed, whole: its revision and the digests of its files."""
+    return {a.stage: a.model_dump(mode="json") for a in settings_and_inputs(args)[1] if isinstance(a, BaseModel)}

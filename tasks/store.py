@@ -4,6 +4,7 @@
     <root>/<stage>/<key>.*.partial/  being written; worth nothing
     <root>/<stage>/<key>.resume/     what a killed stage needs to go on
     <root>/<stage>/<key>.damaged/    set aside, for a person to look at
+    <root>/<stage>/<key>.*.removed/  no longer wanted, and being removed
 
 The folder may stand on a local disk or a shared POSIX file system. Another kind of storage is a second class with
 these methods.
@@ -11,16 +12,20 @@ these methods.
 
 from __future__ import annotations
 
+import fcntl
+import math
+import os
 import re
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from slm_model.artifact import (
     MANIFEST,
@@ -55,6 +60,7 @@ class Store:
 
     def __init__(self, root: Path, hash_up_to: int = HASH_UP_TO) -> None:
         self.root, self.hash_up_to = root, hash_up_to
+        self._held: dict[Path, weakref.finalize[[int], Store]] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -92,10 +98,50 @@ class Store:
     @contextmanager
     def lock(self, stage: str, key: str) -> Iterator[None]:
         """One writer a key: the others wait. A holder that is killed lets go."""
-        path = self.root / stage / f".{key}.lock"
+        path = self._lock(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path):
             yield
+
+    def hold(self, stage: str, key: str) -> None:
+        """Mark what stands under the key as used now; nobody removes it while this store lives, killed or not.
+
+        The kernel keeps the mark, a shared lock on the manifest, and the manifest's time of change remembers it.
+        """
+        path = self.folder(stage, key) / MANIFEST
+        with suppress(OSError):  # nothing there; or a disk that can only be read, of which nobody removes anything
+            descriptor = os.open(path, os.O_RDONLY)
+            if before := self._held.pop(path, None):
+                before()
+            self._held[path] = weakref.finalize(self, os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os.utime(path)
+
+    def remove(self, stage: str, key: str, path: Path, used_since: float) -> bool:
+        """Remove a folder of this key's, unless a run holds it or has used it since then (s, of the epoch).
+
+        It loses its name before the first file goes, so that nobody ever sees half of it.
+        """
+        try:
+            with FileLock(self._lock(stage, key), timeout=0):
+                manifest = path / MANIFEST
+                with manifest.open("r+b") if manifest.exists() else nullcontext() as file:
+                    if file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever comes to hold it waits, in vain
+                    if last_used(path)[0] > used_since:
+                        return False
+                    if not path.name.endswith(".removed"):
+                        path = path.rename(path.with_name(f"{key}.{uuid.uuid4().hex[:8]}.removed"))
+                    shutil.rmtree(path)
+        except (Timeout, BlockingIOError, FileNotFoundError):  # held, or another has removed it
+            return False
+        return True
+
+    def leftovers(self) -> Iterator[tuple[str, str, Path]]:
+        """Stage, key and folder of all that is no finished artifact: half-written, kept to go on, damaged, removed."""
+        for folder in sorted(self.root.glob("*/*/")):
+            if found := re.fullmatch(rf"({KEY})\.(?:[0-9a-f]+\.)?(partial|resume|damaged|removed)", folder.name):
+                yield folder.parent.name, found[1], folder
 
     def begin(self, stage: str, key: str) -> tuple[Path, Path]:
         """An empty folder to fill, and the folder that outlives a killed run. Only under the lock."""
@@ -169,6 +215,9 @@ class Store:
         record = next((r for r in found.manifest.files if folder / r.name == path), None)
         return difference(path, record) if record else None
 
+    def _lock(self, stage: str, key: str) -> Path:
+        return self.root / stage / f".{key}.lock"
+
     def _resume(self, stage: str, key: str) -> Path:
         return self.root / stage / f"{key}.resume"
 
@@ -181,6 +230,15 @@ class Store:
             return False
         stat = path.stat()
         return (stat.st_size, stat.st_mtime_ns, stat.st_ino) == (record.size, record.mtime_ns, record.inode)
+
+
+def last_used(folder: Path) -> tuple[float, int]:
+    """When anything in a folder was written, or its artifact held, for the last time (s, of the epoch); its bytes."""
+    try:
+        stats = [path.stat() for path in (folder, *folder.rglob("*"))]
+    except FileNotFoundError:  # somebody works at it
+        return math.inf, 0
+    return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats)
 
 
 def records_of(out: Path) -> list[FileRecord]:

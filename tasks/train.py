@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import InputRef, StageRun
 from tasks.differences import flatten
+from tasks.environment import environment
 from tasks.lineage import source_of
 from tasks.stage import Making, Stage
 from tasks.store import Store
@@ -58,6 +59,7 @@ def listening(making: Making) -> Iterator[StageRun]:
         config.model_dump(mode="json"),
         making.recipe.inputs,
         making.root,
+        environment().get("git_commit"),
     )
     with open_run(store, described) as tracked:
 
@@ -84,6 +86,7 @@ def describe(
     config: Mapping[str, Any],
     inputs: Sequence[InputRef],
     root: Path,
+    commit: str | None,
 ) -> Description:
     """The training as MLflow shows it: its settings and what it was trained on."""
     from tasks.tracking import Description
@@ -93,6 +96,7 @@ def describe(
     params |= {"begins_with": (earlier := warm_start(inputs)) or "random weights"}
     name = f"{network['kind']} {key[:8]}"
     tags = {"slm.shards": shards.key} | ({"slm.warm_start": earlier} if earlier else {})
+    tags |= {"mlflow.source.git.commit": commit} if commit else {}
     return Description(key, name, params, tags, datasets(shards, root))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from slm_model.artifact import StageRun, Stopped, UserError
+from slm_model.artifact import OBSERVATIONS, StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import Side, Splits
@@ -21,7 +21,7 @@ from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.copying import compare, copied_from
 from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
 from slm_model.evaluation.score import TokenScores, score_texts, score_tokens, side_scores, stride
-from slm_model.evaluation.score_card import Phenomenon, Scores, ScoresFacts, ScoresTable
+from slm_model.evaluation.score_card import NUMERICS, Phenomenon, Scores, ScoresFacts, ScoresTable
 from slm_model.evaluation.scores import UNKNOWN_BITS, SideScores, StoryScore
 from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.generation import Generator
@@ -83,6 +83,8 @@ def evaluate(
         minimal_pairs=pairs,
     )
     _write_json(out / "scores.json", table.model_dump(mode="json"))
+    (out / OBSERVATIONS).mkdir()
+    _write_json(out / NUMERICS, numerics.model_dump(mode="json"))
     _write_json(out / "samples.json", [story.model_dump(mode="json") for story in samples])
     _write_json(
         out / "measured.json",

@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from slm_model.artifact import Artifact, ArtifactDamaged, Facts
+from slm_model.artifact import OBSERVATIONS, Artifact, ArtifactDamaged, Facts
 from slm_model.evaluation.scores import SideScores, StoryScore
 from slm_model.sampling import Story
+
+NUMERICS = f"{OBSERVATIONS}/numerics.json"
 
 
 class Interval(BaseModel):
@@ -138,7 +140,8 @@ class ScoresFacts(Facts):
 @dataclass(frozen=True)
 class Scores(Artifact):
     """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side), ``samples.json`` (stories from
-    prompts) and ``measured.json`` (stories from nothing, with what of each was copied)."""
+    prompts) and ``measured.json`` (stories from nothing, with what of each was copied);
+    ``observations/numerics.json``: on what, and with how many threads, all of it was computed."""
 
     facts: ScoresFacts
 
@@ -161,6 +164,11 @@ class Scores(Artifact):
         """The stories that were measured, each as a Story with what of it was Copied."""
         stories: list[dict[str, Any]] = json.loads(self.file("measured.json").read_bytes())
         return stories
+
+    def numerics(self) -> dict[str, Any]:
+        """On what it was computed; nothing where that was not recorded yet."""
+        recorded = self.manifest is not None and any(file.name == NUMERICS for file in self.manifest.files)
+        return json.loads(self.file(NUMERICS).read_bytes()) if recorded else {}
 
     def per_story(self) -> dict[str, StoryScore]:
         """The score of every test story by its id, in the order of the test side."""

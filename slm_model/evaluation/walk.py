@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slm_model.artifact import UserError
 from slm_model.checkpoint import Checkpoint
+from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
 from slm_model.data.token_shards import TokenShards
@@ -72,7 +73,7 @@ def walk(
 
     side, story_id = _place(splits, story_id or _default_story(stories, splits))
     part, cleaned = _row(stories.parts(), story_id)
-    raw_row = _raw_row(raw, part, cleaned)
+    found = raw_row(raw, part, cleaned)
     _, encoded = _row(shards.files(f"{side}-"), story_id)
     network, tokenizer = model.load()
     [scored] = score_tokens(network, [encoded["tokens"]])
@@ -80,8 +81,8 @@ def walk(
     opening = first_sentence(cleaned["text"])
     return Walk(
         story_id=story_id,
-        origin=raw_row["origin"] if raw_row else None,
-        raw=raw_row["text"] if raw_row else None,
+        origin=found["origin"] if found else None,
+        raw=found["text"] if found else None,
         cleaned=cleaned["text"],
         repairs=cleaned["repairs"],
         side=side,
@@ -201,7 +202,7 @@ def _default_story(stories: Stories, splits: Splits) -> str:
 
 def _place(splits: Splits, beginning: str) -> tuple[Side, str]:
     """Side and id of the story whose id begins so."""
-    found = [(side, story_id) for side in SIDES for story_id in splits.ids(side) if story_id.startswith(beginning)]
+    found = [(side, story_id) for side in SIDES for story_id in ids_beginning(splits.parts(side), beginning)]
     if not found:
         raise UserError(f"no story's id begins with {beginning!r}: give that of one that the split stage has kept")
     if len(found) > 1:
@@ -210,27 +211,9 @@ def _place(splits: Splits, beginning: str) -> tuple[Side, str]:
 
 
 def _row(parts: list[Path], story_id: str) -> tuple[Path, dict[str, Any]]:
-    """The row with this id, and the part that it stands in."""
-    for part in parts:
-        for batch in read_batches(part):
-            ids = batch["id"].to_pylist()
-            if story_id in ids:
-                return part, batch.slice(ids.index(story_id), 1).to_pylist()[0]
-    raise AssertionError(f"story {story_id}, which the split has, is in none of {[part.name for part in parts]}")
-
-
-def _raw_row(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, Any] | None:
-    """The raw story that became this one: the clean stage keeps of raw part i what stands in part i of its own."""
-    from slm_model.data.normalise import normalise
-
-    name = part.name.replace("stories-", "raw-")
-    for path in raw.parts():
-        if path.name == name:
-            for batch in read_batches(path, ["text", "split", "origin"]):
-                for row in batch.to_pylist():
-                    if row["split"] == cleaned["split"] and normalise(row["text"] or "") == cleaned["text"]:
-                        return dict(row)
-    return None
+    found = story_row(parts, story_id)
+    assert found is not None, f"story {story_id}, which the split has, is in none of {[part.name for part in parts]}"
+    return found
 
 
 def _code(text: str) -> str:

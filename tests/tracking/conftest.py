@@ -76,17 +76,15 @@ def make_checkpoint() -> Callable[[Path, int], Path]:
         (out / "history.jsonl").write_text('{"step": 1, "train/loss": 3.5}\n')
         (out / "samples.jsonl").write_text('{"step": 1, "prompt": "Once", "story": "Once upon"}\n')
         np.save(out / "training_stories.npy", np.array([1, 2, 3], np.uint64))
-        facts = dict.fromkeys(CheckpointFacts.model_fields, 1) | {
-            "budget": "1 step",
-            "numerics": {},
-            "warm_start": None,
-        }
+        values = dict.fromkeys(CheckpointFacts.model_fields, 1)
+        values |= {"budget": "1 step", "numerics": {}, "warm_start": None}
+        facts = CheckpointFacts.model_validate(values).model_dump()
         files = records_of(out)
         manifest = Manifest(
             key=hash_json([seed]),
-            digest=content_digest(files, {}),
+            digest=content_digest(files, facts),
             recipe=Recipe(stage="train", configs=[], code={}, libraries={}, inputs=[]),
-            facts=CheckpointFacts.model_validate(facts).model_dump(),
+            facts=facts,
             files=files,
             opens_with=[],
             environment={},
