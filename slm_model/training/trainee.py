@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from slm_model.artifact import UserError
 from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
@@ -22,8 +20,6 @@ from slm_model.training.numerics import Numerics, autocast, dtype
 from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.processes import ALONE, Ranks
 from slm_model.training.schedule import share_of_peak
-
-LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
 
 
 @dataclass(frozen=True)
@@ -125,22 +121,6 @@ class Trainee:
             inputs_BT, targets_BT = inputs_BT.pin_memory(), targets_BT.pin_memory()
         device = self.numerics.device
         return inputs_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
-
-
-@contextmanager
-def memory_advice(config: TrainConfig) -> Iterator[None]:
-    """Turn a lack of memory into a UserError that says what takes less."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(words in str(error) for words in LACK_OF_MEMORY):
-            raise
-        raise UserError(
-            f"the training does not fit in memory ({str(error).splitlines()[0][:120]}): raise train.accumulation (now "
-            f"{config.accumulation}, at most train.batch_size, {config.batch_size}), which changes a result's rounding "
-            "alone, or lower train.batch_size, model.context or the network's widths"
-        ) from error
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -1,0 +1,58 @@
+"""Whether a training fits in memory: asked before its first step, and said in words if it turns out that it does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from slm_model.artifact import UserError
+from slm_model.networks.base import Network
+from slm_model.training.config import TrainConfig
+from slm_model.training.numerics import Numerics
+
+LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
+
+
+def require_memory(network: Network, config: TrainConfig, numerics: Numerics) -> None:
+    """Raise MemoryError if a CPU's memory cannot hold what a step needs at the very least.
+
+    Linux hands out more memory than there is, and kills who uses it: without a word, and only after a while. A GPU says
+    so itself.
+    """
+    free = _free_bytes() if numerics.device == "cpu" else None
+    rows = config.batch_size // config.accumulation
+    logits = 2 * 4 * rows * network.context * network.vocab_size  # and their gradient
+    kept = 3 * 4 * network.num_parameters * numerics.num_processes  # weights, gradient, and one running mean
+    if free is not None and logits + kept > free:
+        raise MemoryError(f"a step needs {(logits + kept) / 1e9:.1f} GB and more, {free / 1e9:.1f} GB are free")
+
+
+@contextmanager
+def memory_advice(config: TrainConfig) -> Iterator[None]:
+    """Turn a lack of memory into a UserError that says what takes less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in LACK_OF_MEMORY):
+            raise
+        raise UserError(
+            f"the training does not fit in memory ({str(error).splitlines()[0][:120]}): raise train.accumulation (now "
+            f"{config.accumulation}, at most train.batch_size, {config.batch_size}), which changes a result's rounding "
+            "alone, or lower train.batch_size, model.context or the network's widths"
+        ) from error
+
+
+def _free_bytes() -> int | None:
+    """Memory that this process may have at most, by the machine and by its container; None where nothing tells."""
+    free = []
+    with suppress(OSError):
+        if found := re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE):
+            free.append(int(found[1]) * 1024)
+    with suppress(OSError, ValueError):  # "max": no limit
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(free, default=None)
