@@ -1,4 +1,4 @@
-"""Whether a training fits in memory: asked before its first step, and said in words if it turns out that it does not."""
+"""Whether a training fits in memory: asked before its first step, and said in words when one turns out not to."""
 
 from __future__ import annotations
 
