@@ -8,7 +8,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from slm_model.training.config import TrainConfig
-from slm_model.training.processes import ALONE, Ranks
 
 if TYPE_CHECKING:
     from slm_model.data.batches import PackedBatches
@@ -55,8 +54,11 @@ def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) ->
     return min(tokens, default=LONG_WORK) * num_parameters >= LONG_WORK
 
 
-def calibrate(step: Callable[[int], object], budget_seconds: float, ranks: Ranks = ALONE) -> float:
-    """Median seconds of a step, from a few that are thrown away: three seconds' worth, or less for a small budget."""
+def calibrate(step: Callable[[int], object], budget_seconds: float, agreed: Callable[[float], float] = float) -> float:
+    """Median seconds of a step, from a few that are thrown away: three seconds' worth, or less for a small budget.
+
+    ``agreed`` makes of a duration the one that all who step together go by.
+    """
     for number in range(WARM_UP_STEPS):
         step(number)
     seconds: list[float] = []
@@ -64,5 +66,5 @@ def calibrate(step: Callable[[int], object], budget_seconds: float, ranks: Ranks
     while len(seconds) < LEAST_STEPS or sum(seconds) < enough:
         began = time.perf_counter()
         step(WARM_UP_STEPS + len(seconds))
-        seconds.append(ranks.largest(time.perf_counter() - began))
+        seconds.append(agreed(time.perf_counter() - began))
     return median(seconds)

@@ -128,7 +128,7 @@ def learn(
                     config,
                     model.context,
                     batches.num_tokens,
-                    lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds, ranks),
+                    lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds, ranks.largest),
                 )
                 plan = Plan(identity=identity, total_steps=steps, budget=budget, numerics=numerics)
                 resume.write_plan(plan)

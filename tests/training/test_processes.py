@@ -47,7 +47,7 @@ def trainee(inputs: Path, network: dict[str, Any], ranks: Ranks, **settings: Any
     chosen = TypeAdapter[Any](NetworkConfig).validate_python(network)
     built = chosen.implementation().build(chosen, shards.facts.vocab_size)
     batches = PackedBatches(shards.load("train"), config.batch_size, built.context, config.seed)
-    return Trainee(built, batches, config, resolve(config.numerics, "cpu", False), ranks)
+    return Trainee(built, batches, config, resolve(config.numerics, "cpu", False), ranks=ranks)
 
 
 def gradients(one: Trainee) -> list[Tensor]:
