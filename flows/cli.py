@@ -1,4 +1,4 @@
-"""``slm``: the command line. It parses, hands over to commands.py, and turns a user's mistake into one line.
+"""``slm``: the command line. It parses, hands over to commands/, and turns a user's mistake into one line.
 
 Nothing heavy is imported here, so that ``slm --help`` answers at once.
 """
@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any, NoReturn
 
 USER_ERROR = 2
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, text: str, settings: bool = False) -> argparse.ArgumentParser:
+    def command(module: str, name: str, text: str, settings: bool = False) -> argparse.ArgumentParser:
         made = commands.add_parser(
             name,
             help=text,
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=EPILOG if settings else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        made.set_defaults(module=module)
         if settings:
             made.add_argument("preset", nargs="?", help="a deployment of prefect.yaml; none: TinyStories from the hub")
             workers = "processes that share a stage's parts; default: one a core"
@@ -57,12 +60,12 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
         return made
 
-    _add_runs(command)
-    _add_models(command)
-    _add_searches(command)
-    _add_lineage(command)
-    _add_services(command)
-    command("settings", "list every setting with its default and meaning")
+    _add_runs(partial(command, "running"))
+    _add_models(partial(command, "modelling"))
+    _add_searches(partial(command, "searching"))
+    _add_lineage(partial(command, "tracing"))
+    _add_services(partial(command, "serving"))
+    command("running", "settings", "list every setting with its default and meaning")
     return top
 
 
@@ -77,8 +80,6 @@ def _add_runs(command: Command) -> None:
     verify.add_argument("stage", nargs="?", help="only this stage's artifacts")
     walk = command("walk", "follow one story through the pipeline", settings=True)
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
-    show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
-    show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
 
 
 def _add_models(command: Command) -> None:
@@ -127,6 +128,8 @@ def _add_searches(command: Command) -> None:
 
 
 def _add_lineage(command: Command) -> None:
+    show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
+    show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
     trace = command("trace", "show what a model version, an artifact or a story comes from and what came of it")
     trace.add_argument(
         "reference", help="NAME, NAME/VERSION, NAME@ALIAS; a key, content digest, commit, revision, story id"
@@ -170,9 +173,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from slm_model.artifact import Stopped, UserError
 
     try:
-        from flows import commands
-
-        sys.exit(getattr(commands, options.command)(options, settings))
+        sys.exit(getattr(import_module(f"flows.commands.{options.module}"), options.command)(options, settings))
     except UserError as error:
         print(f"slm: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -1,0 +1,1 @@
+"""What the ``slm`` commands do, a module a kind."""

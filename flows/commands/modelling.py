@@ -1,0 +1,126 @@
+"""``slm`` generate, models, promote and rollback. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.presets import checked
+from slm_model.artifact import ArtifactDamaged, UserError
+from tasks.home import artifacts_root, calm_threads, settle_environment
+from tasks.registry import (
+    CHAMPION,
+    MlflowStore,
+    aliased,
+    bundle_folder,
+    find_model,
+    list_models,
+    list_versions,
+    previous_champion,
+    version_of,
+)
+from tasks.release import ReleaseConfig
+
+if TYPE_CHECKING:
+    pass
+
+
+def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Tell stories, as they come."""
+    from slm_model.sampling import SamplingConfig
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    sampling = checked(SamplingConfig, given)
+    if options.num < 1:
+        raise UserError(f"--num is {options.num}: at least one story")
+    calm_threads()
+    checkpoint, name = find_model(options.model, artifacts_root())
+    try:
+        network, tokenizer = checkpoint.load()
+    except ArtifactDamaged as damaged:
+        raise UserError(f"{damaged}: copy or train the model again") from None
+    from slm_model.generation import Generator
+
+    generator = Generator(network, tokenizer)
+    print(f"[{name}]", file=sys.stderr)
+    for number in range(options.num):
+        for piece in generator.stream(options.prompt, sampling, index=number):
+            print(piece, end="", flush=True)
+        print("\n" if number + 1 < options.num else "")
+    return 0
+
+
+def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """List registered models with the reasons of their verdicts, or hold two versions against each other."""
+    store = MlflowStore.at(artifacts_root())
+    if options.compare:
+        return _compare(store, *options.compare)
+    console = Console(highlight=False)
+    names = [options.name] if options.name else list_models(store)
+    table = Table("model", "aliases", "verdict", "bits per byte", "made", "checkpoint", box=None, pad_edge=False)
+    versions = [version for name in names for version in list_versions(store, name)]
+    for version in versions:
+        bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
+        made = f"{version.created:%Y-%m-%d %H:%M}"
+        aliases = ", ".join(version.aliases)
+        table.add_row(version.name, aliases, version.verdict or "", bits, made, (version.key or "")[:12])
+    if not versions:
+        raise UserError("no model is registered yet: run `slm run quick` first")
+    console.print(table)
+    for version in versions:
+        console.print(f"\n{version.name}: {version.reasons}" if version.reasons else "", end="", markup=False)
+        for one in version.audit:
+            console.print(f"\n  {one['alias']}: {one['who']}, {one['when'][:19]}, {one['why']}", end="", markup=False)
+    console.print()
+    return 0
+
+
+def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Give an alias to a version, whatever the gate said."""
+    settle_environment(artifacts_root())
+    store = MlflowStore.at(artifacts_root())
+    version = version_of(store, options.reference)
+    before = aliased(store, version.model_name, options.alias)
+    bundle_folder(store, version)  # a version whose files are gone is no champion
+    from tasks.tracking import set_alias
+
+    set_alias(store, version, options.alias, options.why)
+    print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before and before != version else ""))
+    return 0
+
+
+def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Make the champion before the present one champion again."""
+    settle_environment(artifacts_root())
+    store = MlflowStore.at(artifacts_root())
+    before, present = previous_champion(store, options.name), aliased(store, options.name)
+    if before is None:
+        raise UserError(
+            f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
+        )
+    from tasks.tracking import set_alias
+
+    set_alias(store, before, CHAMPION, options.why)
+    print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
+    return 0
+
+
+def _compare(store: MlflowStore, one: str, other: str) -> int:
+    """Print how the first version stands to the second, on test stories that neither was trained on."""
+    from tasks.judge import compare_versions
+
+    versions = version_of(store, one), version_of(store, other)
+    settle_environment(artifacts_root())
+    found, num_stories = compare_versions(store, *versions, ReleaseConfig())
+    way = "better" if found.difference < 0 else "worse"
+    sure = found.interval is not None and found.interval.low * found.interval.high > 0
+    print(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
+    print(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
+    print(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
+    print(f"{versions[0].name} is {way}" if sure else "these stories do not tell them apart")
+    return 0

@@ -1,0 +1,41 @@
+"""``slm`` up and doctor. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tasks.home import artifacts_root, settle_environment
+
+if TYPE_CHECKING:
+    pass
+
+MARKS = {"well": "[green]✓[/]", "mind": "[yellow]![/]", "wrong": "[red]✗[/]"}
+
+
+def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    from tasks.up import Up
+
+    root = artifacts_root()
+    settle_environment(root)
+    Up(root, options.prefect_port, options.mlflow_port, options.reruns, lambda line: print(line, flush=True)).run()
+    return 0
+
+
+def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Look at the environment. Exit code 1 if something will not work."""
+    from tasks.doctor import examine, use_by_stage
+
+    console, root, wrong = Console(highlight=False), artifacts_root(), 0
+    settle_environment(root)
+    for finding in examine(root, (options.prefect_port, options.mlflow_port)):
+        wrong += finding.fate == "wrong"
+        console.print(f"  {MARKS[finding.fate]} {finding.name:<20}", end="")
+        console.print(finding.found + (f": {finding.remedy}" if finding.remedy else ""), markup=False)
+    console.print(f"\ndisk use of {root}")
+    for name, size in use_by_stage(root).items():
+        console.print(f"  {name:<22}{size / 1e6:>10,.1f} MB", markup=False)
+    return 1 if wrong else 0
