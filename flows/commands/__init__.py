@@ -1,1 +1,0 @@
-"""What the ``slm`` commands do, a module a kind."""
