@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
@@ -338,6 +338,9 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     for name, default, text in described():
         console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
         console.print(f"    {text}", markup=False)
+    console.print("\nOf scheduled retraining alone, parameters of the deployment nightly:\n")
+    for name, default, text in described(RetrainConfig, "retrain."):
+        console.print(f"[bold]{name}[/] [dim](default {default})[/]\n    {text}")
     return 0
 
 

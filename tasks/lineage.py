@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from slm_model.artifact import Manifest
 from tasks.store import Store
+
+if TYPE_CHECKING:
+    from slm_model.data.report.data_report import DataReport
+    from tasks.registry import Version
 
 
 def ancestors(manifest: Manifest, store: Store) -> dict[str, Manifest]:
@@ -23,3 +29,22 @@ def source_of(manifest: Manifest, store: Store) -> str:
     """The pinned source in words, or the digest of what the shards were made from if the way back is cut."""
     raw = ancestors(manifest, store).get("download")
     return str(raw.facts["description"]) if raw else f"content {manifest.digest[:12]}"
+
+
+def source_digest(version: Version | None, store: Store) -> str | None:
+    """Digest of the pinned source of a version's stories; None: there is no version, or its artifacts are gone."""
+    key = version.lineage.get("download") if version else None
+    raw = store.look("download", key).manifest if key else None
+    return raw.recipe.inputs[0].digest if raw else None
+
+
+def report_of(version: Version | None, store: Store) -> DataReport | None:
+    """The report of the stories that a version was trained on; None: there is no version, or no such report."""
+    from slm_model.data.report.data_report import DataReport
+
+    shards = version.lineage.get("shard") if version else None
+    for manifest in store.manifests("describe"):
+        readable = manifest.facts.keys() == DataReport.facts_type.model_fields.keys()
+        if shards and readable and any((one.stage, one.key) == ("shard", shards) for one in manifest.recipe.inputs):
+            return DataReport.open(store.folder("describe", manifest.key))
+    return None

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from flows.cli import overrides, parser
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure, deployments, described
 from slm_model.artifact import UserError
 from tasks.placement import Placement
@@ -15,9 +15,10 @@ from tasks.placement import Placement
 def test_every_deployment_validates(name: str) -> None:
     deployment = deployments()[name]
     parameters = deployment["parameters"]
-    assert set(parameters) <= {"config", "placement"}
+    assert set(parameters) <= {"config", "retrain", "placement"}
     PipelineConfig.model_validate(parameters.get("config", {}))
     Placement.model_validate(parameters.get("placement", {}))
+    RetrainConfig.model_validate(parameters.get("retrain", {}))
     module, _, flow = deployment["entrypoint"].rpartition(".")
     assert hasattr(importlib.import_module(module), flow)
     assert deployment["description"] and deployment["work_pool"]["name"]
