@@ -73,6 +73,11 @@ def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
     assert list(events) == ["slm.retrain.unchanged"]
     assert "# Nothing to do: nightly/1" in retrain_page(decision)
 
+    write(tmp_path, "again", stories(0, 0, 5))  # told before
+    decision, events = night()
+    assert (decision.outcome, decision.version) == ("Cached", "nightly/1")
+    assert list(events) == ["slm.data.new", "slm.retrain.unchanged"]
+
     write(tmp_path, "second", stories(0, 600, 700))
     assert " to " in (newer_stories(config) or "")
     drifted = RetrainConfig(when="drifted", max_length_drift_bits=1, max_word_drift_bits=0.01)
@@ -87,7 +92,9 @@ def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
     assert decision.outcome in ("Released", "Not released") and decision.version == "nightly/2"
     assert list(events)[:2] == ["slm.data.new", "slm.data.drift"]
     assert events["slm.data.drift"]["word_bits"] == decision.word_drift_bits
-    assert (decision.word_drift_bits or 0) > 0.01, "from the last model's stories, not from those of the night between"
+    assert (decision.word_drift_bits or 0) > 0.01
+    before = sum(events["slm.data.drift"][name] for name in ("num_common", "num_gone"))
+    assert before <= 600, "the last model's stories, not those of the night between"
     word = "released" if decision.outcome == "Released" else "rejected"
     assert events[f"slm.model.{word}"]["reasons"] == decision.reasons
     assert "## Drift" in retrain_page(decision)
