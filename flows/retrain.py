@@ -182,17 +182,17 @@ def carry_out(
     known = find_version(store, name, plan.artifacts["train"].key) if plan.nothing_to_do else None
     if known is not None and VERDICT_TAG in known.tags:
         return unchanged("Cached", [f"{known.name} was built from these very stories, settings and code"], known.name)
-    before = source_digest(last, engine.store)
-    if before != source.digest:
+    before, why = source_digest(last, engine.store), {x.stage: x.reason for x in plan.lines if x.fate == "will run"}
+    if before != source.digest and "download" in why:  # those of a night that failed, or did not train, were told of
         tell("slm.data.new", "slm.source", {"source": source.describe(), "digest": source.digest, "before": before})
     release = to_the_end(lambda: pipeline(config, stages), engine)
     if release is None:
         return unchanged("Not drifted", [f"the stories are new, and {when.in_words(stages.drift)}"], None)
     if release.model_key in {version.key for version in judged if not version.lost}:
         return unchanged("Cached", [f"{release.name} is what the changes lead to as well"], release.name)
-    why = [f"{line.stage}: {line.reason}" for line in plan.lines if line.fate == "will run"]
     event, outcome = ("released", "Released") if release.passed else ("rejected", "Not released")
-    return decided(f"slm.model.{event}", outcome, release.reasons, release.name, why=why or ["it was not registered"])
+    reasons = [f"{stage}: {reason}" for stage, reason in why.items()] or ["it was not registered"]
+    return decided(f"slm.model.{event}", outcome, release.reasons, release.name, why=reasons)
 
 
 def _judged(config: PipelineConfig, store: MlflowStore) -> list[Version]:

@@ -86,6 +86,7 @@ def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
     assert 0 < (decision.word_drift_bits or 0) < 0.01
     assert list(events) == ["slm.data.new", "slm.retrain.unchanged"]
     assert newer_stories(config), "no model is of these stories yet"
+    assert list(night(drifted)[1]) == ["slm.retrain.unchanged"], "the same new stories are told of once"
 
     write(tmp_path, "third", (re.sub(r"([a-z]{4,})", r"\1ish", text) for text in stories(1, 0, 900)))
     decision, events = night(drifted)
