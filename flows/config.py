@@ -1,6 +1,11 @@
-"""PipelineConfig: the stages' own settings, composed. Run form, schedule and command line all are this object."""
+"""PipelineConfig: the stages' own settings, composed. Run form, schedule and command line all are this object.
+
+RetrainConfig: when a scheduled run builds one.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -13,6 +18,9 @@ from slm_model.networks.config import NetworkConfig, TransformerConfig
 from slm_model.tokenizer.config import BpeConfig, VocabConfig
 from slm_model.training.config import TrainConfig
 from tasks.release import ReleaseConfig
+
+if TYPE_CHECKING:
+    from slm_model.data.report.drift import Drift
 
 
 class PipelineConfig(Config):
@@ -27,3 +35,36 @@ class PipelineConfig(Config):
     train: TrainConfig = Field(TrainConfig(), description="How the network is trained.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="How the model is examined.")
     release: ReleaseConfig = Field(ReleaseConfig(), description="Under which name, and past which gate.")
+
+
+class RetrainConfig(Config):
+    """When a scheduled run builds a model. Bits are Jensen-Shannon divergences, from 0 (equal) to 1 (disjoint)."""
+
+    when: Literal["changed", "drifted"] = Field(
+        "changed",
+        description="changed: stories, settings or code are other than the last model's. drifted: new stories are a "
+        "reason only when they have drifted.",
+    )
+    max_length_drift_bits: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Stories have drifted if their lengths are further than this from the last model's stories.",
+    )
+    max_word_drift_bits: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Stories have drifted if their words are further than this from the last model's stories.",
+    )
+
+    def is_drift(self, drift: Drift) -> bool:
+        return drift.length_bits > self.max_length_drift_bits or drift.word_bits > self.max_word_drift_bits
+
+    def in_words(self, drift: Drift | None) -> str:
+        """How far it is from counting as drift."""
+        lengths, words = (drift.length_bits, drift.word_bits) if drift else (0.0, 0.0)
+        return (
+            f"have drifted by {lengths:.4f} bits in length and {words:.4f} in words "
+            f"(beyond {self.max_length_drift_bits} or {self.max_word_drift_bits} is drift)"
+        )

@@ -61,9 +61,9 @@ def checked(kind: type[M], values: Mapping[str, Any]) -> M:
         raise UserError("; ".join(_in_words(e, values) for e in _foremost(error))) from None
 
 
-def described() -> Iterator[tuple[str, str, str]]:
+def described(config: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Every setting: its name on the command line, its default, and what it means."""
-    yield from _described("", PipelineConfig)
+    yield from _described(prefix, config)
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

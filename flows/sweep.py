@@ -14,11 +14,13 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 
 from flows.grid import ScalingConfig, SweepConfig, Trial
 from flows.pipeline import pipeline
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
+from tasks.holder import held
 from tasks.home import artifacts_root, calm_threads
 from tasks.pages import to_html
 from tasks.placement import Placement
@@ -41,7 +43,8 @@ def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  #
         search: What is tried.
         placement: How it is carried out: workers, device, network.
     """
-    return carry_out(search, placement)
+    with held(artifacts_root(), flow_run.id):
+        return carry_out(search, placement)
 
 
 @flow(name="scaling", flow_run_name="scaling of {search.preset}", validate_parameters=True, persist_result=False)
@@ -52,7 +55,8 @@ def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report
         search: Which sizes, and for how long.
         placement: How it is carried out: workers, device, network.
     """
-    return carry_out(search, placement)
+    with held(artifacts_root(), flow_run.id):
+        return carry_out(search, placement)
 
 
 def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Report:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from slm_model.artifact import Manifest
 from tasks.store import Store
+
+if TYPE_CHECKING:
+    from slm_model.data.report.data_report import DataReport
+    from tasks.registry import Version
 
 
 def ancestors(manifest: Manifest, store: Store) -> dict[str, Manifest]:
@@ -40,3 +45,22 @@ def needed(roots: Iterable[tuple[str, str]], manifests: Mapping[tuple[str, str],
                 name = (i.stage, i.key)
                 todo.append(name if name in manifests else by_digest.get((i.stage, i.digest), name))
     return found
+
+
+def source_digest(version: Version | None, store: Store) -> str | None:
+    """Digest of the pinned source of a version's stories; None: there is no version, or its artifacts are gone."""
+    key = version.lineage.get("download") if version else None
+    raw = store.look("download", key).manifest if key else None
+    return raw.recipe.inputs[0].digest if raw else None
+
+
+def report_of(version: Version | None, store: Store) -> DataReport | None:
+    """The report of the stories that a version was trained on; None: there is no version, or no such report."""
+    from slm_model.data.report.data_report import DataReport
+
+    shards = version.lineage.get("shard") if version else None
+    for manifest in store.manifests("describe"):
+        readable = manifest.facts.keys() == DataReport.facts_type.model_fields.keys()
+        if shards and readable and any((one.stage, one.key) == ("shard", shards) for one in manifest.recipe.inputs):
+            return DataReport.open(store.folder("describe", manifest.key))
+    return None

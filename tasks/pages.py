@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slm_model.evaluation.score_card import Scores
     from slm_model.evaluation.walk_page import WalkPage
     from slm_model.tokenizer.vocab import Vocab
-    from tasks.release import Release
+    from tasks.release import Decision, Release
 
 
 def data_page(
@@ -186,7 +186,8 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
             "## Stories it tells",
             "\n\n---\n\n".join(stories),
             "",
-            f"MLflow: run `{release.run_id}`, model `{release.name}`, at {version_page(release)}",
+            f"MLflow: run `{release.run_id}`, model `{release.name}`, "
+            f"at {version_page(release.tracking_uri, release.name)}",
             "",
             *_made_from(model, scores),
         ]
@@ -263,11 +264,28 @@ def run_page(release: Release) -> str:
     return f"{release.tracking_uri.rstrip('/')}/#/runs/{release.run_id}"
 
 
-def version_page(release: Release) -> str:
-    """Where MLflow's server shows the version; without a server, how to have one show it."""
-    if not release.tracking_uri.startswith("http"):
-        return f"`{release.tracking_uri}` (`mlflow server --backend-store-uri {release.tracking_uri}` shows it)"
-    return f"{release.tracking_uri.rstrip('/')}/#/models/{release.model_name}/versions/{release.version}"
+def version_page(tracking_uri: str, version: str) -> str:
+    """Where MLflow's server shows NAME/VERSION; without a server, how to have one show it."""
+    if not tracking_uri.startswith("http"):
+        return f"`{tracking_uri}` (`mlflow server --backend-store-uri {tracking_uri}` shows it)"
+    return f"{tracking_uri.rstrip('/')}/#/models/{version.replace('/', '/versions/')}"
+
+
+def retrain_page(decision: Decision) -> str:
+    """What a retraining decided, why, and where to look further."""
+    head = {"Cached": "Nothing to do", "Not drifted": "No model was built"}.get(decision.outcome, decision.outcome)
+    drift = [("lengths", decision.length_drift_bits), ("words", decision.word_drift_bits)]
+    lines = [f"# {head}{f': {decision.version}' if decision.version else ''}", ""]
+    lines += [*(f"- {plain(reason)}" for reason in decision.reasons), "", f"Stories: {plain(decision.source)}.", ""]
+    if decision.why:
+        lines += ["## Why a model was built", *(f"- {plain(reason)}" for reason in decision.why), ""]
+    if decision.word_drift_bits is not None:
+        lines += ["## Drift from the last model's stories (bits)", *table(("of", "bits"), drift), ""]
+    if decision.version:
+        lines += [f"MLflow: {version_page(decision.tracking_uri, decision.version)}", ""]
+    if decision.why:
+        lines += ["This run's pages *data*, *walk* and *model* have the rest."]
+    return "\n".join(lines)
 
 
 def _made_from(*artifacts: Artifact) -> list[str]:

@@ -78,7 +78,8 @@ class PrefectStages(Runner):
     def register(self, *args: Any) -> Release:
         release = super().register(*args)
         if release.tracking_uri.startswith("http"):
-            create_link_artifact(version_page(release), release.name, key="model-version", description="In MLflow")
+            page = version_page(release.tracking_uri, release.name)
+            create_link_artifact(page, release.name, key="model-version", description="In MLflow")
             create_link_artifact(run_page(release), release.run_id, key="mlflow-run", description="The training")
         return release
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from slm_model.artifact import Config
@@ -36,3 +38,18 @@ class Release(BaseModel):
     @property
     def name(self) -> str:
         return f"{self.model_name}/{self.version}"
+
+
+class Decision(BaseModel):
+    """What a retraining came to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outcome: Literal["Cached", "Not drifted", "Released", "Not released"]
+    reasons: list[str]
+    why: list[str] = []  # a model was built, by stage; none: none was
+    source: str  # the pinned source, in words
+    version: str | None  # the model that it ended with
+    tracking_uri: str
+    length_drift_bits: float | None  # from the stories of the last model; None: the same stories, or nothing to compare
+    word_drift_bits: float | None

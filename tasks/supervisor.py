@@ -20,7 +20,7 @@ from typing import Any
 from tasks.holder import file_of, process_of, unheld
 from tasks.prefect_api import FINAL, PrefectApi
 
-FLOWS = ("build-model",)  # those that hold their runs (holder.py)
+FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling")  # those that hold their runs (holder.py)
 OPEN = ("PENDING", "RUNNING", "CANCELLING")
 AGAIN = "slm up: its process was killed"
 WORD_SECONDS = 8.0  # a living worker tells of a dead process (twice), or ends a cancelled one, sooner

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from flows.commands.surroundings import placement_of, under_prefect, walked
-from flows.config import PipelineConfig
+from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
@@ -157,6 +157,9 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     for name, default, text in described():
         console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
         console.print(f"    {text}", markup=False)
+    console.print("\nOf scheduled retraining alone, parameters of the deployment nightly:\n")
+    for name, default, text in described(RetrainConfig, "retrain."):
+        console.print(f"[bold]{name}[/] [dim](default {default})[/]\n    {text}")
     return 0
 
 

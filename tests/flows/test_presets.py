@@ -1,11 +1,13 @@
 """Presets and the settings laid over them."""
 
+import argparse
 import importlib
 
 import pytest
 
 from flows.cli import overrides, parser
-from flows.config import PipelineConfig
+from flows.commands import settings
+from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure, deployments, described
 from slm_model.artifact import UserError
 from tasks.placement import Placement
@@ -15,9 +17,10 @@ from tasks.placement import Placement
 def test_every_deployment_validates(name: str) -> None:
     deployment = deployments()[name]
     parameters = deployment["parameters"]
-    assert set(parameters) <= {"config", "placement"}
+    assert set(parameters) <= {"config", "retrain", "placement"}
     PipelineConfig.model_validate(parameters.get("config", {}))
     Placement.model_validate(parameters.get("placement", {}))
+    RetrainConfig.model_validate(parameters.get("retrain", {}))
     module, _, flow = deployment["entrypoint"].rpartition(".")
     assert hasattr(importlib.import_module(module), flow)
     assert deployment["description"] and deployment["work_pool"]["name"]
@@ -81,7 +84,11 @@ def test_the_command_line_reads_numbers_lists_and_none() -> None:
     assert found == {"a.b": 3, "a.c": [1, 2], "a.d": None, "a.e": "Lily", "a.f": True, "a.g": 0.001}
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(described())
     assert len(rows) > 60
-    assert [name for name, _, text in rows if len(text) < 10] == []
+    retraining = list(described(RetrainConfig, "retrain."))
+    assert [name for name, _, text in rows + retraining if len(text) < 10] == []
+    settings(argparse.Namespace(), {})
+    told = capsys.readouterr().out.splitlines()
+    assert [name for name, default, _ in retraining if f"{name} (default {default})" not in told] == []

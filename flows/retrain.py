@@ -1,0 +1,214 @@
+"""retrain: a model of the newest stories, judged, if anything changed. watch: starts that when there are new ones.
+
+Whether anything changed is what `slm plan` sees and the registry says; no record of its own is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.config import PipelineConfig, RetrainConfig
+from flows.pipeline import pipeline
+from flows.presets import validated
+from slm_model.artifact import UserError
+from slm_model.data.source import SourceUnreachable
+from tasks.events import emit
+from tasks.holder import held
+from tasks.home import artifacts_root, calm_threads
+from tasks.lineage import report_of, source_digest
+from tasks.pages import retrain_page
+from tasks.placement import Placement
+from tasks.plan import Planner
+from tasks.prefect_stages import PrefectStages
+from tasks.registry import VERDICT_TAG, MlflowStore, RegistryUnreachable, Version, find_version, list_versions
+from tasks.release import Decision
+from tasks.resolve import pin
+from tasks.runner import Runner, to_the_end
+from tasks.stage import Engine, Reached
+from tasks.store import Store
+from tasks.watch import onlooker
+
+if TYPE_CHECKING:
+    from slm_model.data.report.data_report import DataReport
+    from slm_model.data.report.drift import Drift
+    from slm_model.evaluation.judge import Verdict
+
+Tell = Callable[[str, str, dict[str, Any]], None]  # event, resource id, payload
+
+
+@flow(name="retrain", flow_run_name="retrain {config.release.model_name}", persist_result=False)
+def retrain(
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008
+    retrain: RetrainConfig = RetrainConfig(),  # noqa: B008
+    placement: Placement = Placement(),  # noqa: B008
+) -> State[Any]:
+    """Build and judge a model of the newest stories, unless nothing changed since the last one. Says so as an event.
+
+    Its state is named Cached, Not drifted, Released or Not released; Unreachable is a failure that time may mend.
+
+    Args:
+        config: What is built.
+        retrain: When.
+        placement: How it is carried out: workers, device, network.
+    """
+    calm_threads()
+    model = f"slm.model.{config.release.model_name}"
+    try:
+        with held(artifacts_root(), flow_run.id):
+            decision = carry_out(config, retrain, placement)
+    except (SourceUnreachable, RegistryUnreachable) as error:
+        emit("slm.retrain.unreachable", model, {"reason": str(error)})
+        return unreachable(error)
+    create_markdown_artifact(retrain_page(decision), key="retrain-page", description="What was decided, and why")
+    return Completed(name=decision.outcome, message="; ".join(decision.reasons), data=decision)
+
+
+@flow(name="watch", flow_run_name="watch for {deployment}", persist_result=False)
+def watch(deployment: str = "retrain/nightly") -> State[Any]:
+    """Look the source of a deployment up, and start that deployment where its last model is not of these stories.
+
+    Args:
+        deployment: flow/deployment whose parameters say which source and which model.
+    """
+    with held(artifacts_root(), flow_run.id), get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(deployment)
+        try:
+            change = newer_stories(validated(found.parameters.get("config", {})))
+        except (SourceUnreachable, RegistryUnreachable) as error:
+            return unreachable(error)
+        if change is None:
+            return Completed(name="Cached", message="the last model is of these very stories")
+        # A run for each change, however often it is seen: one that failed is left to the clock.
+        run = client.create_flow_run_from_deployment(found.id, idempotency_key=f"{found.id} {change}")
+    return Completed(name="New stories", message=f"{change}: {deployment} run {run.name} ({run.id}) is for them")
+
+
+def unreachable(error: UserError) -> State[Any]:
+    """No verdict on anything: the next run looks again."""
+    return Failed(name="Unreachable", message=f"{error}; nothing was judged, the next run tries again", data=error)
+
+
+def newer_stories(config: PipelineConfig) -> str | None:
+    """The change from the stories of the last judged model to those there are, by digests; None: there is none.
+
+    Raises SourceUnreachable, RegistryUnreachable.
+    """
+    root = artifacts_root()
+    last = next(iter(_judged(config, MlflowStore.at(root))), None)
+    before, now = source_digest(last, Store(root)), pin(config.source, root, offline=False).digest
+    return None if before == now else f"{before[:12] if before else 'no stories'} to {now[:12]}"
+
+
+class Watching(Runner):
+    """Runs stages, tells of drift from what the last model was trained on, and keeps what was found."""
+
+    def __init__(self, engine: Engine, when: RetrainConfig, last: Version | None, tell: Tell) -> None:
+        super().__init__(engine)
+        self.when, self.last, self.tell = when, last, tell
+        self.drift: Drift | None = None
+        self.verdict: Verdict | None = None
+
+    def compare(self, report: DataReport) -> Drift | None:
+        """Ends the walk where new stories alone are no reason to train and have not drifted."""
+        from slm_model.data.report.drift import compare
+
+        before = report_of(self.last, self.engine.store)
+        if before is not None and before.digest != report.digest:
+            told, self.drift = self.drift is not None, compare(report, before)
+            if self.when.is_drift(self.drift):
+                if not told:
+                    self.tell("slm.data.drift", "slm.source", self.drift.model_dump(mode="json"))
+            elif self.when.when == "drifted":
+                raise Reached("describe")
+        return super().compare(report)
+
+    def judge(self, *args: Any) -> Verdict:
+        self.verdict = super().judge(*args)
+        return self.verdict
+
+
+class WatchingTasks(Watching, PrefectStages):
+    """The same as Prefect tasks."""
+
+
+def carry_out(
+    config: PipelineConfig,
+    when: RetrainConfig,
+    placement: Placement,
+    runner: type[Watching] = WatchingTasks,
+    emit: Callable[[str, str, dict[str, Any]], None] = emit,
+) -> Decision:
+    """Resolve, and build and judge if anything changed; what was decided, told as events.
+
+    Raises UserError, of which SourceUnreachable and RegistryUnreachable are for time to mend.
+    """
+    _refuse_endless(config, placement)
+    name, root = config.release.model_name, artifacts_root()
+
+    def tell(event: str, kind: str, payload: dict[str, Any]) -> None:
+        emit(event, f"{kind}.{name}", {"model_name": name} | payload)
+
+    store, engine = MlflowStore.at(root), Engine.at(root, placement, onlooker())
+    judged = _judged(config, store)
+    last = judged[0] if judged else None
+    stages = runner(engine, when, last, tell)
+    source = stages.resolve(config.source)
+
+    def decided(event: str, outcome: str, reasons: list[str], version: str | None, **more: Any) -> Decision:
+        decision = Decision(
+            outcome=outcome,
+            reasons=reasons,
+            source=source.describe(),
+            version=version,
+            tracking_uri=store.uri,
+            length_drift_bits=stages.drift.length_bits if stages.drift else None,
+            word_drift_bits=stages.drift.word_bits if stages.drift else None,
+            **more,
+        )
+        verdict = {"verdict": stages.verdict.model_dump(mode="json")} if stages.verdict else {}
+        tell(event, "slm.model", decision.model_dump(mode="json") | verdict)
+        return decision
+
+    unchanged = partial(decided, "slm.retrain.unchanged")
+    plan = Planner(engine)
+    pipeline(config, plan)
+    engine.code.remember()
+    known = find_version(store, name, plan.artifacts["train"].key) if plan.nothing_to_do else None
+    if known is not None and VERDICT_TAG in known.tags:
+        return unchanged("Cached", [f"{known.name} was built from these very stories, settings and code"], known.name)
+    before, why = source_digest(last, engine.store), {x.stage: x.reason for x in plan.lines if x.fate == "will run"}
+    if before != source.digest and "download" in why:  # those of a night that failed, or did not train, were told of
+        tell("slm.data.new", "slm.source", {"source": source.describe(), "digest": source.digest, "before": before})
+    release = to_the_end(lambda: pipeline(config, stages), engine)
+    if release is None:
+        return unchanged("Not drifted", [f"the stories are new, and {when.in_words(stages.drift)}"], None)
+    if release.model_key in {version.key for version in judged if not version.lost}:
+        return unchanged("Cached", [f"{release.name} is what the changes lead to as well"], release.name)
+    event, outcome = ("released", "Released") if release.passed else ("rejected", "Not released")
+    reasons = [f"{stage}: {reason}" for stage, reason in why.items()] or ["it was not registered"]
+    return decided(f"slm.model.{event}", outcome, release.reasons, release.name, why=reasons)
+
+
+def _judged(config: PipelineConfig, store: MlflowStore) -> list[Version]:
+    return [v for v in list_versions(store, config.release.model_name) if VERDICT_TAG in v.tags]
+
+
+def _refuse_endless(config: PipelineConfig, placement: Placement) -> None:
+    """Raises UserError for settings by which no night could end as unchanged, or with a verdict."""
+    warm_start = config.train.warm_start
+    if warm_start is not None and "/" not in warm_start:
+        raise UserError(
+            f"train.warm_start is {warm_start!r}, which moves with every release, so that every night would see a "
+            "change: name a version (NAME/VERSION) or a checkpoint folder, or leave it out"
+        )
+    if placement.until is not None:
+        raise UserError(f"placement.until is {placement.until!r}: a retraining ends with a verdict, leave it out")

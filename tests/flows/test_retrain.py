@@ -1,0 +1,129 @@
+"""What a retraining decides, without Prefect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.config import PipelineConfig, RetrainConfig
+from flows.presets import configure
+from flows.retrain import Watching, carry_out, newer_stories
+from slm_model.artifact import UserError
+from slm_model.data.source import SourceUnreachable
+from slm_model.data.storygen.generate import stories
+from tasks.pages import retrain_page
+from tasks.placement import Placement
+from tasks.registry import MlflowStore, list_versions
+from tasks.release import Decision
+from tests.e2e.conftest import SMALL
+
+ALONE = Placement(num_workers=1)
+NIGHTLY = dict(zip((name.removeprefix("--") for name in SMALL[2::2]), SMALL[3::2], strict=True)) | {
+    "release.model_name": "nightly",
+    "source.kind": "files",
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SLM_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PipelineConfig:
+    (tmp_path / "stories").mkdir()
+    write(tmp_path, "first", stories(0, 0, 600))
+    return configure("quick", NIGHTLY | {"source.path": str(tmp_path / "stories")})
+
+
+def write(folder: Path, name: str, told: Any) -> None:
+    (folder / "stories" / f"{name}.txt").write_text("<|endoftext|>".join(told))
+
+
+def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
+    config: PipelineConfig, root: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[str, str, dict[str, Any]]] = []
+
+    def night(when: RetrainConfig = RetrainConfig()) -> tuple[Decision, dict[str, dict[str, Any]]]:  # noqa: B008
+        told.clear()
+        decision = carry_out(config, when, ALONE, Watching, lambda *event: told.append(event))
+        return decision, {event: payload for event, _, payload in told}
+
+    assert (newer_stories(config) or "").startswith("no stories to ")
+    decision, events = night()
+    assert (decision.outcome, decision.version) == ("Released", "nightly/1")
+    assert list(events) == ["slm.data.new", "slm.model.released"]
+    assert [resource for _, resource, _ in told] == ["slm.source.nightly", "slm.model.nightly"]
+    assert events["slm.data.new"]["before"] is None
+    assert events["slm.model.released"]["verdict"]["passed"] is True
+    assert "## Why a model was built\n- " in retrain_page(decision) and "nightly/1" in retrain_page(decision)
+
+    assert newer_stories(config) is None
+    decision, events = night()
+    assert (decision.outcome, decision.version, decision.why) == ("Cached", "nightly/1", [])
+    assert list(events) == ["slm.retrain.unchanged"]
+    assert "# Nothing to do: nightly/1" in retrain_page(decision)
+
+    write(tmp_path, "again", stories(0, 0, 5))  # told before
+    decision, events = night()
+    assert (decision.outcome, decision.version) == ("Cached", "nightly/1")
+    assert list(events) == ["slm.data.new", "slm.retrain.unchanged"]
+
+    write(tmp_path, "second", stories(0, 600, 700))
+    assert " to " in (newer_stories(config) or "")
+    drifted = RetrainConfig(when="drifted", max_length_drift_bits=1, max_word_drift_bits=0.01)
+    decision, events = night(drifted)
+    assert (decision.outcome, decision.version) == ("Not drifted", None)
+    assert 0 < (decision.word_drift_bits or 0) < 0.01
+    assert list(events) == ["slm.data.new", "slm.retrain.unchanged"]
+    assert newer_stories(config), "no model is of these stories yet"
+    assert list(night(drifted)[1]) == ["slm.retrain.unchanged"], "the same new stories are told of once"
+
+    write(tmp_path, "third", (re.sub(r"([a-z]{4,})", r"\1ish", text) for text in stories(1, 0, 900)))
+    decision, events = night(drifted)
+    assert decision.outcome in ("Released", "Not released") and decision.version == "nightly/2"
+    assert list(events)[:2] == ["slm.data.new", "slm.data.drift"]
+    assert events["slm.data.drift"]["word_bits"] == decision.word_drift_bits
+    assert (decision.word_drift_bits or 0) > 0.01
+    before = sum(events["slm.data.drift"][name] for name in ("num_common", "num_gone"))
+    assert before <= 600, "the last model's stories, not those of the night between"
+    word = "released" if decision.outcome == "Released" else "rejected"
+    assert events[f"slm.model.{word}"]["reasons"] == decision.reasons
+    assert "## Drift" in retrain_page(decision)
+    assert newer_stories(config) is None
+    assert len(list_versions(MlflowStore.at(root), "nightly")) == 2
+
+
+def test_a_source_out_of_reach_is_no_verdict(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    told: list[Any] = []
+    with pytest.raises(SourceUnreachable):
+        carry_out(PipelineConfig(), RetrainConfig(), ALONE, Watching, lambda *event: told.append(event))
+    with pytest.raises(SourceUnreachable):
+        newer_stories(PipelineConfig())
+    assert told == []
+    assert list_versions(MlflowStore.at(root), "tinystories") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: (configure("quick", {"train.warm_start": "nightly"}), ALONE), "moves with every release"),
+        (lambda config: (config, Placement(until="train")), "ends with a verdict"),
+    ],
+)
+def test_settings_by_which_no_night_could_end_well_are_refused(
+    change: Callable[[PipelineConfig], tuple[PipelineConfig, Placement]], words: str
+) -> None:
+    config, placement = change(PipelineConfig())
+    with pytest.raises(UserError, match=words):
+        carry_out(config, RetrainConfig(), placement, Watching, lambda *event: None)
