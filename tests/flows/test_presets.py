@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 from flows.cli import overrides, parser
-from flows.commands import settings
+from flows.commands.running import settings
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure, deployments, described
 from slm_model.artifact import UserError
