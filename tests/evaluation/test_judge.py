@@ -200,7 +200,7 @@ def test_real_trainings_with_other_seeds_pass_under_not_worse(pipeline: Pipeline
 
     def trained(seed: int) -> Contender:
         config = TrainConfig(max_steps=60, batch_size=8, num_validations=1, sample_tokens=0, seed=seed)
-        model = train(tmp_path / str(seed), pipeline.shards, pipeline.vocab, NETWORK, config, StageRun())
+        model = train(tmp_path / str(seed), pipeline.shards, pipeline.vocab, NETWORK, config, run=StageRun())
         return Contender(str(seed), "d", dict(zip(ids, score_texts(*model.load(), texts), strict=True)))
 
     five = [trained(seed) for seed in range(5)]
