@@ -175,7 +175,7 @@ def words() -> Any:
     """Words as white space parts them: quicker than the spaCy tokenizer that is datatrove's own choice for English."""
     from datatrove.utils.word_tokenizers import WordTokenizer
 
-    class Words(WordTokenizer):  # type: ignore[misc]
+    class Words(WordTokenizer):
         def word_tokenize(self, text: str) -> list[str]:
             return text.split()
 
