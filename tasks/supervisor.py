@@ -7,6 +7,7 @@ with the very same bytes.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -79,7 +80,11 @@ class Supervisor:
                         self.api.set_state("flow_runs", path.name, "CRASHED", AGAIN)
                 return
             elif state == "CRASHED" and age(run["state"]) > WORD_SECONDS:
-                self._again(path, run, killed=process is not None or bool(KILLED.search(run["state"]["message"] or "")))
+                self._again(
+                    path,
+                    run,
+                    killed=process is not None or bool(KILLED.search((run["state"] or {}).get("message") or "")),
+                )
             self._dead_since.pop(path.name, None)
 
     def _starts(self, run: Run) -> bool:
@@ -136,8 +141,10 @@ class Supervisor:
         self._told = {i: run["state_name"] for i, run in runs.items() if run["state_type"] not in FINAL}
 
 
-def age(state: Run) -> float:
-    """Seconds since a run took on its state."""
+def age(state: Run | None) -> float:
+    """Seconds since a run took on its state; a server that was killed as it wrote one down has left none."""
+    if state is None:
+        return math.inf
     return (datetime.now(UTC) - datetime.fromisoformat(state["timestamp"])).total_seconds()
 
 

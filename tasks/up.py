@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,7 +29,7 @@ from tasks.supervisor import Supervisor, lives
 
 LOOK_SECONDS = 2.0
 CHECKPOINT_SECONDS = 60.0  # for runs to come to where they can go on
-MOST_STARTS = 5  # of one service within STEADY_SECONDS; more is no accident
+MOST_STARTS = 20  # of one service within STEADY_SECONDS; more is no accident
 STEADY_SECONDS = 300.0
 WORKER, POOL = "slm-up", "local"
 
@@ -85,6 +86,10 @@ class Up:
                         self._mend([worker])  # which needs a server that answers
                     except OSError as error:  # busy, or about to be started again: the next look goes on
                         self.supervisor.say(f"Prefect's server did not answer: {error}")
+                    except ServiceFailed:
+                        raise
+                    except Exception:  # ours, but no reason to take down what others use
+                        self.supervisor.say(f"a look at the runs failed, the next goes on:\n{traceback.format_exc()}")
         except ServiceFailed as failed:
             raise UserError(f"{failed}; `slm doctor` looks for the cause") from failed
         finally:

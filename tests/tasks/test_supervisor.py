@@ -141,3 +141,24 @@ def test_what_was_told_to_leave_stays_open(tmp_path: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
         process.send_signal(signal.SIGINT)
     assert file_of(tmp_path, "run").read_text().startswith(f"{process.pid} ")
+
+
+def test_a_task_of_an_ended_run_is_ended_though_a_killed_server_left_no_state_of_it(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    class Torn(Recorder):
+        def ask(self, method: str, path: str, body: Any = None) -> Any:
+            task = {"id": "task", "flow_run_id": "run", "flow_run_run_count": 1, "state": None}
+            return [task] if path == "/task_runs/filter" else super().ask(method, path, body)
+
+        def found(self, path: str) -> dict[str, Any]:
+            return super().found(path) | {"run_count": 1}
+
+        def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
+            if kind == "task_runs":
+                ended.append(type)
+                return True
+            return super().set_state(kind, id, type, message, name)
+
+    Supervisor(Torn(("COMPLETED", "")), tmp_path, 2, lambda line: None).look()
+    assert ended == ["CRASHED"]
