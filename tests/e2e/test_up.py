@@ -22,7 +22,8 @@ from tests.e2e.test_prefect_server import ROOT, SMALL, Server
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SLM_KILLS", "4"))
-KILLED = SMALL | {"train": SMALL["train"] | {"max_steps": 800, "checkpoint_seconds": 1.0}}
+# Long enough to be killed so often, on a quick machine too.
+KILLED = SMALL | {"train": SMALL["train"] | {"max_steps": 500 * KILLS, "checkpoint_seconds": 1.0}}
 
 
 class Up(Server):
@@ -170,7 +171,7 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_undisturbed_on
     run_id = served.start({"config": KILLED})
     killed: list[str] = []
     while len(killed) < KILLS:
-        time.sleep(chance.uniform(2, 20))
+        time.sleep(chance.uniform(1, 10))
         state = served.ask("GET", f"/flow_runs/{run_id}")["state_type"]
         assert state not in ("COMPLETED", "FAILED", "CANCELLED"), (killed, served.logs(run_id))
         kinds = ("prefect.engine", "tasks.workers", " worker start")
