@@ -28,7 +28,7 @@ from benchmarks.generation import qwen3
 from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import INIT_STD, Cache, Network
 from slm_model.networks.config import GruConfig, LstmConfig, NetworkConfig, TransformerConfig
-from slm_model.networks.transformer import explicit_attention
+from slm_model.networks.transformer import explicit_attention, future
 from slm_model.training.config import NumericsConfig, ScheduleConfig, TrainConfig
 from slm_model.training.numerics import Numerics, arithmetic, autocast, resolve
 from slm_model.training.schedule import share_of_peak
@@ -269,13 +269,14 @@ class Gpt2(Network):
     def attend(self, explicit: bool) -> None:
         for block in self.blocks:
             assert isinstance(block, Gpt2Block)
-            block.explicit = explicit
+            block.future_PP = future(self.context) if explicit else None
 
 
 class Gpt2Block(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads, self.explicit = num_heads, False
+        self.num_heads = num_heads
+        self.future_PP: Tensor | None = None
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -283,8 +284,8 @@ class Gpt2Block(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         heads = self.qkv(self.attention_norm(x_BTD)).chunk(3, -1)
         q_BHTK, k_BHTK, v_BHTK = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in heads)
-        if self.explicit:
-            y_BHTK = explicit_attention(q_BHTK, k_BHTK, v_BHTK)
+        if self.future_PP is not None:
+            y_BHTK = explicit_attention(q_BHTK, k_BHTK, v_BHTK, self.future_PP)
         else:
             y_BHTK = scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
         x_BTD = x_BTD + self.mix(y_BHTK.transpose(1, 2).flatten(2))

@@ -1,13 +1,12 @@
 """What holds for all tests."""
 
+import os
 import signal
 
 from hypothesis import HealthCheck, settings
 
-from tasks.home import calm_threads
-
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored, which processes inherit
-calm_threads()  # before torch is imported: several test processes share the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: several test processes share the cores
 
 # The same examples every time, however slow the machine: a red test is a change's fault. `--hypothesis-profile explore`
 # looks for new ones.

@@ -116,6 +116,7 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
 
     versions = version_of(store, one), version_of(store, other)
     settle_environment(artifacts_root())
+    calm_threads()
     found, num_stories = compare_versions(store, *versions, ReleaseConfig())
     way = "better" if found.difference < 0 else "worse"
     sure = found.interval is not None and found.interval.low * found.interval.high > 0

@@ -15,7 +15,7 @@ from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
-from tasks.home import artifacts_root, settle_environment
+from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.plan import Planned, Planner
 from tasks.registry import (
     VERDICT_TAG,
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     config, placement = configure(options.preset, settings), placement_of(options)
     root = artifacts_root()
     settle_environment(root)
+    calm_threads()
     plan = walked(config, Engine.at(root, placement))
     if plan.nothing_to_do and options.until:
         console.print(f"Nothing to do: {_kept(plan, root, options.until)}")

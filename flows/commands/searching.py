@@ -14,7 +14,7 @@ from flows.commands.surroundings import placement_of, under_prefect, walked
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure
 from slm_model.artifact import UserError
-from tasks.home import artifacts_root, settle_environment
+from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.registry import (
     MlflowStore,
 )
@@ -56,6 +56,7 @@ def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if options.num < 2:
         raise UserError(f"--num is {options.num}: a spread is between two trainings or more")
     settle_environment(root)
+    calm_threads()
     from tasks.judge import record_spread
     from tasks.terminal import Terminal
 
@@ -83,6 +84,7 @@ def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) 
     console, root, placement = Console(highlight=False), artifacts_root(), placement_of(options)
     num_trainings = len(search.trials())  # an illegal one is refused here
     settle_environment(root)
+    calm_threads()
     console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
     from tasks.terminal import TrialsTerminal
 

@@ -1,14 +1,54 @@
 """The optimizers, and their state as named tensors."""
 
+# N matrices, R rows, C columns
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from slm_model.networks.base import Network
 from slm_model.training.config import OptimizerConfig
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, with matrices of one shape orthogonalised together: a step at 1M parameters takes a fifth of the
+    time."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            alike: defaultdict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                mean = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 1 - momentum)
+                alike[parameter.shape].append((parameter, parameter.grad.lerp(mean, momentum)))  # Nesterov's
+            for shape, pairs in alike.items():
+                updates_NRC = orthogonalised(
+                    torch.stack([update for _, update in pairs]), group["ns_coefficients"], group["ns_steps"]
+                )
+                length = rate * math.sqrt(max(1, shape[0] / shape[1]))
+                for (parameter, _), update_RC in zip(pairs, updates_NRC, strict=True):
+                    parameter.mul_(1 - rate * group["weight_decay"]).add_(update_RC, alpha=-length)
+
+
+def orthogonalised(matrices_NRC: Tensor, coefficients: tuple[float, float, float], num_steps: int) -> Tensor:
+    """Each of N matrices of R rows and C columns with its singular values brought near 1, in bf16: a quintic
+    Newton-Schulz iteration (Jordan et al., 2024)."""
+    x, x2, x4 = coefficients
+    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
+    wide = (matrices_NRC.mT if tall else matrices_NRC).bfloat16()
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    for _ in range(num_steps):
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=x2, alpha=x4), wide, beta=x)
+    return wide.mT if tall else wide
 
 
 def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -25,7 +65,7 @@ def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Op
     ]
     if inner:
         rate, decay, momentum = config.matrix_learning_rate, config.weight_decay, config.momentum
-        found.append(torch.optim.Muon(inner, lr=rate, weight_decay=decay, momentum=momentum))
+        found.append(Muon(inner, lr=rate, weight_decay=decay, momentum=momentum))
     for group in (group for optimizer in found for group in optimizer.param_groups):
         group["peak"] = group["lr"]
     return found

@@ -21,7 +21,7 @@ from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import NumericsConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from slm_model.training.divergence import PATIENCE, DivergenceWatch
 from slm_model.training.numerics import resolve
-from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
+from slm_model.training.optimizer import Muon, optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.schedule import share_of_peak, trunk_steps
 from slm_model.training.state import Plan, ResumeFolder, State
 
@@ -98,6 +98,24 @@ def test_muon_trains_the_matrices_inside_a_transformer_and_adamw_all_else() -> N
     assert outside == set(names.values()) - inside and "embed_tokens.weight" in outside
     assert [type(o).__name__ for o in optimizers(model, OptimizerConfig(matrices="adamw"))] == ["AdamW"]
     assert [type(o).__name__ for o in optimizers(network(), OptimizerConfig())] == ["AdamW"]
+
+
+@pytest.mark.parametrize("shapes", [[(8, 20), (8, 20), (20, 8)], [(12, 12)], [(20, 8), (6, 30), (20, 8)]])
+def test_matrices_orthogonalised_together_are_trained_as_by_torchs_muon(shapes: list[tuple[int, int]]) -> None:
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    options = {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.9}
+    muon, torchs = Muon(ours, **options), torch.optim.Muon(theirs, **options)
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        muon.step()
+        torchs.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0.02)  # an element of an update is 0.1 times at most 1.2
+        torch.testing.assert_close(muon.state[one], torchs.state[other])
 
 
 @pytest.mark.parametrize("config", [SMALL, INNER], ids=["gru", "transformer"])
