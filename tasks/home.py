@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LOAD = Path("/proc/loadavg")
 LOOKS = 5
 
 
@@ -33,7 +34,7 @@ def _others_compute() -> bool:
     """Whether other processes are running at each of a few looks. Where that cannot be seen: yes."""
     try:
         for _ in range(LOOKS):
-            if int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) <= 1:  # this one
+            if int(LOAD.read_text().split()[3].split("/")[0]) <= 1:  # this one
                 return False
             time.sleep(0.01)
     except (OSError, ValueError, IndexError):
