@@ -76,16 +76,20 @@ class Config(BaseModel):
         return importlib.import_module(self.module)
 
 
-class Facts(BaseModel):
-    """What a stage says of its artifact, beside the bytes; kept in the manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(BaseModel):
-    """A data file as its stage left it. Times in ns; ``inode`` and ``mtime_ns`` are of this machine."""
+class Record(BaseModel):
+    """Values that belong together, frozen: what a JSON file holds, or a part of it."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Facts(Record):
+    """What a stage says of its artifact, beside the bytes; kept in the manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FileRecord(Record):
+    """A data file as its stage left it. Times in ns; ``inode`` and ``mtime_ns`` are of this machine."""
 
     name: str  # relative to the folder, with forward slashes
     size: int
@@ -94,20 +98,16 @@ class FileRecord(BaseModel):
     inode: int
 
 
-class InputRef(BaseModel):
+class InputRef(Record):
     """An input of a stage: which stage left it, under which key, with which bytes."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: str
     key: str
     digest: str
 
 
-class Recipe(BaseModel):
+class Recipe(Record):
     """All that a stage's key is made of."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = FORMAT
     stage: str
@@ -122,20 +122,16 @@ class Recipe(BaseModel):
         return hash_json(identity)[:32]
 
 
-class Accepted(BaseModel):
+class Accepted(Record):
     """A person's word that this artifact, made by other code, is what the present code would leave."""
-
-    model_config = ConfigDict(frozen=True)
 
     from_key: str
     differs: list[str]  # modules, data files and libraries
     at: str
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """The last file to be written into an artifact's folder; its presence means that the artifact is whole."""
-
-    model_config = ConfigDict(frozen=True)
 
     key: str
     digest: str

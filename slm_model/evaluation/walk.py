@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from slm_model.artifact import UserError
+from slm_model.artifact import Record, UserError
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
@@ -25,20 +23,16 @@ BATCH_COLUMNS = 12
 FULL_BAR = 8.0  # nats: a loss of so much or more fills its bar
 
 
-class WalkToken(BaseModel):
+class WalkToken(Record):
     """A token of the story; ``nats``: what it cost the model, None for the beginning mark, which nothing foretells."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: int
     token: str  # in print
     nats: float | None
 
 
-class Walk(BaseModel):
+class Walk(Record):
     """The stations of a story."""
-
-    model_config = ConfigDict(frozen=True)
 
     story_id: str
     origin: str | None  # where the source has it; None: not found there

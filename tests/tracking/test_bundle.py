@@ -27,8 +27,6 @@ from tasks.bundle import BundleFailed, requirements, score_with_bundle
 from tasks.registry import MlflowStore, bundle_folder
 from tasks.tracking import Description, fill_run, quiet_mlflow, register_version
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
-
 PROMPTS = ["Once upon", "The dog"]
 TEXTS = ["Lily saw a big red ball.", "Zoë sat.", "The dog ran. " * 20]
 

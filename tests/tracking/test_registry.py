@@ -37,8 +37,6 @@ from tasks.registry import (
 )
 from tasks.tracking import Dataset, Description, connect, fill_run, register_version, set_alias, set_model_tag, set_tags
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
-
 
 def register(store: MlflowStore, checkpoint: Path, key: str, verdict: str = "passed", name: str = "tales") -> Version:
     run_id = fill_run(store, Description(key, key), [], started=datetime.now(UTC), seconds=1)

@@ -26,10 +26,7 @@ from tasks.registry import (
 )
 from tasks.tracking import Dataset, Description, connect, fill_run, open_run, register_version, set_alias
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 
 DATASET = Dataset("TinyStories", "test", "cd" * 32, "here", {"num_stories": 3})
 DESCRIPTION = Description("key-1", "run", {"width": 8}, datasets=[DATASET])

@@ -18,8 +18,6 @@ from tasks.tracking import Description, connect, keep_files, open_run
 from tasks.trial_reports import scaling_report, sweep_report
 from tasks.trials import EXPERIMENT, Result, keep_result, ranked
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
-
 RATE = "train.optimizer.learning_rate"
 SWEEP = Description("sweep-key", "quick: learning_rate", {"over": RATE}, experiment=EXPERIMENT)
 
