@@ -24,7 +24,7 @@ STORIES = ["Once upon a time there was a cat.", "The dog ran to the park, and sa
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without a run: made once, since that takes seconds, and copied for each test."""
-    from tasks.tracking import connect
+    from tasks.connection import connect
 
     root = tmp_path_factory.mktemp("template")
     store = MlflowStore(root, f"sqlite:///{root}/mlflow.db")

@@ -12,9 +12,10 @@ import pytest
 from slm_model.artifact import Manifest, Recipe, UserError
 from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts
 from slm_model.networks.config import TransformerConfig
+from tasks.connection import connect
 from tasks.pages import to_html
 from tasks.registry import MlflowStore
-from tasks.tracking import Description, connect, keep_files, open_run
+from tasks.tracking import Description, keep_files, open_run
 from tasks.trial_reports import scaling_report, sweep_report
 from tasks.trials import EXPERIMENT, Result, keep_result, ranked
 
