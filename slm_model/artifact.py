@@ -16,9 +16,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+R = TypeVar("R", bound="Record")
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -203,6 +205,14 @@ class Artifact:
                 raise ArtifactDamaged(path, reason)
             self.unhashed.discard(name)
         return path
+
+    def record(self, name: str, kind: type[R]) -> R:
+        """What a JSON file holds. Raises ArtifactDamaged as ``file`` does, and for a file that is no such record."""
+        path = self.file(name)
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
 
     def files(self, prefix: str, suffix: str = ".parquet") -> list[Path]:
         """The paths of the data files named ``prefix*suffix``, in the order of their names, checked as by ``file``."""

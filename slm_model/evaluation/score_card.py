@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from slm_model.artifact import OBSERVATIONS, Artifact, ArtifactDamaged, Facts, Record
+from slm_model.artifact import OBSERVATIONS, Artifact, Facts, Record
 from slm_model.evaluation.scores import SideScores, StoryScore
 from slm_model.sampling import Story
 
@@ -136,11 +136,7 @@ class Scores(Artifact):
 
     def table(self) -> ScoresTable:
         """All scores of both sides."""
-        path = self.file("scores.json")
-        try:
-            return ScoresTable.model_validate_json(path.read_bytes())
-        except ValueError as error:
-            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
+        return self.record("scores.json", ScoresTable)
 
     def samples(self) -> list[Story]:
         """The sample stories, in the order of the prompts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from slm_model.artifact import Artifact, ArtifactDamaged, Facts, Record
+from slm_model.artifact import Artifact, Facts, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,11 +118,7 @@ class DataReport(Artifact):
 
     def table(self) -> ReportTable:
         """Counts, lengths and examples."""
-        path = self.file("report.json")
-        try:
-            return ReportTable.model_validate_json(path.read_bytes())
-        except ValueError as error:
-            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
+        return self.record("report.json", ReportTable)
 
     def pictures(self) -> dict[str, bytes]:
         """PNG files by name."""
