@@ -64,8 +64,6 @@ def compare(now: DataReport, before: DataReport) -> Drift:
     bits = divergence(words["before"].to_numpy(), words["now"].to_numpy())
     words = (words / words.sum()).assign(bits=bits)
     by_bits = words.sort_values("bits", ascending=False, kind="stable")
-    rising = by_bits["now"] > by_bits["before"]
-    falling = by_bits["now"] < by_bits["before"]
     return Drift(
         before=before.key,
         num_new=len(ids) - num_common,
@@ -73,8 +71,8 @@ def compare(now: DataReport, before: DataReport) -> Drift:
         num_common=num_common,
         length_bits=_bounded(divergence(lengths["before"].to_numpy(), lengths["now"].to_numpy())),
         word_bits=_bounded(bits),
-        rose=_shifts(by_bits[rising]),
-        fell=_shifts(by_bits[falling]),
+        rose=_shifts(by_bits[by_bits["now"] > by_bits["before"]]),
+        fell=_shifts(by_bits[by_bits["now"] < by_bits["before"]]),
     )
 
 
