@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import MANIFEST, Manifest, Recipe, StageRun, seal_manifest
+from slm_model.artifact import Manifest, StageRun
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import read_table
@@ -33,6 +33,7 @@ from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab
 from tasks.describe import drift_of
 from tasks.store import Store, records_of
+from tests.made_artifacts import finish
 from tests.made_stories import raw_stories
 
 SOURCE = PinnedSource(kind="storygen", revision="made up")
@@ -219,12 +220,7 @@ def publish(root: Path, report: DataReport, key: str, digest: str, started: str,
     """The report as a finished artifact of a store; ``facts`` are told instead of its own."""
     folder = root / "describe" / key
     shutil.copytree(report.folder, folder)
-    manifest = Manifest(
-        key=key, digest=digest, recipe=Recipe(stage="describe", configs=[], code={}, libraries={}, inputs=[]),
-        facts=report.facts.model_dump() | facts, files=records_of(folder), opens_with=[], environment={},
-        started=started, seconds=1.0,
-    )  # fmt: skip
-    (folder / MANIFEST).write_bytes(seal_manifest(manifest))
+    finish(folder, "describe", report.facts.model_copy(update=facts), key=key, digest=digest, started=started)
     return DataReport.open(folder)
 
 
