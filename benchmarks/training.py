@@ -16,12 +16,12 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -41,62 +41,25 @@ from benchmarks.learners import (
     matrix_parameters,
     weights_digest,
 )
-from benchmarks.measure import leave, log_path, machine, rounds, run_alone, seconds_since_start
+from benchmarks.measure import leave, log_path, machine, run_alone, seconds_since_start
+from benchmarks.training_jobs import (
+    CEILING,
+    IN_QUALITY,
+    IN_SPEED,
+    Job,
+    expected_seconds,
+    network_of,
+    quality_jobs,
+    speed_jobs,
+    sweep_jobs,
+)
 from slm_model.artifact import UserError
 from slm_model.data.batches import PackedBatches
-from slm_model.data.token_shards import TokenShards
-from slm_model.networks.config import TransformerConfig
-from slm_model.training.budget import LONG_SECONDS
+from slm_model.data.token_shards import SideTokens, TokenShards
 from slm_model.training.config import TrainConfig
 from slm_model.training.watching import validate
 
 WARM_UP_STEPS = 3  # the digest of the weights after them stands beside a speed
-CEILING = report.CEILING
-IN_SPEED = [name for name in CANDIDATES if name != "ours, compiled"]
-IN_QUALITY = [
-    "ours",
-    "ours, compiled",
-    "GPT-2",
-    "GPT-2, given ours",
-    "transformers, given ours",
-    "litgpt, given ours",
-]
-START_SECONDS, COMPILE_SECONDS, SCORE_SECONDS = 10, 40, 1.0  # about, for the plan
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training, in a process of its own. Equal jobs need not be run twice."""
-
-    part: str
-    candidate: str
-    size: str
-    seconds: float
-    turn: int = 0  # round of speed, seed of quality
-    batch_size: int | None = None  # None: the size's own
-    learning_rate: float | None = None  # a peer's
-    compile_cache: str | None = None  # cold or warm, where that is on the clock
-    num_points: int = 1  # on the curve
-    vocab_size: int | None = None  # None: the size's own
-    train: dict[str, Any] | None = None  # settings of ours; None: the defaults
-
-    @property
-    def long(self) -> bool:
-        """Whether ours compiles by itself."""
-        return self.part == "speed" or self.seconds >= LONG_SECONDS
-
-    @property
-    def compiles(self) -> bool:
-        if self.candidate == CEILING or self.candidate in RECURRENT:
-            return False
-        asked = CANDIDATES[self.candidate].numerics.compile
-        return asked == "on" or (asked == "auto" and self.long)
-
-    @property
-    def cache(self) -> str:
-        """The name of the compiler's cache folder: jobs that share it compile the same code."""
-        parts = self.candidate, self.size, self.batch_size, self.vocab_size
-        return re.sub(r"\W+", "-", f"{parts}").strip("-")  # torch quotes no path to the compiler
 
 
 # -- what a process of its own does
@@ -117,20 +80,18 @@ def carry_out(job: Job, folder: Path) -> dict[str, Any]:
             found = speed(who, batches.tokens_per_step, job.seconds)
         else:
             side = shards.load("validation")
+
+            def score(on: SideTokens) -> float:
+                return validate(who.network, on, lambda: False)["val/bits_per_byte"]
+
+            from_first_step = job.part == "sweep"
             found = learn(
-                who,
-                job.seconds,
-                lambda: validate(who.network, side, lambda: False)["val/bits_per_byte"],
-                batches.tokens_per_step,
-                job.num_points,
-                from_first_step=job.part == "sweep",
+                who, job.seconds, lambda: score(side), batches.tokens_per_step, job.num_points, from_first_step
             )
-            found["stories"] = {
-                "validation": hashlib.sha256(side.ids.tobytes()).hexdigest()[:12],
-                "test": shards.facts.test_digest[:12],
-            }
+            validation = hashlib.sha256(side.ids.tobytes()).hexdigest()[:12]
+            found["stories"] = {"validation": validation, "test": shards.facts.test_digest[:12]}
             if job.part == "quality" and not found["diverged"]:
-                found["test"] = validate(who.network, shards.load("test"), lambda: False)["val/bits_per_byte"]
+                found["test"] = score(shards.load("test"))
         attention = 0 if job.candidate in RECURRENT else network.num_layers * network.num_heads * network.head_width
         flops = report.flops_per_token(matrix_parameters(who.network), attention, network.context)
         return found | {
@@ -139,11 +100,6 @@ def carry_out(job: Job, folder: Path) -> dict[str, Any]:
             "numerics": who.numerics.model_dump(mode="json"),
             "digest": found.get("digest") or weights_digest(who.network),
         }
-
-
-def network_of(job: Job) -> tuple[TransformerConfig, int]:
-    network, vocab_size = SIZES[job.size]
-    return network, job.vocab_size or vocab_size
 
 
 def speed(who: Learner, tokens_per_step: int, seconds: float) -> dict[str, Any]:
@@ -233,61 +189,6 @@ def matrix_product_flops(kind: torch.dtype) -> float:
     return best
 
 
-# -- which jobs there are
-
-
-def speed_jobs(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[Job]:
-    for size in arguments.sizes:
-        there = [name for name in names if size == "1M" or name not in RECURRENT]
-        for turn, name in rounds([CEILING, *there], arguments.repeats):
-            rate = None if name == CEILING or CANDIDATES[name].ours else 1e-3
-            cache = "warm" if turn else "cold"
-            yield Job("speed", name, size, arguments.speed_seconds, turn, None, rate, cache)
-
-
-def sweep_jobs(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[Job]:
-    for batch_size in arguments.batches:
-        for rate in arguments.learning_rates:
-            for name in names:
-                if not CANDIDATES[name].ours:
-                    yield Job(
-                        "sweep",
-                        name,
-                        "1M",
-                        arguments.sweep_seconds,
-                        batch_size=batch_size,
-                        learning_rate=rate,
-                        vocab_size=arguments.vocab_size,
-                    )
-
-
-def quality_jobs(arguments: argparse.Namespace, names: Sequence[str], rows: Sequence[report.Row]) -> Iterator[Job]:
-    """Shortest budget first, in rounds of one seed. What always compiles also starts once with an empty cache.
-
-    A peer without a sweep in ``rows`` gets no learning rate yet: good for a plan only.
-    """
-    for seconds in sorted(arguments.seconds):
-        for seed, name in rounds(names, arguments.seeds):
-            job = Job("quality", name, "1M", seconds, seed, compile_cache="warm", vocab_size=arguments.vocab_size)
-            job = replace(job, num_points=arguments.points)
-            if CANDIDATES[name].ours:
-                job = replace(job, train=arguments.train)
-            elif tuned := report.tuned(rows, name):
-                job = replace(job, batch_size=tuned["batch_size"], learning_rate=tuned["learning_rate"])
-            if not seed and seconds == min(arguments.seconds) and CANDIDATES[name].numerics.compile == "on":
-                yield replace(job, compile_cache="cold")
-            yield job
-
-
-def expected_seconds(jobs: Sequence[Job]) -> float:
-    """About as long as they take on a quiet machine."""
-    compiling = [job for job in jobs if job.compiles]
-    cold = [job.cache for job in compiling if job.compile_cache == "cold"]
-    compilations = len(cold) + len({job.cache for job in compiling} - set(cold))
-    alone = sum(START_SECONDS + job.seconds + SCORE_SECONDS * job.num_points for job in jobs)
-    return alone + COMPILE_SECONDS * compilations
-
-
 # -- how they are run
 
 
@@ -339,17 +240,18 @@ def run(job: Job, shards: Path) -> dict[str, Any]:
         return {"error": str(error)[-2000:]}
 
 
+say = partial(print, file=sys.stderr, flush=True)
+
+
 def run_missing(log: Log, jobs: Sequence[Job], shards: Path) -> None:
     missing = [job for job in jobs if not log.has(job)]
     for number, job in enumerate(missing, 1):
         told = ", ".join(f"{key} {value:g}" for key, value in asdict(job).items() if isinstance(value, int | float))
-        print(
-            f"{job.part} {number} of {len(missing)}: {job.candidate}, {job.size}, {told}", file=sys.stderr, flush=True
-        )
+        say(f"{job.part} {number} of {len(missing)}: {job.candidate}, {job.size}, {told}")
         found = run(job, shards)
         log.add(job, found)
         if "error" in found:
-            print(f"failed: {found['error'].strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+            say(f"failed: {found['error'].strip().splitlines()[-1]}")
 
 
 def token_shards(corpus: str, vocab_size: int) -> Path:
@@ -381,7 +283,7 @@ def run_all(arguments: argparse.Namespace) -> Path:
     """Carry out what the log lacks. Its path."""
     for name in arguments.only or CANDIDATES:
         if missing := CANDIDATES[name].missing:
-            print(f"left out: {name} ({', '.join(missing)} not installed)", file=sys.stderr)
+            say(f"left out: {name} ({', '.join(missing)} not installed)")
     in_speed = [name for name in arguments.only or IN_SPEED if not CANDIDATES[name].missing]
     in_quality = [name for name in arguments.only or IN_QUALITY if not CANDIDATES[name].missing]
     in_quality = [name for name in in_quality if CANDIDATES[name].kind != "Trainer"]
@@ -391,11 +293,11 @@ def run_all(arguments: argparse.Namespace) -> Path:
         "sweep": lambda: list(sweep_jobs(arguments, in_quality)),
         "quality": lambda: list(quality_jobs(arguments, in_quality, log.rows)),
     }
-    print(f"{arguments.corpus}, {log.path}", file=sys.stderr)
+    say(f"{arguments.corpus}, {log.path}")
     for part in arguments.parts:
         left = [job for job in jobs[part]() if not log.has(job)]
         minutes = expected_seconds(left) / 60
-        print(f"{part}: {len(left)} of {len(jobs[part]())} to run, about {minutes:.0f} minutes", file=sys.stderr)
+        say(f"{part}: {len(left)} of {len(jobs[part]())} to run, about {minutes:.0f} minutes")
     if arguments.plan:
         return log.path
     for part in arguments.parts:

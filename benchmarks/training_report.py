@@ -114,12 +114,10 @@ def speed_table(rows: Sequence[Row], size: str) -> str:
     for name in dict.fromkeys(row["job"]["candidate"] for row in mine if row["job"]["candidate"] != CEILING):
         own = [row for row in mine if row["job"]["candidate"] == name]
         ratios = [first[turn] / row["tokens_per_second"] for row in own if (turn := row["job"]["turn"]) in first]
-        starts = {
-            cache: [
-                row["start_seconds"] + row["first_step_seconds"] for row in own if row["job"]["compile_cache"] == cache
-            ]
+        starts = [
+            [row["start_seconds"] + row["first_step_seconds"] for row in own if row["job"]["compile_cache"] == cache]
             for cache in ("cold", "warm")
-        }
+        ]
         lines.append(
             [
                 name,
@@ -128,7 +126,7 @@ def speed_table(rows: Sequence[Row], size: str) -> str:
                 f"{median(ratios):.2f}" if ratios else "",
                 f"{median(utilisation(row, flops) for row in own):.0%}" if flops else "",
                 f"{own[0]['numerics']['precision']}{', compiled' * own[0]['numerics']['compile']}",
-                *(spread(seconds) if seconds else "" for seconds in starts.values()),
+                *(spread(seconds) if seconds else "" for seconds in starts),
                 spread([row["peak_own_mb"] for row in own], 0),
                 ", ".join(sorted({row["digest"] for row in own})),
             ]
@@ -145,21 +143,15 @@ def sweep_table(rows: Sequence[Row]) -> str:
     mine = of(rows, "sweep")
     batches = sorted({row["job"]["batch_size"] for row in mine})
     rates = sorted({row["job"]["learning_rate"] for row in mine})
+    found = {tuple(row["job"][key] for key in ("candidate", "batch_size", "learning_rate")): row for row in mine}
     lines = []
     for name in dict.fromkeys(row["job"]["candidate"] for row in mine):
         chosen = tuned(rows, name)
         for batch_size in batches:
-            cells = []
-            for rate in rates:
-                found = [
-                    (row["job"], row["validation"])
-                    for row in mine
-                    if (row["job"]["candidate"], row["job"]["batch_size"], row["job"]["learning_rate"])
-                    == (name, batch_size, rate)
-                ]
-                bits = "" if not found else "diverged" if found[-1][1] is None else f"{found[-1][1]:.3f}"
-                cells.append(f"**{bits}**" if chosen in [job for job, _ in found] else bits)
-            lines.append([name, batch_size, *cells])
+            of_rate = {rate: found.get((name, batch_size, rate)) for rate in rates}
+            cells = [bits(row["validation"]) if row else "" for row in of_rate.values()]
+            best = [row is not None and row["job"] == chosen for row in of_rate.values()]
+            lines.append([name, batch_size, *(f"**{c}**" if b else c for c, b in zip(cells, best, strict=True))])
     return table(["sweep: validation bits per byte", "batch", *(f"{rate:g}" for rate in rates)], lines)
 
 
@@ -219,7 +211,6 @@ def draw(rows: Sequence[Row], target: float | None) -> bytes:
             axes.axhline(target, color="#444444", linewidth=0.8, linestyle=":", label=f"target {target:.3f}")
         lowest = min(point["bits_per_byte"] for row in quality for point in row["points"])
         axes.set_ylim(lowest - 0.05, lowest + 1.2)  # the first points are far above
-        style(
-            axes, f"{seconds:g} seconds", "seconds from process start, without evaluation", "validation bits per byte"
-        )
+        from_start = "seconds from process start, without evaluation"
+        style(axes, f"{seconds:g} seconds", from_start, "validation bits per byte")
     return to_png(figure)

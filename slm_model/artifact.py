@@ -16,9 +16,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+R = TypeVar("R", bound="Record")
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -76,16 +78,20 @@ class Config(BaseModel):
         return importlib.import_module(self.module)
 
 
-class Facts(BaseModel):
-    """What a stage says of its artifact, beside the bytes; kept in the manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(BaseModel):
-    """A data file as its stage left it. Times in ns; ``inode`` and ``mtime_ns`` are of this machine."""
+class Record(BaseModel):
+    """Values that belong together, frozen: what a JSON file holds, or a part of it."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Facts(Record):
+    """What a stage says of its artifact, beside the bytes; kept in the manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FileRecord(Record):
+    """A data file as its stage left it. Times in ns; ``inode`` and ``mtime_ns`` are of this machine."""
 
     name: str  # relative to the folder, with forward slashes
     size: int
@@ -94,20 +100,16 @@ class FileRecord(BaseModel):
     inode: int
 
 
-class InputRef(BaseModel):
+class InputRef(Record):
     """An input of a stage: which stage left it, under which key, with which bytes."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: str
     key: str
     digest: str
 
 
-class Recipe(BaseModel):
+class Recipe(Record):
     """All that a stage's key is made of."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = FORMAT
     stage: str
@@ -122,20 +124,16 @@ class Recipe(BaseModel):
         return hash_json(identity)[:32]
 
 
-class Accepted(BaseModel):
+class Accepted(Record):
     """A person's word that this artifact, made by other code, is what the present code would leave."""
-
-    model_config = ConfigDict(frozen=True)
 
     from_key: str
     differs: list[str]  # modules, data files and libraries
     at: str
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """The last file to be written into an artifact's folder; its presence means that the artifact is whole."""
-
-    model_config = ConfigDict(frozen=True)
 
     key: str
     digest: str
@@ -207,6 +205,14 @@ class Artifact:
                 raise ArtifactDamaged(path, reason)
             self.unhashed.discard(name)
         return path
+
+    def record(self, name: str, kind: type[R]) -> R:
+        """What a JSON file holds. Raises ArtifactDamaged as ``file`` does, and for a file that is no such record."""
+        path = self.file(name)
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
 
     def files(self, prefix: str, suffix: str = ".parquet") -> list[Path]:
         """The paths of the data files named ``prefix*suffix``, in the order of their names, checked as by ``file``."""

@@ -34,7 +34,7 @@ def to_png(figure: Figure) -> bytes:
     """The figure as a file, with a legend wherever something is labelled."""
     for axes in figure.axes:
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+            axes.legend(loc="best", frameon=False)  # said outright: it warns of a slow machine otherwise
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

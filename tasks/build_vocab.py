@@ -10,14 +10,10 @@ if TYPE_CHECKING:
     from slm_model.tokenizer.vocab import Vocab
 
 
-def headline(vocab: Vocab) -> str:
-    return f"{vocab.facts.kind}, {vocab.facts.vocab_size:,} tokens"
-
-
 build_vocab: Stage[Vocab] = Stage(
     name="build_vocab",
     function="slm_model.tokenizer.build:build_vocab",
     artifact="slm_model.tokenizer.vocab:Vocab",
-    headline=headline,
+    headline=lambda vocab: f"{vocab.facts.kind}, {vocab.facts.vocab_size:,} tokens",
     tags=("tokenizer",),
 )

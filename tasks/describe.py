@@ -13,16 +13,11 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
 
 
-def headline(report: DataReport) -> str:
-    facts = report.facts
-    return f"{facts.num_words:,} words, {facts.tokens_per_word:.2f} tokens a word"
-
-
 describe: Stage[DataReport] = Stage(
     name="describe",
     function="slm_model.data.report.describe:describe",
     artifact="slm_model.data.report.data_report:DataReport",
-    headline=headline,
+    headline=lambda found: f"{found.facts.num_words:,} words, {found.facts.tokens_per_word:.2f} tokens a word",
     tags=("report",),
 )
 

@@ -10,15 +10,11 @@ if TYPE_CHECKING:
     from slm_model.data.stories import RawStories
 
 
-def headline(raw: RawStories) -> str:
-    return f"{raw.facts.num_stories:,} stories, {raw.facts.num_bytes / 1e6:.1f} MB"
-
-
 download: Stage[RawStories] = Stage(
     name="download",
     function="slm_model.data.download:download",
     artifact="slm_model.data.stories:RawStories",
-    headline=headline,
+    headline=lambda raw: f"{raw.facts.num_stories:,} stories, {raw.facts.num_bytes / 1e6:.1f} MB",
     retries=2,
     tags=("data",),
 )

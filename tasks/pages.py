@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from slm_model.markdown import plain, quote
+from slm_model.markdown import blocks, picture, plain, quote, table
 
 if TYPE_CHECKING:
     from slm_model.artifact import Artifact
@@ -29,116 +27,77 @@ def data_page(
     """The corpus: every count from the source to the shards, what was left out and mended, lengths, words, drift."""
     facts, found = report.facts, report.table()
     stories_png, words_png = report.pictures().values()
-    return "\n".join(
-        [
-            "# The data",
-            f"From {plain(raw.facts.description)}. The vocabulary spells a word with {facts.tokens_per_word:.3f} "
-            f"tokens and cannot spell {facts.unknown_share:.4%} of the bytes.",
-            "",
-            "## From the source to the shards",
-            *table(("", "stories", "bytes", "tokens"), [_station(count) for count in found.counts]),
-            "",
-            "found = rejected + kept; kept = dropped + train + validation + test. Tokens include two marks a story. "
-            f"The test side is {_TEST_FROM[splits.facts.test_from]} Its digest is `{splits.facts.test_digest[:12]}`.",
-            "",
-            picture("What was left out, and how long the stories are", stories_png),
-            "",
-            "## Lengths",
-            *table(
-                ("unit", "mean", *found.lengths[0].quantiles),
-                [(length.unit, length.mean, *length.quantiles.values()) for length in found.lengths],
-            ),
-            "",
-            "The columns are quantiles. Words are what white space parts.",
-            "",
-            "## Words and tokens",
-            picture("Frequent words and tokens, new words, use of tokens", words_png),
-            "",
-            f"Words are counted in {facts.num_sample_stories:,} of {facts.num_stories:,} stories "
-            f"({facts.num_sample_bytes / 1e6:,.1f} MB), drawn by hash: {facts.num_sample_words:,} words, "
-            f"{facts.num_distinct_words:,} distinct, in small letters. Tokens are counted in all stories.",
-            "",
-            *_drift(drift),
-            "## Rejected",
-            *table(
-                ("reason", "stories", "share"), [(r.reason, r.num_stories, f"{r.share:.2%}") for r in found.rejected]
-            ),
-            "",
-            *(line for reason in found.rejected for line in _rejected(reason)),
-            *(["## The largest families of duplicates", ""] if found.families else []),
-            *(line for family in found.families for line in _family(family)),
-            *(["## Repaired", ""] if found.repaired else []),
-            *(line for repair in found.repaired for line in _repaired(repair)),
-            "## Vocabulary",
-            *table(("", ""), vocab.facts.model_dump(mode="json").items()),
-            "",
-            *_made_from(raw, splits, vocab, shards, report),
-        ]
+    lengths = [(length.unit, length.mean, *length.quantiles.values()) for length in found.lengths]
+    rejected = [(r.reason, r.num_stories, f"{r.share:.2%}") for r in found.rejected]
+    return blocks(
+        "# The data",
+        f"From {plain(raw.facts.description)}. The vocabulary spells a word with {facts.tokens_per_word:.3f} "
+        f"tokens and cannot spell {facts.unknown_share:.4%} of the bytes.",
+        "## From the source to the shards",
+        table(("", "stories", "bytes", "tokens"), map(_station, found.counts)),
+        "found = rejected + kept; kept = dropped + train + validation + test. Tokens include two marks a story. "
+        f"The test side is {_TEST_FROM[splits.facts.test_from]} Its digest is `{splits.facts.test_digest[:12]}`.",
+        picture("What was left out, and how long the stories are", stories_png),
+        "## Lengths",
+        table(("unit", "mean", *found.lengths[0].quantiles), lengths),
+        "The columns are quantiles. Words are what white space parts.",
+        "## Words and tokens",
+        picture("Frequent words and tokens, new words, use of tokens", words_png),
+        f"Words are counted in {facts.num_sample_stories:,} of {facts.num_stories:,} stories "
+        f"({facts.num_sample_bytes / 1e6:,.1f} MB), drawn by hash: {facts.num_sample_words:,} words, "
+        f"{facts.num_distinct_words:,} distinct, in small letters. Tokens are counted in all stories.",
+        "## Since the corpus before",
+        _drift(drift),
+        "## Rejected",
+        table(("reason", "stories", "share"), rejected),
+        *map(_rejected, found.rejected),
+        "## The largest families of duplicates" if found.families else "",
+        *map(_family, found.families),
+        "## Repaired" if found.repaired else "",
+        *map(_repaired, found.repaired),
+        "## Vocabulary",
+        table(("", ""), vocab.facts.model_dump(mode="json").items()),
+        _made_from(raw, splits, vocab, shards, report),
     )
 
 
 def _station(count: Count) -> tuple[Any, ...]:
-    return (
-        f"**{count.station}**",
-        *("" if n is None else n for n in (count.num_stories, count.num_bytes, count.num_tokens)),
+    numbers = (count.num_stories, count.num_bytes, count.num_tokens)
+    return (f"**{count.station}**", *("" if n is None else n for n in numbers))
+
+
+def _drift(drift: Drift | None) -> str:
+    if drift is None:
+        return "There is no other corpus of this source to compare with."
+    shifts = [
+        [f"{plain(word.word)}: {word.before:,.0f} → {word.now:,.0f}" if word else "" for word in words]
+        for words in zip_longest(drift.rose, drift.fell)
+    ]
+    return blocks(
+        table(("stories new", "gone", "in both"), [(drift.num_new, drift.num_gone, drift.num_common)]),
+        f"Jensen-Shannon divergence (0: the same, 1: nothing in common): lengths **{drift.length_bits:.4f}** bits, "
+        f"words **{drift.word_bits:.4f}** bits. Compared with `{drift.before}`.",
+        table(("rose most, in a million words", "fell most"), shifts) if shifts else "",
     )
 
 
-def _drift(drift: Drift | None) -> list[str]:
-    head = "## Since the corpus before"
-    if drift is None:
-        return [head, "There is no other corpus of this source to compare with.", ""]
-    shifts = [
-        (
-            f"{plain(up.word)}: {up.before:,.0f} → {up.now:,.0f}" if up else "",
-            f"{plain(down.word)}: {down.before:,.0f} → {down.now:,.0f}" if down else "",
-        )
-        for up, down in zip_longest(drift.rose, drift.fell)
-    ]
-    return [
-        head,
-        *table(("stories new", "gone", "in both"), [(drift.num_new, drift.num_gone, drift.num_common)]),
-        "",
-        f"Jensen-Shannon divergence (0: the same, 1: nothing in common): lengths **{drift.length_bits:.4f}** bits, "
-        f"words **{drift.word_bits:.4f}** bits. Compared with `{drift.before}`.",
-        "",
-        *(table(("rose most, in a million words", "fell most"), shifts) if shifts else []),
-        "",
-    ]
-
-
-def _rejected(reason: Reason) -> list[str]:
-    lines = [f"### {reason.reason}", ""]
+def _rejected(reason: Reason) -> str:
+    shown = [f"### {reason.reason}"]
     for story in reason.examples:
         kept = f", kept instead: `{story.duplicate_of}`" if story.duplicate_of else ""
-        text = quote(story.text) if story.text.strip() else ["> (nothing)"]
-        lines += [f"In `{story.origin}`{kept}:", "", *text, ""]
-    return lines
+        shown += [f"In `{story.origin}`{kept}:", quote(story.text) if story.text.strip() else "> (nothing)"]
+    return blocks(*shown)
 
 
-def _family(family: Family) -> list[str]:
-    return [f"`{family.story_id}` was kept, and {family.num_rejected:,} like it rejected:", "", *quote(family.text), ""]
+def _family(family: Family) -> str:
+    return blocks(f"`{family.story_id}` was kept, and {family.num_rejected:,} like it rejected:", quote(family.text))
 
 
-def _repaired(repair: Repair) -> list[str]:
-    lines = [f"### {repair.kind}: {repair.num_stories:,} stories", ""]
+def _repaired(repair: Repair) -> str:
+    shown = [f"### {repair.kind}: {repair.num_stories:,} stories"]
     for story in repair.examples:
-        lines += [
-            f"`{story.story_id}`, as found and as kept:",
-            "",
-            *quote(story.found),
-            "",
-            "→",
-            "",
-            *quote(story.kept),
-            "",
-        ]
-    return lines
-
-
-def picture(title: str, png: bytes) -> str:
-    """A picture within the page itself; Prefect's UI shows it."""
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+        shown += [f"`{story.story_id}`, as found and as kept:", quote(story.found), "→", quote(story.kept)]
+    return blocks(*shown)
 
 
 def to_html(markdown: str) -> str:
@@ -160,103 +119,62 @@ _TEST_FROM = {"source": "the source's own held-out stories.", "share": "a share 
 def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Release) -> str:
     """Scores, verdict, stories, and where to look further."""
     facts = scores.facts
-    rows = [
-        (side, *(getattr(facts, f"{side}_{name}") for name in ("loss", "perplexity", "bits_per_byte", "accuracy")))
-        for side in ("test", "validation")
-    ]
-    stories = ["\n".join(quote(story.text.strip())) for story in scores.samples()]
-    return "\n".join(
-        [
-            f"# {release.name}",
-            f"**{'Released as champion' if 'champion' in release.aliases else 'Not released'}**, on "
-            f"{verdict.num_stories:,} test stories ({verdict.num_excluded:,} left out: a model that was compared had "
-            f"been trained on them, or for {verdict.num_resembling:,} on a near duplicate):",
-            "",
-            *(f"- {reason}" for reason in verdict.reasons),
-            "",
-            *table(("side", "loss (nats a token)", "perplexity", "bits per byte", "accuracy"), rows),
-            "",
-            f"Over all {facts.num_tokens:,} tokens of {facts.num_stories:,} test stories ({facts.num_bytes:,} bytes), "
-            f"each exactly once; with 95 % confidence between {facts.test_bits_per_byte_low:.4f} and "
-            f"{facts.test_bits_per_byte_high:.4f} bits per byte (bootstrap over stories).",
-            "",
-            *table(("", ""), [(name, value) for name, value in model.facts.model_dump(mode="json").items()]),
-            "",
-            *_score_card(scores),
-            "## Stories it tells",
-            "\n\n---\n\n".join(stories),
-            "",
-            f"MLflow: run `{release.run_id}`, model `{release.name}`, "
-            f"at {version_page(release.tracking_uri, release.name)}",
-            "",
-            *_made_from(model, scores),
-        ]
+    measures = ("loss", "perplexity", "bits_per_byte", "accuracy")
+    sides = [(side, *(getattr(facts, f"{side}_{name}") for name in measures)) for side in ("test", "validation")]
+    return blocks(
+        f"# {release.name}",
+        f"**{'Released as champion' if 'champion' in release.aliases else 'Not released'}**, on "
+        f"{verdict.num_stories:,} test stories ({verdict.num_excluded:,} left out: a model that was compared had "
+        f"been trained on them, or for {verdict.num_resembling:,} on a near duplicate):",
+        "\n".join(f"- {reason}" for reason in verdict.reasons),
+        table(("side", "loss (nats a token)", "perplexity", "bits per byte", "accuracy"), sides),
+        f"Over all {facts.num_tokens:,} tokens of {facts.num_stories:,} test stories ({facts.num_bytes:,} bytes), "
+        f"each exactly once; with 95 % confidence between {facts.test_bits_per_byte_low:.4f} and "
+        f"{facts.test_bits_per_byte_high:.4f} bits per byte (bootstrap over stories).",
+        table(("", ""), model.facts.model_dump(mode="json").items()),
+        _score_card(scores),
+        "## Stories it tells",
+        "\n\n---\n\n".join(quote(story.text.strip()) for story in scores.samples()),
+        f"MLflow: run `{release.run_id}`, model `{release.name}`, "
+        f"at {version_page(release.tracking_uri, release.name)}",
+        _made_from(model, scores),
     )
 
 
-def _score_card(scores: Scores) -> list[str]:
+def _score_card(scores: Scores) -> str:
     from slm_model.evaluation.figures import MEASURES, score_card
 
     found = scores.table()
-    copying, test, validation = found.copying, found.test.by_position, found.validation.by_position
-    places = zip_longest(test, validation)
-    return [
+    copying, told, held_out = found.copying, found.stories, found.held_out_stories
+    measures = [(name, getattr(told, field), getattr(held_out, field)) for field, name in MEASURES.items()]
+    measures += [
+        ("8-grams that stand in a training story", copying.share, copying.held_out_share),
+        ("stories copied (half of it or more in one run)", copying.copies, copying.held_out_copies),
+        ("longest run copied, in words", copying.longest_words, copying.held_out_longest_words),
+    ]
+    places = zip_longest(found.test.by_position, found.validation.by_position)
+    return blocks(
         "## Score card",
         picture("Minimal pairs, story measures, loss by position, copying", score_card(found)),
-        "",
-        f"Stories: {found.stories.num_stories:,} told from nothing, beside as many test stories.",
-        "",
-        *table(
-            ("", "model", "held out"),
-            [
-                (name, getattr(found.stories, field), getattr(found.held_out_stories, field))
-                for field, name in MEASURES.items()
-            ]
-            + [
-                ("8-grams that stand in a training story", copying.share, copying.held_out_share),
-                ("stories copied (half of it or more in one run)", copying.copies, copying.held_out_copies),
-                ("longest run copied, in words", copying.longest_words, copying.held_out_longest_words),
-            ],
-        ),
-        "",
+        f"Stories: {told.num_stories:,} told from nothing, beside as many test stories.",
+        table(("", "model", "held out"), measures),
         "**The model memorises its training stories.**"
         if copying.memorises
         else "No sign of memorising: copying is not far above that of held-out stories.",
-        "",
-        *table(
+        table(
             ("minimal pairs", "right", "95 % from", "to"),
             [(p.name.replace("_", " "), p.share, p.interval.low, p.interval.high) for p in found.minimal_pairs],
         ),
-        "",
-        *table(
+        table(
             ("tokens before", "test loss", "validation loss"),
             [((one or other).start, one and one.loss, other and other.loss) for one, other in places],
         ),
-        "",
-    ]
+    )
 
 
 def walk_page(walk: WalkPage) -> str:
     """One story's way through the pipeline."""
     return walk.markdown()
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """A Markdown table, line by line."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return lines + ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
-    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def run_page(release: Release) -> str:
@@ -274,20 +192,23 @@ def version_page(tracking_uri: str, version: str) -> str:
 def retrain_page(decision: Decision) -> str:
     """What a retraining decided, why, and where to look further."""
     head = {"Cached": "Nothing to do", "Not drifted": "No model was built"}.get(decision.outcome, decision.outcome)
-    drift = [("lengths", decision.length_drift_bits), ("words", decision.word_drift_bits)]
-    lines = [f"# {head}{f': {decision.version}' if decision.version else ''}", ""]
-    lines += [*(f"- {plain(reason)}" for reason in decision.reasons), "", f"Stories: {plain(decision.source)}.", ""]
+    shown = [
+        f"# {head}{f': {decision.version}' if decision.version else ''}",
+        "\n".join(f"- {plain(reason)}" for reason in decision.reasons),
+        f"Stories: {plain(decision.source)}.",
+    ]
     if decision.why:
-        lines += ["## Why a model was built", *(f"- {plain(reason)}" for reason in decision.why), ""]
+        shown += ["\n".join(["## Why a model was built", *(f"- {plain(reason)}" for reason in decision.why)])]
     if decision.word_drift_bits is not None:
-        lines += ["## Drift from the last model's stories (bits)", *table(("of", "bits"), drift), ""]
+        drift = [("lengths", decision.length_drift_bits), ("words", decision.word_drift_bits)]
+        shown += ["## Drift from the last model's stories (bits)", table(("of", "bits"), drift)]
     if decision.version:
-        lines += [f"MLflow: {version_page(decision.tracking_uri, decision.version)}", ""]
+        shown += [f"MLflow: {version_page(decision.tracking_uri, decision.version)}"]
     if decision.why:
-        lines += ["This run's pages *data*, *walk* and *model* have the rest."]
-    return "\n".join(lines)
+        shown += ["This run's pages *data*, *walk* and *model* have the rest."]
+    return blocks(*shown)
 
 
-def _made_from(*artifacts: Artifact) -> list[str]:
+def _made_from(*artifacts: Artifact) -> str:
     rows = [(artifact.stage, f"`{artifact.key}`", f"`{artifact.digest[:12]}`") for artifact in artifacts]
-    return ["## Artifacts", *table(("stage", "key", "content"), rows)]
+    return blocks("## Artifacts", table(("stage", "key", "content"), rows))

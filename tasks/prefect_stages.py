@@ -29,7 +29,7 @@ from slm_model.data.source import SourceUnreachable
 from tasks.pages import run_page, version_page
 from tasks.registry import RegistryUnreachable
 from tasks.release import Release
-from tasks.runner import Runner
+from tasks.runner import Runner, Work
 from tasks.stage import Engine, Outcome, Stage, Watcher
 
 T = TypeVar("T")
@@ -45,12 +45,7 @@ class PrefectStages(Runner):
         self._last: State[Any] | None = None
 
     def step(
-        self,
-        name: str,
-        work: Callable[[], tuple[T, bool]],
-        retries: int,
-        tags: tuple[str, ...],
-        timeout_seconds: float | None = None,
+        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...], timeout_seconds: float | None = None
     ) -> T:
         def body() -> Any:
             result, cached = work()
@@ -90,7 +85,7 @@ def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, SourceUnreachable | RegistryUnreachable) or not isinstance(error, UserError)
 
 
-class Both:
+class Both(Watcher):
     """Two watchers as one."""
 
     def __init__(self, one: Watcher, other: Watcher) -> None:
@@ -113,7 +108,7 @@ class Both:
             watcher.noted(name, text, seconds)
 
 
-class Page:
+class Page(Watcher):
     """Watches a run for Prefect's pages: log lines, and a progress bar for a stage that says how far it has to go."""
 
     EVERY_SECONDS = 5.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from slm_model.artifact import Config
+from slm_model.artifact import Config, Record
 from slm_model.evaluation.config import GateConfig
 
 
@@ -21,10 +21,8 @@ class ReleaseConfig(Config):
     gate: GateConfig = Field(GateConfig(), description="What a model must reach to be released.")
 
 
-class Release(BaseModel):
+class Release(Record):
     """A registered model version and the verdict on it."""
-
-    model_config = ConfigDict(frozen=True)
 
     model_name: str
     version: str
@@ -40,14 +38,12 @@ class Release(BaseModel):
         return f"{self.model_name}/{self.version}"
 
 
-class Decision(BaseModel):
+class Decision(Record):
     """What a retraining came to."""
-
-    model_config = ConfigDict(frozen=True)
 
     outcome: Literal["Cached", "Not drifted", "Released", "Not released"]
     reasons: list[str]
-    why: list[str] = []  # a model was built, by stage; none: none was
+    why: list[str] = Field([])  # a model was built, by stage; none: none was
     source: str  # the pinned source, in words
     version: str | None  # the model that it ended with
     tracking_uri: str

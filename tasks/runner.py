@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
+Work = Callable[[], tuple[T, bool]]  # what came of a step, and whether it was there already
 
 MOST_REBUILDS = 8  # every stage damaged once; more is a disk that cannot be worked on
 
@@ -46,29 +47,24 @@ class Runner:
     def resolve(self, config: StorygenSource | FilesSource | HubSource) -> PinnedSource:
         from tasks.resolve import pin
 
-        def work() -> tuple[PinnedSource, bool]:
-            began = time.perf_counter()
+        def work() -> tuple[PinnedSource, str, bool]:
             source = pin(config, self.engine.store.root, self.engine.placement.offline)
-            self.engine.watcher.noted("resolve", source.describe(), time.perf_counter() - began)
-            return source, False
+            return source, source.describe(), False
 
-        return self.step("resolve", work, 2, ("data",))
+        return self.told("resolve", work, 2, "data")
 
     def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]:
         """The model that a warm start goes on from; looked up every time, since an alias moves."""
         if reference is None:
             return ()
 
-        def work() -> tuple[Checkpoint, bool]:
+        def work() -> tuple[Checkpoint, str, bool]:
             from tasks.registry import find_model
 
-            began = time.perf_counter()
             model, name = find_model(reference, self.engine.store.root)
-            text = f"{name}: train {model.key[:12]}, content {model.digest[:12]}"
-            self.engine.watcher.noted("warm_start", text, time.perf_counter() - began)
-            return model, False
+            return model, f"{name}: train {model.key[:12]}, content {model.digest[:12]}", False
 
-        return (self.step("warm_start", work, 2, ("model",)),)
+        return (self.told("warm_start", work, 2, "model"),)
 
     def compare(self, report: DataReport) -> Drift | None:
         """The drift from the corpus before; not cached, since it depends on what else is in the store."""
@@ -79,14 +75,11 @@ class Runner:
     def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict:
         from tasks.judge import judge_model
 
-        def work() -> tuple[Verdict, bool]:
-            began = time.perf_counter()
+        def work() -> tuple[Verdict, str, bool]:
             verdict, known = judge_model(model, scores, splits, config, self.engine.store.root)
-            text = ("passed: " if verdict.passed else "not passed: ") + "; ".join(verdict.reasons)
-            self.engine.watcher.noted("judge", text, None if known else time.perf_counter() - began)
-            return verdict, known
+            return verdict, ("passed: " if verdict.passed else "not passed: ") + "; ".join(verdict.reasons), known
 
-        return self.step("judge", work, 0, ("model",))
+        return self.told("judge", work, 0, "model")
 
     def register(
         self,
@@ -100,30 +93,33 @@ class Runner:
     ) -> Release:
         from tasks.register import Shown, register_model
 
-        def work() -> tuple[Release, bool]:
-            began = time.perf_counter()
-            root = self.engine.store.root
+        def work() -> tuple[Release, str, bool]:
             shown = Shown(report, drift, self.pages)
+            root = self.engine.store.root
             release, known = register_model(model, scores, shards, shown, verdict, config, root)
-            text = release.name + (f" ({', '.join(release.aliases)})" if release.aliases else "")
-            self.engine.watcher.noted("register", text, None if known else time.perf_counter() - began)
-            return release, known
+            return release, release.name + (f" ({', '.join(release.aliases)})" if release.aliases else ""), known
 
-        return self.step("register", work, 2, ("model",))
+        return self.told("register", work, 2, "model")
 
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
         """Write a page about artifacts; the model's MLflow run keeps those written before it is registered."""
         self.pages[name] = page(*artifacts)
 
+    def told(self, name: str, work: Callable[[], tuple[T, str, bool]], retries: int, tag: str) -> T:
+        """A step that is no stage. ``work`` also says in words what came of it, for whoever looks on."""
+
+        def timed() -> tuple[T, bool]:
+            began = time.perf_counter()
+            result, text, known = work()
+            self.engine.watcher.noted(name, text, None if known else time.perf_counter() - began)
+            return result, known
+
+        return self.step(name, timed, retries, (tag,))
+
     def step(
-        self,
-        name: str,
-        work: Callable[[], tuple[T, bool]],
-        retries: int,
-        tags: tuple[str, ...],
-        timeout_seconds: float | None = None,
+        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...], timeout_seconds: float | None = None
     ) -> T:
-        """Do one step. ``work`` tells what came of it and whether it was there already."""
+        """Do one step."""
         return work()[0]
 
 

@@ -10,14 +10,10 @@ if TYPE_CHECKING:
     from slm_model.data.token_shards import TokenShards
 
 
-def headline(shards: TokenShards) -> str:
-    return f"{shards.facts.num_tokens['train']:,} training tokens"
-
-
 shard: Stage[TokenShards] = Stage(
     name="shard",
     function="slm_model.data.shards:shard",
     artifact="slm_model.data.token_shards:TokenShards",
-    headline=headline,
+    headline=lambda shards: f"{shards.facts.num_tokens['train']:,} training tokens",
     tags=("data", "tokenizer"),
 )

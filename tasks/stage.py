@@ -9,7 +9,6 @@ make   in a ``.partial`` folder; manifest last; then the name
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import sys
 import time
@@ -17,35 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel
-
-from slm_model.artifact import (
-    MANIFEST,
-    OBSERVATIONS,
-    Accepted,
-    Artifact,
-    ArtifactDamaged,
-    Config,
-    Input,
-    InputRef,
-    Manifest,
-    Recipe,
-    StageRun,
-    UserError,
-    canonical_json,
-    content_digest,
-)
+from slm_model.artifact import MANIFEST, Accepted, Artifact, ArtifactDamaged, Manifest, Recipe, StageRun, UserError
 from tasks.code_digest import CodeBase
 from tasks.differences import code_differences, explain, newest_alike
-from tasks.environment import environment, keep_code
 from tasks.files import is_disk_full
-from tasks.home import REPOSITORY
 from tasks.placement import Placement
+from tasks.recipe import code_of_this_process, manifest_of, opens_with, pinned, recipe_of, refuse_edited
 from tasks.signals import until_it_can_stop
 from tasks.store import Store, records_of
 
@@ -92,7 +71,7 @@ class Reached(Exception):
     """The last stage that was asked for is finished: the walk ends here."""
 
 
-class Watcher(Protocol):
+class Watcher:
     """Whoever looks on: the terminal, Prefect's pages, nobody."""
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None: ...
@@ -101,13 +80,8 @@ class Watcher(Protocol):
     def noted(self, name: str, text: str, seconds: float | None) -> None: ...  # None: it was there already
 
 
-class Nobody:
+class Nobody(Watcher):
     """The watcher that does not look."""
-
-    def started(self, stage: Stage[Any], key: str, reason: str) -> None: ...
-    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None: ...
-    def finished(self, outcome: Outcome[Any]) -> None: ...
-    def noted(self, name: str, text: str, seconds: float | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -141,16 +115,7 @@ class Engine:
 
     def recipe(self, stage: Stage[Any], args: tuple[Any, ...]) -> Recipe:
         """All that the stage's key is made of."""
-        configs, inputs = settings_and_inputs(args)
-        roots = [stage.function.partition(":")[0], *opens_with(args)]
-        closure = self.code.closure(roots)
-        return Recipe(
-            stage=stage.name,
-            configs=[json.loads(canonical_json(config.identity())) for config in configs],
-            code=closure.code,
-            libraries=closure.libraries,
-            inputs=[InputRef(stage=i.stage, key=i.key, digest=i.digest) for i in inputs],
-        )
+        return recipe_of(stage.name, stage.function, args, self.code)
 
     def run(self, stage: Stage[A], *args: Any) -> Outcome[A]:
         """The stage's artifact, made if no trustworthy one is there.
@@ -247,14 +212,14 @@ class Engine:
     def _make(self, stage: Stage[A], recipe: Recipe, key: str, args: tuple[Any, ...]) -> A:
         started, began = datetime.now(UTC), time.perf_counter()
         with self._filling(stage.name, key) as (out, resume):
-            refuse_edited(self.code.edited(recipe.code), stage)
+            refuse_edited(self.code.edited(recipe.code), stage.name)
             function, loaded = load(stage.function), frozenset(sys.modules)
             with self.placement.executor() as executor:
 
                 def refuse_edited_since() -> None:
                     # What was loaded before the stage began is what its key says; workers load while it runs.
                     shared = executor is not None and executor.started
-                    refuse_edited([m for m in self.code.edited(recipe.code) if shared or m not in loaded], stage)
+                    refuse_edited([m for m in self.code.edited(recipe.code) if shared or m not in loaded], stage.name)
 
                 def keep(beside: Recipe, fill: Callable[[Path], Artifact]) -> None:
                     refuse_edited_since()
@@ -309,65 +274,3 @@ class Engine:
             raise
         finally:
             self.store.abandon(stage, key)
-
-
-def manifest_of(
-    made: Artifact,
-    recipe: Recipe,
-    opens_with: list[str],
-    started: datetime,
-    seconds: float,
-    more: Mapping[str, Any] = MappingProxyType({}),
-) -> Manifest:
-    """The manifest of an artifact whose files are complete but for the state of the code, which is added to them.
-
-    ``more`` is what its environment names besides the machine and the code.
-    """
-    keep_code(made.folder / OBSERVATIONS)
-    files, facts = records_of(made.folder), made.facts.model_dump(mode="json")
-    return Manifest(
-        key=recipe.key(),
-        digest=content_digest(files, facts),
-        recipe=recipe,
-        facts=facts,
-        files=files,
-        opens_with=opens_with,
-        environment=environment() | dict(more),
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(seconds, 3),
-    )
-
-
-@cache
-def code_of_this_process(root: Path) -> CodeBase:
-    """The code as it was when this process first asked: later edits are for the next process, which loads them."""
-    return CodeBase(REPOSITORY, memory=root / ".cache" / "code.json")
-
-
-def refuse_edited(names: list[str], stage: Stage[Any]) -> None:
-    """Raises UserError if code was edited that this process may have loaded in either form: no key would be true."""
-    if names:
-        raise UserError(
-            f"{', '.join(names)} changed on disk after this process began: it cannot be told which form {stage.name} "
-            "would use: start it again; what is finished is kept"
-        )
-
-
-def settings_and_inputs(args: tuple[Any, ...]) -> tuple[list[Config], list[Input]]:
-    """A stage's arguments, apart."""
-    return [a for a in args if isinstance(a, Config)], [a for a in args if not isinstance(a, Config)]
-
-
-def opens_with(args: tuple[Any, ...]) -> list[str]:
-    """The modules that kinds chose: in the settings, or in an input that runs code when it is opened."""
-    configs, inputs = settings_and_inputs(args)
-    chosen = [module for config in configs for module in config.modules()]
-    for artifact in inputs:
-        if isinstance(artifact, Artifact) and artifact.carries_code and artifact.manifest:
-            chosen += artifact.manifest.opens_with
-    return sorted(set(chosen))
-
-
-def pinned(args: tuple[Any, ...]) -> dict[str, Any]:
-    """The source that a stage was handed, whole: its revision and the digests of its files."""
-    return {a.stage: a.model_dump(mode="json") for a in settings_and_inputs(args)[1] if isinstance(a, BaseModel)}

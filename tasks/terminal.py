@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +10,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tasks.stage import Outcome, Stage
+from tasks.stage import Outcome, Stage, Watcher
 
 
-class Terminal:
+class Terminal(Watcher):
     """Watches a run for the person who started it."""
 
     def __init__(self, console: Console) -> None:
@@ -29,7 +29,7 @@ class Terminal:
     def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
         """A bar for a stage that says how far it has to go; the figures that it reports stand beside it."""
         if "total_steps" in values:
-            self._close()
+            self.close()
             self._bar = Progress(
                 TextColumn("    {task.description}"),
                 BarColumn(bar_width=28),
@@ -47,7 +47,7 @@ class Terminal:
         self._live.update(Group(self._bar, f"    {_figures(self._shown)}"))
 
     def finished(self, outcome: Outcome[Any]) -> None:
-        self._close()
+        self.close()
         figure = outcome.stage.headline(outcome.artifact)
         self.noted(outcome.stage.name, figure, None if outcome.cached else outcome.seconds)
 
@@ -58,9 +58,7 @@ class Terminal:
         self.console.print(f"  {mark} {name:<12}{took:<8}  {_escape(text)}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
+        """Take the bar away."""
         if self._live is not None:
             self._live.stop()
         self._bar, self._live, self._task, self._shown = None, None, None, {}
@@ -74,29 +72,27 @@ class TrialsTerminal(Terminal):
             super().started(stage, key, reason)
 
     def finished(self, outcome: Outcome[Any]) -> None:
-        self._close()
+        self.close()
         if not outcome.cached and outcome.stage.name != "train":
             super().finished(outcome)
 
     def noted(self, name: str, text: str, seconds: float | None) -> None:
-        self._close()  # of a training that failed
+        self.close()  # of a training that failed
         if name != "resolve":
             super().noted(name, text, seconds)
 
 
+FIGURES: Mapping[str, Callable[[float], str]] = {
+    "train/loss": lambda loss: f"loss {loss:.3f}",
+    "val/loss": lambda loss: f"validation {loss:.3f}",
+    "observations/tokens_per_second": lambda speed: f"{speed / 1000:.1f}k tokens/s",
+    "observations/mfu": lambda share: f"MFU {share:.0%}",
+    "train/grad_norm": lambda norm: f"gradient {norm:.2f}",
+}
+
+
 def _figures(values: Mapping[str, float]) -> str:
-    parts = []
-    if "train/loss" in values:
-        parts.append(f"loss {values['train/loss']:.3f}")
-    if "val/loss" in values:
-        parts.append(f"validation {values['val/loss']:.3f}")
-    if "observations/tokens_per_second" in values:
-        parts.append(f"{values['observations/tokens_per_second'] / 1000:.1f}k tokens/s")
-    if "observations/mfu" in values:
-        parts.append(f"MFU {values['observations/mfu']:.0%}")
-    if "train/grad_norm" in values:
-        parts.append(f"gradient {values['train/grad_norm']:.2f}")
-    return "  ".join(parts)
+    return "  ".join(say(values[name]) for name, say in FIGURES.items() if name in values)
 
 
 def _left(values: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""MLflow: a training's run, and the registered model that comes of it. The only module that imports MLflow.
+"""MLflow: a training's run, and the registered model that comes of it.
 
 Every function raises RegistryUnreachable when the store fails. A training's run is recorded by a thread (live_run.py);
 what the store did not take then, ``fill_run`` writes later. Reading the registry, in milliseconds, is registry.py's.
@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import getpass
 import json
-import logging
 import os
 import shutil
 import socket
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
-
-from filelock import FileLock
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.bundle import PROGRAM, requirements
+from tasks.connection import connect, global_uri, locked, quiet_mlflow, reaches, settle
 from tasks.home import REPOSITORY
 from tasks.live_run import LiveRun, Point
 from tasks.registry import (
@@ -37,7 +31,6 @@ from tasks.registry import (
     KEY,
     VERDICT,
     MlflowStore,
-    RegistryUnreachable,
     Version,
     aliased,
     find_version,
@@ -46,16 +39,13 @@ from tasks.registry import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput
 
 FAILURE = "slm.failure"
 EXPERIMENT = "slm"
 INTERVAL = 2.0  # seconds between two writes
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 DIGEST_LENGTH = 36  # MLflow's limit
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -85,27 +75,10 @@ class Description:
     experiment: str = EXPERIMENT
 
 
-def _reaches(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, raising RegistryUnreachable for whatever MLflow raises."""
-
-    @wraps(function)
-    def reaching(*args: P.args, **kwargs: P.kwargs) -> R:
-        _settle()
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            return function(*args, **kwargs)
-        except (MlflowException, SQLAlchemyError) as error:
-            raise RegistryUnreachable(str(error)) from error
-
-    return reaching
-
-
 def open_run(store: MlflowStore, description: Description, interval: float = INTERVAL) -> LiveRun:
     """The run of a training, found again by its key or begun, and recorded in the background from now on."""
 
-    _settle()
+    settle()
     import sqlalchemy  # noqa: F401 # here, since two threads that import at once can see each other's half-made modules
     from mlflow import MlflowClient  # noqa: F401
 
@@ -134,16 +107,15 @@ class _Run:
     present: dict[str, set[int]]  # metric -> steps that the store had when this was opened
 
     @classmethod
-    @_reaches
+    @reaches
     def find_or_begin(cls, store: MlflowStore, description: Description, started: int | None = None) -> _Run:
         from mlflow.entities import Param
 
         client = connect(store)
         experiment_id = _experiment(client, store, description.experiment)
-        found = _find_run(client, experiment_id, description.key)
-        if found is None:
-            tags = {KEY: description.key, "mlflow.source.name": "slm", **description.tags}
-            found = client.create_run(experiment_id, started, tags, description.name)
+        there = client.search_runs([experiment_id], f"tags.`{KEY}` = '{description.key}'", max_results=1)
+        tags = {KEY: description.key, "mlflow.source.name": "slm", **description.tags}
+        found = there[0] if there else client.create_run(experiment_id, started, tags, description.name)
         run_id = found.info.run_id
         new = [Param(name, str(v)) for name, v in description.params.items() if name not in found.data.params]
         for start in range(0, len(new), PARAMS_A_CALL):
@@ -153,7 +125,7 @@ class _Run:
         present = {name: {m.step for m in client.get_metric_history(run_id, name)} for name in found.data.metrics}
         return cls(client, run_id, found.info.status, present)
 
-    @_reaches
+    @reaches
     def reopen(self) -> None:
         """Go on with a run that was closed."""
         if self.status != "RUNNING":
@@ -162,7 +134,7 @@ class _Run:
                 self.client.delete_tag(self.run_id, FAILURE)
             self.status = "RUNNING"
 
-    @_reaches
+    @reaches
     def log(self, points: Iterable[Point]) -> None:
         """Write points, but for those that the store already has, and those that a curve does not need."""
         from mlflow.entities import Metric
@@ -176,7 +148,7 @@ class _Run:
         for start in range(0, len(metrics), METRICS_A_CALL):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
 
-    @_reaches
+    @reaches
     def put(self, path: str, data: bytes) -> None:
         """Write a file among the artifacts, in place of an older one."""
         folder, _, name = path.rpartition("/")
@@ -184,7 +156,7 @@ class _Run:
             (Path(temporary) / name).write_bytes(data)
             self.client.log_artifact(self.run_id, f"{temporary}/{name}", folder or None)
 
-    @_reaches
+    @reaches
     def end(self, status: str, reason: str | None, ended: int | None = None) -> None:
         """Close the run."""
         if reason is not None:
@@ -193,7 +165,7 @@ class _Run:
         self.status = status
 
 
-@_reaches
+@reaches
 def fill_run(
     store: MlflowStore,
     description: Description,
@@ -231,7 +203,7 @@ def fill_run(
     return run.run_id
 
 
-@_reaches
+@reaches
 def keep_files(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> None:
     """Write files among a run's artifacts, in place of older ones."""
     run = _Run(connect(store), run_id, "", {})
@@ -239,7 +211,7 @@ def keep_files(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> N
         run.put(path, data)
 
 
-@_reaches
+@reaches
 def register_version(
     store: MlflowStore,
     model_name: str,
@@ -257,7 +229,7 @@ def register_version(
 
     ``checkpoint``: the finished checkpoint's folder. ``metrics`` are tied to the model and to ``dataset``, at ``step``.
     """
-    with FileLock(_made(store.root) / ".register.lock"):  # two at once would each see none
+    with locked(store.root, "register"):  # two at once would each see none
         found = find_version(store, model_name, key)
         if found is not None:
             return found
@@ -266,12 +238,12 @@ def register_version(
         model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
         _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
         _ensure_registered_model(client, model_name)
-        with _global_uri(store):
+        with global_uri(store):
             made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
         return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
 
 
-@_reaches
+@reaches
 def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
     """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more.
 
@@ -290,7 +262,7 @@ def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> Non
     client.set_registered_model_alias(version.model_name, alias, number)
 
 
-@_reaches
+@reaches
 def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> None:
     """Write tags on a version: a later verdict, say."""
     client = connect(store)
@@ -298,7 +270,7 @@ def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> N
         client.set_model_version_tag(version.model_name, str(version.number), name, value)
 
 
-@_reaches
+@reaches
 def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> None:
     """Write a tag on a registered model, which is made if there is none of that name."""
     client = connect(store)
@@ -306,50 +278,20 @@ def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> 
     client.set_registered_model_tag(model_name, tag, value)
 
 
-@_reaches
+@reaches
 def fetch_bundle(store: MlflowStore, version: Version) -> Path:
     """A version's bundle, brought to this machine once."""
     folder = store.root / "mlflow-fetched" / version.model_name / str(version.number)
-    with FileLock(_made(store.root) / ".fetch.lock"):
+    with locked(store.root, "fetch"):
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            with quiet_mlflow() as mlflow, _global_uri(store):
+            with quiet_mlflow() as mlflow, global_uri(store):
                 uri = f"models:/{version.model_name}/{version.number}"
                 mlflow.artifacts.download_artifacts(uri, dst_path=str(partial))
             partial.rename(folder)
     return folder
-
-
-def connect(store: MlflowStore) -> MlflowClient:
-    """A client of the store. A SQLite database is made first if there is none: by one process, while others wait."""
-    _settle()
-    from mlflow import MlflowClient
-
-    if store.database is None:
-        return MlflowClient(store.uri, store.uri)
-    with FileLock(_made(store.database.parent) / f".{store.database.name}.lock"):
-        return MlflowClient(store.uri, store.uri)
-
-
-def _settle() -> None:
-    """Have MLflow keep quiet, stay at home and not wait for ever; to be called before it is imported."""
-    settings = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the defaults, 7 and 120 s, keep a caller waiting for minutes
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "MLFLOW_UV_AUTO_DETECT": "false",  # a bundle does not depend on the folder that it was made in
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # if it was imported before
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises, each time
 
 
 def _who() -> str:
@@ -358,11 +300,6 @@ def _who() -> str:
     except (KeyError, OSError):  # a user without a name, in a container
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
@@ -380,11 +317,6 @@ def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
-
-
-def _find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-    return found[0] if found else None
 
 
 def _as_input(dataset: Dataset) -> DatasetInput:
@@ -446,7 +378,8 @@ def _log_model_metrics(
     from mlflow.entities import Metric
 
     name, digest = (dataset.full_name, dataset.digest[:DIGEST_LENGTH]) if dataset else (None, None)
-    points = [Metric(key, float(value), _now(), step, model_id, name, digest, run_id) for key, value in metrics.items()]
+    now = round(time.time() * 1000)
+    points = [Metric(key, float(value), now, step, model_id, name, digest, run_id) for key, value in metrics.items()]
     client.log_batch(run_id, metrics=points)
 
 
@@ -458,31 +391,3 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-@contextmanager
-def _global_uri(store: MlflowStore) -> Iterator[None]:
-    """MLflow's process-wide tracking URI set to the store: what deals with ``models:/`` reads that one alone."""
-    import mlflow
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(store.uri)
-    try:
-        yield
-    finally:
-        # None takes the variable out of the environment too, where `MlflowStore.at` would take it for the user's word.
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
-
-
-@contextmanager
-def quiet_mlflow() -> Iterator[ModuleType]:
-    """MLflow with its pyfunc flavour, without the warnings and advice that come with using it."""
-    with warnings.catch_warnings(record=True):  # recorded too: MLflow turns filters back on
-        warnings.simplefilter("ignore")
-        import mlflow.pyfunc
-
-        yield mlflow
-
-
-def _now() -> int:
-    return round(time.time() * 1000)

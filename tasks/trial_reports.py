@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from slm_model.drawing import BLUE, ORANGE, new_figure, style, to_png
+from slm_model.markdown import blocks, picture, table
 from slm_model.scaling import Curve, fit_curve
-from tasks.pages import picture, table
 from tasks.trials import Result, Setting, ranked
 
 if TYPE_CHECKING:
@@ -49,11 +51,9 @@ class Report:
 
     def page(self) -> str:
         """The report in Markdown."""
-        tables = [line for one in self.tables for line in (*table(*one), "")]
-        notes = [line for note in self.notes for line in (note, "")]
-        return "\n".join(
-            [f"# {self.title}", "", picture(self.title, self.png), "", *tables, *notes, "```", self.command, "```"]
-        )
+        tables = [table(*one) for one in self.tables]
+        command = f"```\n{self.command}\n```"
+        return blocks(f"# {self.title}", picture(self.title, self.png), *tables, *self.notes, command)
 
 
 def sweep_report(
@@ -62,26 +62,18 @@ def sweep_report(
     """Settings by their bits per byte. ``names``: what was swept."""
     settings = ranked(results)
     best = settings[0]
-    several = max(len(setting.results) for setting in settings) > 1
-    rows = [_row(setting) for setting in settings]
-    spread = max(setting.spread for setting in settings if setting.done)
-    notes = [VALIDATION_ONLY]
-    if several:
+    if max(len(setting.results) for setting in settings) > 1:
+        spread = max(setting.spread for setting in settings if setting.done)
         alike = sum(s.bits_per_byte - best.bits_per_byte <= spread for s in settings if s.done) - 1
-        notes.append(
+        seeds = (
             f"Seeds alone make up to {spread:.4f} bits per byte of difference: {alike} other settings are that near."
         )
     else:
-        notes.append("One seed each: a small difference may be the seed's. `--seeds 3` tells.")
-    notes += _failures(results)
-    title = f"Sweep over {', '.join(names)}"
-    return Report(
-        title,
-        [((*best.results[0].shown, *HEAD), rows)],
-        notes,
-        command(best.results[0].point),
-        sweep_picture(settings, names),
-    )
+        seeds = "One seed each: a small difference may be the seed's. `--seeds 3` tells."
+    tables = [((*best.results[0].shown, *HEAD), list(map(_row, settings)))]
+    notes = [VALIDATION_ONLY, seeds, *_failures(results)]
+    png = sweep_picture(settings, names)
+    return Report(f"Sweep over {', '.join(names)}", tables, notes, command(best.results[0].point), png)
 
 
 def _row(setting: Setting) -> tuple[str, ...]:
@@ -148,7 +140,7 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
     fitted = {label: curve for label, curve in curves.items() if curve}
     trained = {s.results[0].label: max(seconds for seconds, _ in _points(s)) for s in settings}
     choices = [_choice(max(trained.values()) * factor, fitted, trained) for factor in BUDGETS]
-    tables: list[Table] = [(("size", *HEAD), [_row(setting) for setting in settings])]
+    tables: list[Table] = [(("size", *HEAD), list(map(_row, settings)))]
     tables += [(("budget", *fitted, "take"), choices)] if fitted else []
     notes = [
         VALIDATION_ONLY,
@@ -158,8 +150,8 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
         *(f"{label} has too few validations for a curve." for label in curves if label not in fitted),
         *_failures(results),
     ]
-    picture = scaling_picture(settings, fitted)
-    return Report("Loss against compute", tables, notes, command(best.results[0].point), picture)
+    png = scaling_picture(settings, fitted)
+    return Report("Loss against compute", tables, notes, command(best.results[0].point), png)
 
 
 def _choice(seconds: float, curves: Mapping[str, Curve], trained: Mapping[str, float]) -> tuple[str, ...]:
@@ -200,18 +192,13 @@ def scaling_picture(settings: Sequence[Setting], curves: Mapping[str, Curve]) ->
         label, one = setting.results[0].label, setting.done[0]
         colour = colormaps["viridis"](0.85 * number / max(1, len(settings) - 1))
         points = _points(setting)
-        longest, shortest = max(points)[0], min(points)[0]
         for axes, unit in ((over_seconds, 1.0), (over_flops, one.flops_a_step / one.seconds_a_step)):
             axes.set_xscale("log")
-            axes.plot(
-                [s * unit for s, _ in points], [b for _, b in points], "o", color=colour, markersize=4, label=label
-            )
+            seconds, bits = zip(*points, strict=True)
+            axes.plot([s * unit for s in seconds], bits, "o", color=colour, markersize=4, label=label)
             if label in curves:
-                grid = [
-                    shortest * (2 * longest / shortest) ** (i / 60) for i in range(61)
-                ]  # to twice what was measured
+                grid = np.geomspace(min(seconds), 2 * max(seconds), 61)  # to twice what was measured
                 middle, low, high = zip(*map(curves[label].at, grid), strict=True)
-                at = [s * unit for s in grid]
-                axes.plot(at, middle, color=colour, linewidth=1)
-                axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+                axes.plot(grid * unit, middle, color=colour, linewidth=1)
+                axes.fill_between(grid * unit, low, high, color=colour, alpha=0.2, linewidth=0)
     return to_png(figure)

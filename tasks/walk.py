@@ -14,15 +14,11 @@ if TYPE_CHECKING:
     from tasks.plan import Planner
 
 
-def headline(page: WalkPage) -> str:
-    return f"story {page.facts.story_id}, from the {page.facts.side} side"
-
-
 walk: Stage[WalkPage] = Stage(
     name="walk",
     function="slm_model.evaluation.walk_page:follow_one",
     artifact="slm_model.evaluation.walk_page:WalkPage",
-    headline=headline,
+    headline=lambda page: f"story {page.facts.story_id}, from the {page.facts.side} side",
     tags=("report",),
 )
 
@@ -43,7 +39,7 @@ def follow(plan: Planner, story_id: str | None) -> Group:
 
     try:
         if story_id is None and "walk" in there:
-            return walking.to_rich(walking.Walk.model_validate_json(there["walk"].file("walk.json").read_bytes()))
+            return walking.to_rich(there["walk"].record("walk.json", walking.Walk))
         return walking.to_rich(walking.walk(*(there[name] for name in needed), story_id=story_id))  # type: ignore[arg-type, misc]
     except ArtifactDamaged as damaged:
         raise UserError(f"{damaged}: `slm run` with these settings makes it again") from None

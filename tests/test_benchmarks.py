@@ -22,7 +22,8 @@ from benchmarks.corpora import WORD, retell, sample  # noqa: E402
 from benchmarks.learners import PEERS, RECURRENT, SIZES, Gpt2, Learner, matrix_parameters  # noqa: E402
 from benchmarks.measure import ROOT, Digest  # noqa: E402
 from benchmarks.peers import ours  # noqa: E402
-from benchmarks.training import Job, Log, learn  # noqa: E402
+from benchmarks.training import Log, learn  # noqa: E402
+from benchmarks.training_jobs import Job  # noqa: E402
 from slm_model.artifact import UserError  # noqa: E402
 
 

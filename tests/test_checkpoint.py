@@ -10,21 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slm_model.artifact import (
-    MANIFEST,
-    ArtifactDamaged,
-    FileRecord,
-    Manifest,
-    Recipe,
-    UserError,
-    content_digest,
-    hash_file,
-    seal_manifest,
-)
+from slm_model.artifact import MANIFEST, ArtifactDamaged, UserError, hash_file
 from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts, open_checkpoint
 from slm_model.networks.config import GruConfig
 from slm_model.tokenizer.char import build
 from slm_model.tokenizer.config import CharConfig
+from tests.made_artifacts import finish
 
 NETWORK = GruConfig(context=16, width=8, hidden_width=12)
 FACTS = CheckpointFacts(
@@ -56,37 +47,15 @@ def folder(tmp_path: Path) -> Path:
     )
     (folder / "config.json").write_text(config.model_dump_json())
     (folder / "history.jsonl").write_text('{"step": 1, "train/loss": 2.5}\n{"step": 1, "val/loss": 2.0}\n')
-    name_files(folder)
+    finish(folder, "train", FACTS)
     return folder
-
-
-def name_files(folder: Path, stage: str = "train") -> None:
-    files = [
-        FileRecord(
-            name=path.name, size=path.stat().st_size, sha256=hash_file(path), mtime_ns=path.stat().st_mtime_ns, inode=0
-        )
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
-    ]
-    manifest = Manifest(
-        key="k",
-        digest=content_digest(files, {}),
-        recipe=Recipe(stage=stage, configs=[], code={}, libraries={}, inputs=[]),
-        facts=FACTS.model_dump(),
-        files=files,
-        opens_with=[],
-        environment={},
-        started="2026-01-01T00:00:00+00:00",
-        seconds=1,
-    )
-    (folder / MANIFEST).write_bytes(seal_manifest(manifest))
 
 
 def rewrite_config(folder: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
     content = json.loads((folder / "config.json").read_bytes())
     change(content)
     (folder / "config.json").write_text(json.dumps(content))
-    name_files(folder)
+    finish(folder, "train", FACTS)
 
 
 def test_a_checkpoint_opens_ready_to_read(folder: Path) -> None:
@@ -139,7 +108,7 @@ def test_a_setting_that_this_version_does_not_know_is_named(folder: Path) -> Non
 
 
 def test_another_stages_artifact_is_no_checkpoint(folder: Path) -> None:
-    name_files(folder, stage="evaluate")
+    finish(folder, "evaluate", FACTS)
     with pytest.raises(UserError, match="was left by the stage evaluate, not train"):
         open_checkpoint(folder)
 

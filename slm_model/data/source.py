@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from slm_model.artifact import Config, UserError, hash_json
+from slm_model.artifact import Config, Record, UserError, hash_json
 
 Split = Literal["train", "validation", "test"]
 
@@ -21,10 +21,8 @@ class SourceUnreachable(UserError):
     """The source could not be reached just now. Trying again later may help."""
 
 
-class PinnedFile(BaseModel):
+class PinnedFile(Record):
     """One file of the user's: which split it is, how it is read, and its bytes. ``path`` and ``name`` only find it."""
-
-    model_config = ConfigDict(frozen=True)
 
     split: Split
     format: str
@@ -34,10 +32,8 @@ class PinnedFile(BaseModel):
     size: int
 
 
-class PinnedSource(BaseModel):
+class PinnedSource(Record):
     """A source fixed for good: an input of the download stage, with an identity like any other input's."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: ClassVar[str] = "source"
 

@@ -86,10 +86,8 @@ def evaluate(
     (out / OBSERVATIONS).mkdir()
     _write_json(out / NUMERICS, numerics.model_dump(mode="json"))
     _write_json(out / "samples.json", [story.model_dump(mode="json") for story in samples])
-    _write_json(
-        out / "measured.json",
-        [story.model_dump() | found.model_dump() for story, found in zip(told, copied, strict=False)],
-    )
+    measured = [story.model_dump() | found.model_dump() for story, found in zip(told, copied, strict=False)]
+    _write_json(out / "measured.json", measured)
     write_table(out / "per_story.parquet", _as_table(per_story))
     return Scores(out, _facts(table))
 
@@ -161,47 +159,26 @@ def context_free_bits_per_byte(tokens: SideTokens) -> float:
 
 
 def _as_table(per_story: dict[str, StoryScore]) -> pa.Table:
-    scores = per_story.values()
-    return pa.table(
-        {
-            "id": pa.array(per_story, pa.string()),
-            "nats": pa.array([score.nats for score in scores], pa.float64()),
-            "num_tokens": pa.array([score.num_tokens for score in scores], pa.uint32()),
-            "num_bytes": pa.array([score.num_bytes for score in scores], pa.uint32()),
-            "unknown_bytes": pa.array([score.unknown_bytes for score in scores], pa.uint32()),
-        }
-    )
+    types = {"nats": pa.float64(), "num_tokens": pa.uint32(), "num_bytes": pa.uint32(), "unknown_bytes": pa.uint32()}
+    columns = {name: pa.array([getattr(s, name) for s in per_story.values()], kind) for name, kind in types.items()}
+    return pa.table({"id": pa.array(per_story, pa.string())} | columns)
 
 
 def _facts(table: ScoresTable) -> ScoresFacts:
-    test, validation, told = table.test, table.validation, table.stories
+    of_side = ("loss", "perplexity", "bits_per_byte", "accuracy")
+    told = {"valid", "ends_properly", "quotes_close", "names_persist", "distinct_2", "self_bleu", "repeated_4"}
     return ScoresFacts(
         test_digest=table.test_digest,
-        num_stories=test.num_stories,
-        num_tokens=test.num_tokens,
-        num_bytes=test.num_bytes,
-        unknown_bytes=test.unknown_bytes,
+        **table.test.model_dump(include={"num_stories", "num_tokens", "num_bytes", "unknown_bytes"}),
         num_misspelt=table.num_misspelt,
         context_free_bits_per_byte=table.context_free_bits_per_byte,
-        test_loss=test.loss,
-        test_perplexity=test.perplexity,
-        test_bits_per_byte=test.bits_per_byte,
+        **{f"test_{name}": getattr(table.test, name) for name in of_side},
         test_bits_per_byte_low=table.test_interval.low,
         test_bits_per_byte_high=table.test_interval.high,
-        test_accuracy=test.accuracy,
-        validation_loss=validation.loss,
-        validation_perplexity=validation.perplexity,
-        validation_bits_per_byte=validation.bits_per_byte,
-        validation_accuracy=validation.accuracy,
+        **{f"validation_{name}": getattr(table.validation, name) for name in of_side},
         minimal_pairs=sum(found.share for found in table.minimal_pairs) / len(table.minimal_pairs),
         minimal_pairs_by_kind={found.name: found.share for found in table.minimal_pairs},
-        valid=told.valid,
-        ends_properly=told.ends_properly,
-        quotes_close=told.quotes_close,
-        names_persist=told.names_persist,
-        distinct_2=told.distinct_2,
-        self_bleu=told.self_bleu,
-        repeated_4=told.repeated_4,
+        **table.stories.model_dump(include=told),
         copied_share=table.copying.share,
         held_out_copied_share=table.copying.held_out_share,
         memorises=table.copying.memorises,

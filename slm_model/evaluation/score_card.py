@@ -6,28 +6,22 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from slm_model.artifact import OBSERVATIONS, Artifact, ArtifactDamaged, Facts
+from slm_model.artifact import OBSERVATIONS, Artifact, Facts, Record
 from slm_model.evaluation.scores import SideScores, StoryScore
 from slm_model.sampling import Story
 
 NUMERICS = f"{OBSERVATIONS}/numerics.json"
 
 
-class Interval(BaseModel):
+class Interval(Record):
     """Where the true value lies with 95 % confidence."""
-
-    model_config = ConfigDict(frozen=True)
 
     low: float
     high: float
 
 
-class StoryMeasures(BaseModel):
+class StoryMeasures(Record):
     """Measures of a collection of stories (story_measures.py); all but the counts are shares between 0 and 1."""
-
-    model_config = ConfigDict(frozen=True)
 
     num_stories: int
     mean_words: float
@@ -43,10 +37,8 @@ class StoryMeasures(BaseModel):
     names_persist: float  # of those, the share in which a name of them occurs again
 
 
-class Phenomenon(BaseModel):
+class Phenomenon(Record):
     """Minimal pairs of one kind: the share in which the right member took fewer bits. Chance is one half."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     num_pairs: int
@@ -54,10 +46,8 @@ class Phenomenon(BaseModel):
     interval: Interval  # Wilson's
 
 
-class Copied(BaseModel):
+class Copied(Record):
     """What of one story stands in the training stories."""
-
-    model_config = ConfigDict(frozen=True)
 
     num_words: int
     num_grams: int  # of eight words
@@ -66,10 +56,8 @@ class Copied(BaseModel):
     source: str | None  # id of the first training story that has it
 
 
-class Copying(BaseModel):
+class Copying(Record):
     """Copying from the training stories: a model's, and that of as many held-out stories (copying.py)."""
-
-    model_config = ConfigDict(frozen=True)
 
     share: float  # of runs of eight words, those that stand in a training story
     held_out_share: float
@@ -82,10 +70,8 @@ class Copying(BaseModel):
     memorises: bool
 
 
-class ScoresTable(BaseModel):
+class ScoresTable(Record):
     """The content of scores.json."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[3] = 3
     test_digest: str
@@ -150,11 +136,7 @@ class Scores(Artifact):
 
     def table(self) -> ScoresTable:
         """All scores of both sides."""
-        path = self.file("scores.json")
-        try:
-            return ScoresTable.model_validate_json(path.read_bytes())
-        except ValueError as error:
-            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
+        return self.record("scores.json", ScoresTable)
 
     def samples(self) -> list[Story]:
         """The sample stories, in the order of the prompts."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from slm_model.artifact import Record
 
 UNKNOWN_BITS = 8.0  # charged for each byte that a vocabulary cannot spell: a byte of no known content
 
@@ -31,10 +31,8 @@ def bits_per_byte(scores: Sequence[StoryScore]) -> float:
     return math.fsum(score.bits for score in scores) / sum(score.num_bytes for score in scores)
 
 
-class PositionLoss(BaseModel):
+class PositionLoss(Record):
     """Mean loss of the tokens that have ``start <= position < end``; position 0 follows the beginning mark."""
-
-    model_config = ConfigDict(frozen=True)
 
     start: int
     end: int
@@ -42,10 +40,8 @@ class PositionLoss(BaseModel):
     loss: float  # nats a token
 
 
-class SideScores(BaseModel):
+class SideScores(Record):
     """Scores over every token of one side, each exactly once."""
-
-    model_config = ConfigDict(frozen=True)
 
     num_stories: int
     num_tokens: int

@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from slm_model.artifact import UserError
+from slm_model.artifact import Record, UserError
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
 from slm_model.data.token_shards import TokenShards
-from slm_model.markdown import quote
+from slm_model.markdown import blocks, quote, table
 from slm_model.sampling import SamplingConfig, Story
 from slm_model.tokenizer.vocab import Vocab
 
@@ -25,20 +23,16 @@ BATCH_COLUMNS = 12
 FULL_BAR = 8.0  # nats: a loss of so much or more fills its bar
 
 
-class WalkToken(BaseModel):
+class WalkToken(Record):
     """A token of the story; ``nats``: what it cost the model, None for the beginning mark, which nothing foretells."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: int
     token: str  # in print
     nats: float | None
 
 
-class Walk(BaseModel):
+class Walk(Record):
     """The stations of a story."""
-
-    model_config = ConfigDict(frozen=True)
 
     story_id: str
     origin: str | None  # where the source has it; None: not found there
@@ -107,64 +101,33 @@ def first_sentence(text: str) -> str:
 
 def to_markdown(walk: Walk) -> str:
     """The walk as a page to read: quotes for texts, a table for the batch, blocks for the losses."""
-    shown = walk.tokens[: BATCH_COLUMNS + 1]
-    inputs = [_cell(token) for token in shown[:-1]]
-    targets = [_cell(token) for token in shown[1:]]
-    heads = " | ".join(str(i) for i in range(len(inputs)))
+    shown = [_code(token.token) for token in walk.tokens[: BATCH_COLUMNS + 1]]
+    inputs, targets = shown[:-1], shown[1:]
     repaired = f"Repaired: {', '.join(walk.repairs)}." if walk.repairs else "Nothing had to be repaired."
-    lines = [
+    bars = [f"{_bar(token.nats)} {token.nats:6.3f}  {token.token}" for token in walk.tokens if token.nats is not None]
+    page = blocks(
         f"# A story's walk: {walk.story_id}",
-        "",
         "## As found",
-        "",
-        *(
-            [f"In `{walk.origin}`:", "", *quote(walk.raw)]
-            if walk.raw is not None
-            else ["Not found among the raw stories."]
-        ),
-        "",
+        "Not found among the raw stories." if walk.raw is None else blocks(f"In `{walk.origin}`:", quote(walk.raw)),
         "## As cleaned",
-        "",
         f"{repaired} Its id is the hash of this text:",
-        "",
-        *quote(walk.cleaned),
-        "",
+        quote(walk.cleaned),
         "## Its side",
-        "",
         f"**{walk.side}**, decided by its source and that hash alone.",
-        "",
         "## As tokens",
-        "",
         f"{len(walk.tokens)} tokens of a vocabulary of {walk.vocab_size:,} ({walk.tokenizer}), the marks included:",
-        "",
         " ".join(_code(f"{token.token} {token.id}") for token in walk.tokens),
-        "",
         "## As the network reads it",
-        "",
         "From each input, and all before it, the network foretells the target below it:",
-        "",
-        f"| position | {heads} |",
-        f"| --- |{' --- |' * len(inputs)}",
-        f"| input | {' | '.join(inputs)} |",
-        f"| target | {' | '.join(targets)} |",
-        "",
+        table(("position", *map(str, range(len(inputs)))), [("input", *inputs), ("target", *targets)]),
         "## What each token cost",
-        "",
         f"{walk.loss:.3f} nats a token, {walk.bits_per_byte:.3f} bits per byte. A full block is {FULL_BAR:.0f} nats "
         "or more:",
-        "",
-        "```text",
-        *(f"{_bar(token.nats)} {token.nats:6.3f}  {token.token}" for token in walk.tokens if token.nats is not None),
-        "```",
-        "",
+        "\n".join(["```text", *bars, "```"]),
         "## What the model makes of its first sentence",
-        "",
-        *quote(walk.told.prompt, "**"),
-        ">",
-        *quote(walk.told.text[len(walk.told.prompt) :].lstrip()),
-        "",
-    ]
-    return "\n".join(lines)
+        f"{quote(walk.told.prompt, '**')}\n>\n{quote(walk.told.text[len(walk.told.prompt) :].lstrip())}",
+    )
+    return f"{page}\n"
 
 
 def to_rich(walk: Walk) -> Group:
@@ -220,10 +183,6 @@ def _code(text: str) -> str:
     """Text as it is, in a code span: fenced by more backticks than it has itself."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
-
-
-def _cell(token: WalkToken) -> str:
-    return _code(token.token).replace("|", "\\|")
 
 
 def _bar(nats: float) -> str:

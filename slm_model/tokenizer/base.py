@@ -68,10 +68,6 @@ class Tokenizer(ABC):
         """What a token stands for: nothing for a special token, U+FFFD for the unknown one."""
         return self._bytes[index]
 
-    def token_text(self, index: int) -> str:
-        """A token decoded alone."""
-        return self.decode([index])
-
     def token(self, index: int) -> str:
         """A token in print: a special one's name, else its text with blanks and broken bytes made visible."""
         if index in self.special_ids:

@@ -8,47 +8,29 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from slm_model.artifact import StageRun, UserError
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig
-from slm_model.data.download import SCHEMA, download
+from slm_model.data.download import download
 from slm_model.data.filters import reason_to_reject
 from slm_model.data.normalise import normalise, repair
-from slm_model.data.parquet import PartWriter, read_table
+from slm_model.data.parquet import read_table
 from slm_model.data.source import FilesSource, StorygenSource, resolve
-from slm_model.data.stories import RawFacts, RawStories, Stories
+from slm_model.data.stories import RawStories, Stories
 from slm_model.data.storygen.dirt import dirty_stories
 from slm_model.data.storygen.generate import story
+from tests.made_stories import raw_stories
 
 GOOD = "One day, the little dog {} was in the garden with his mom. He saw a big red ball and he was very happy to play."
 MAX = GOOD.format("Max")
-
-
-def raw_stories(out: Path, stories: Sequence[str | tuple[str, str]], rows_per_part: int = 3) -> RawStories:
-    """Raw stories as download leaves them; a pair names the split."""
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [(found, "train") if isinstance(found, str) else found for found in stories]
-    with PartWriter(out, "raw", SCHEMA, rows_per_part) as writer:
-        texts, splits = [text for text, _ in rows], [split for _, split in rows]
-        writer.write(pa.table([texts, splits, [f"here:{i}" for i in range(len(rows))]], schema=SCHEMA))
-    facts = RawFacts(
-        description="here",
-        files={},
-        num_stories=len(rows),
-        num_null=0,
-        num_bytes=sum(len(text.encode()) for text in texts),
-        by_split=dict(Counter(splits)),
-    )
-    return RawStories(out, facts)
 
 
 def kept(stories: Stories) -> list[dict[str, Any]]:
@@ -198,7 +180,7 @@ def test_progress_is_reported(tmp_path: Path) -> None:
 
 
 def dirty_raw(folder: Path) -> RawStories:
-    return raw_stories(folder, [planted.text for planted in dirty_stories(2, 0, 400, 0.4)], rows_per_part=37)
+    return raw_stories(folder, [planted.text for planted in dirty_stories(2, 0, 400, 0.4)], stories_per_part=37)
 
 
 def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:

@@ -159,10 +159,7 @@ def test_an_unreachable_hub_is_no_reason_to_take_what_lies_about(hub: Hub, tmp_p
     pin = {"kind": "hub", "dataset": REPO, "revision": NEW}
     jobs = [{"config": WHOLE, "fetch": False}, {"config": WHOLE, "pin": pin}, {"config": SLICE, "pin": pin}]
     began = time.monotonic()
-    for found in [
-        *ask("http://127.0.0.1:9", tmp_path, *jobs),
-        *ask(hub.endpoint, tmp_path, *jobs, HF_HUB_OFFLINE="1"),
-    ]:
+    for found in [*ask("http://127.0.0.1:9", tmp_path, *jobs), *ask(hub.endpoint, tmp_path, *jobs, HF_HUB_OFFLINE="1")]:
         assert found["error"].startswith("SourceUnreachable: someone/TinyTales could not be fetched from http://127")
         assert "--offline" in found["error"] and "slm run quick" in found["error"]
     assert time.monotonic() - began < 20  # the library tries again for 23 s each time

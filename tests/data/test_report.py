@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import MANIFEST, Manifest, Recipe, StageRun, seal_manifest
+from slm_model.artifact import Manifest, StageRun
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.parquet import PartWriter, read_table
+from slm_model.data.parquet import read_table
 from slm_model.data.report.counting import count_words, words_of
 from slm_model.data.report.data_report import DataReport
 from slm_model.data.report.describe import describe, heaps_exponent, quantiles, reconcile
@@ -26,13 +26,15 @@ from slm_model.data.report.drift import compare, divergence
 from slm_model.data.shards import ShardConfig, shard
 from slm_model.data.source import PinnedSource
 from slm_model.data.split import split
-from slm_model.data.stories import SIDES, RawFacts, RawStories, Splits, Stories
+from slm_model.data.stories import SIDES, RawStories, Splits, Stories
 from slm_model.data.token_shards import TokenShards
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab
 from tasks.describe import drift_of
 from tasks.store import Store, records_of
+from tests.made_artifacts import finish
+from tests.made_stories import raw_stories
 
 SOURCE = PinnedSource(kind="storygen", revision="made up")
 HOSTILE = "One day a cat <script>alert(1)</script> | `sat` ![x](y) and"  # full of marks
@@ -58,17 +60,7 @@ def texts_of(num_stories: int, pet: str) -> list[str]:
 
 def corpus(folder: Path, texts: list[str]) -> Corpus:
     run = StageRun()
-    (folder / "raw").mkdir(parents=True)
-    origins = [f"made up:{i}" for i in range(len(texts))]
-    table = pa.table({"text": texts, "split": ["train"] * len(texts), "origin": origins})
-    with PartWriter(folder / "raw", "raw", table.schema, rows_per_part=100) as writer:
-        writer.write(table)
-    num_bytes = sum(len(text.encode()) for text in texts)
-    facts = RawFacts(
-        description="made up", files={}, num_stories=len(texts), num_null=0, num_bytes=num_bytes,
-        by_split={"train": len(texts)},
-    )  # fmt: skip
-    raw = RawStories(folder / "raw", facts)
+    raw = raw_stories(folder / "raw", texts, 100, "made up")
     stories = clean(folder / "clean", raw, CleanConfig(min_chars=20), run)
     splits = split(folder / "split", stories, SplitConfig(validation_share=0.1, test_share=0.1), run)
     vocab = build_vocab(folder / "vocab", splits, CharConfig(), run)
@@ -228,12 +220,7 @@ def publish(root: Path, report: DataReport, key: str, digest: str, started: str,
     """The report as a finished artifact of a store; ``facts`` are told instead of its own."""
     folder = root / "describe" / key
     shutil.copytree(report.folder, folder)
-    manifest = Manifest(
-        key=key, digest=digest, recipe=Recipe(stage="describe", configs=[], code={}, libraries={}, inputs=[]),
-        facts=report.facts.model_dump() | facts, files=records_of(folder), opens_with=[], environment={},
-        started=started, seconds=1.0,
-    )  # fmt: skip
-    (folder / MANIFEST).write_bytes(seal_manifest(manifest))
+    finish(folder, "describe", report.facts.model_copy(update=facts), key=key, digest=digest, started=started)
     return DataReport.open(folder)
 
 

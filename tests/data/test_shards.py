@@ -1,6 +1,5 @@
 """The shard stage: which tokens it leaves for which story, and that nothing else has a say in the bytes."""
 
-import hashlib
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 
 from slm_model.artifact import ArtifactDamaged, StageRun, Stopped, UserError
 from slm_model.data.batches import PackedBatches
-from slm_model.data.parquet import read_table, write_table
+from slm_model.data.parquet import read_table
 from slm_model.data.shards import ShardConfig, encode_stories, shard
-from slm_model.data.stories import SIDES, Splits, SplitsFacts
+from slm_model.data.stories import SIDES, Splits
 from slm_model.data.token_shards import token_dtype
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.char import CharTokenizer
@@ -21,6 +20,7 @@ from slm_model.tokenizer.config import BpeConfig, CharConfig, VocabConfig, WordC
 from slm_model.tokenizer.document import EVERY_CHARACTER
 from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.vocab import Vocab
+from tests.made_stories import id_of, splits_of
 
 STORIES = {
     "train": [f"Story {i}. The cat sat on {'the mat and ' * (i % 7)}the dog." for i in range(230)],
@@ -29,28 +29,9 @@ STORIES = {
 }
 
 
-def splits_of(folder: Path, stories_per_part: int) -> Splits:
-    folder.mkdir()
-    for side, texts in STORIES.items():
-        table = pa.table({"id": [id_of(text) for text in texts], "text": texts})
-        for part, start in enumerate(range(0, len(texts), stories_per_part)):
-            write_table(folder / f"{side}-{part:05}.parquet", table.slice(start, stories_per_part))
-    facts = SplitsFacts(
-        num_stories={side: len(STORIES[side]) for side in SIDES},
-        num_bytes={side: sum(len(text.encode()) for text in STORIES[side]) for side in SIDES},
-        test_from="share",
-        test_digest="0" * 64,
-    )
-    return Splits(folder, facts)
-
-
-def id_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 @pytest.fixture
 def splits(tmp_path: Path) -> Splits:
-    return splits_of(tmp_path / "splits", stories_per_part=40)
+    return splits_of(tmp_path / "splits", STORIES, stories_per_part=40)
 
 
 def vocab_of(splits: Splits, config: VocabConfig) -> Vocab:
@@ -104,7 +85,7 @@ def test_the_bytes_depend_neither_on_workers_nor_on_how_the_split_is_cut(splits:
     expected = bytes_of(tmp_path / "here")
     parts = ["test-00000", "train-00000", "train-00001", "train-00002", "validation-00000"]
     assert list(expected) == [f"{part}.parquet" for part in parts]
-    shard(tmp_path / "cut", splits_of(tmp_path / "other", stories_per_part=7), vocab, config, StageRun())
+    shard(tmp_path / "cut", splits_of(tmp_path / "other", STORIES, stories_per_part=7), vocab, config, StageRun())
     assert bytes_of(tmp_path / "cut") == expected
 
     def pool(workers: int) -> Executor:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +14,11 @@ from pydantic import ValidationError
 from slm_model.artifact import StageRun, UserError, hash_json
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.download import SCHEMA, download
-from slm_model.data.parquet import PartWriter
+from slm_model.data.download import download
 from slm_model.data.source import StorygenSource, resolve
 from slm_model.data.split import side_of, split
-from slm_model.data.stories import SIDES, RawFacts, RawStories, Splits, Stories
+from slm_model.data.stories import SIDES, Splits, Stories
+from tests.made_stories import raw_stories
 
 CONFIG = SplitConfig(validation_share=0.1, test_share=0.1)
 STORY = (  # no five words in a row without what tells it from the others
@@ -29,12 +28,7 @@ STORY = (  # no five words in a row without what tells it from the others
 
 
 def cleaned(folder: Path, stories: Sequence[tuple[str, str]]) -> Stories:
-    (folder / "raw").mkdir(parents=True)
-    with PartWriter(folder / "raw", "raw", SCHEMA, 50) as writer:
-        texts, splits = zip(*stories, strict=True)
-        writer.write(pa.table([texts, splits, ["here"] * len(stories)], schema=SCHEMA))
-    facts = RawFacts(description="here", files={}, num_stories=len(stories), num_null=0, num_bytes=0, by_split={})
-    return clean(folder / "stories", RawStories(folder / "raw", facts), CleanConfig(), StageRun())
+    return clean(folder / "stories", raw_stories(folder / "raw", stories, 50), CleanConfig(), StageRun())
 
 
 def stories(start: int, stop: int, side: str = "train") -> list[tuple[str, str]]:

@@ -6,16 +6,13 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from slm_model.artifact import StageRun
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.parquet import PartWriter
 from slm_model.data.shards import ShardConfig, shard
 from slm_model.data.split import split
-from slm_model.data.stories import RawFacts, RawStories, Splits, Stories
+from slm_model.data.stories import RawStories, Splits, Stories
 from slm_model.data.token_shards import TokenShards
 from slm_model.networks.config import TransformerConfig
 from slm_model.tokenizer.build import build_vocab
@@ -23,6 +20,7 @@ from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
 from slm_model.training.loop import train
+from tests.made_stories import raw_stories
 
 NETWORK = TransformerConfig(
     context=64, width=16, num_layers=1, num_heads=2, num_kv_heads=1, head_width=8, hidden_width=32
@@ -42,7 +40,7 @@ class Pipeline:
 def run_pipeline(folder: Path) -> Pipeline:
     """All stages up to the model, each in a folder of its own."""
     run = StageRun()
-    raw = raw_stories(folder / "raw")
+    raw = found(folder / "raw")
     stories = clean(folder / "clean", raw, CleanConfig(min_chars=20), run)
     splits = split(folder / "split", stories, SplitConfig(validation_share=0.1, test_share=0.1), run)
     vocab = build_vocab(folder / "vocab", splits, CharConfig(), run)
@@ -52,15 +50,14 @@ def run_pipeline(folder: Path) -> Pipeline:
     return Pipeline(raw, stories, splits, vocab, shards, model)
 
 
-def raw_stories(out: Path, num_stories: int = 300) -> RawStories:
+def found(out: Path) -> RawStories:
     """Three hundred little stories in two parts, every fifth of them with quotes that were decoded wrongly.
 
     The last forty are held out by the source, and story 281 is story 231 once more.
     """
-    out.mkdir(parents=True)
     draw = random.Random(1)
     texts = []
-    for i in range(num_stories):
+    for i in range(300):
         name, animal, place = (
             draw.choice(words) for words in (["Lily", "Tom", "Ben"], ["cat", "dog", "bird"], ["park", "zoo", "sea"])
         )
@@ -68,13 +65,5 @@ def raw_stories(out: Path, num_stories: int = 300) -> RawStories:
         text += "They played all day. " * draw.randint(0, 1) + "The end."
         texts.append(text.replace('"H', "â€œH").replace('!"', "!â€\x9d") if i % 5 == 0 else text)
     texts[281] = texts[231]
-    splits = ["test" if i >= 260 else "train" for i in range(num_stories)]
-    table = pa.table({"text": texts, "split": splits, "origin": [f"stories.txt:{i}" for i in range(num_stories)]})
-    with PartWriter(out, "raw", table.schema, rows_per_part=200) as writer:
-        writer.write(table)
-    num_bytes = sum(len(text.encode()) for text in texts)
-    facts = RawFacts(
-        description="made up", files={}, num_stories=num_stories, num_null=0, num_bytes=num_bytes,
-        by_split={"train": 260, "test": 40},
-    )  # fmt: skip
-    return RawStories(out, facts)
+    pairs = [(text, "test" if i >= 260 else "train") for i, text in enumerate(texts)]
+    return raw_stories(out, pairs, 200, "stories.txt")

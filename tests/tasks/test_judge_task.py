@@ -26,7 +26,7 @@ from tasks.runner import Runner
 from tasks.stage import Engine
 from tests.e2e.conftest import SMALL
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+pytestmark = pytest.mark.slow
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 from filelock import FileLock, Timeout
+from toy import flip
 
 from slm_model.artifact import (
     MANIFEST,
@@ -85,22 +86,6 @@ def publish(store: Store, **config: object) -> Manifest:
 
 def folder(store: Store, manifest: Manifest) -> Path:
     return store.folder("words", manifest.key)
-
-
-def flip(path: Path, position: int, bit: int = 0) -> None:
-    """Flip one bit and put size, times and inode back."""
-    stat = path.stat()
-    with path.open("r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ (1 << bit)]))
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino) == (
-        stat.st_size,
-        stat.st_mtime_ns,
-        stat.st_ino,
-    )
 
 
 FILES = ["words.txt", "big.bin", "part/more.txt", "observations/clock.txt"]

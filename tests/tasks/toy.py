@@ -142,6 +142,16 @@ class Toy:
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {module}"
         self.source(module).write_text(text.replace(old, new))
 
+    def at_the_start(self, *statements: str) -> None:
+        """Have the numbers stage begin with these statements."""
+        self.edit("numbers", 'record("numbers"', "\n    ".join([*statements, 'record("numbers"']))
+
+    def at_half_way(self, *statements: str, imports: str = "") -> None:
+        """Have the numbers stage run these statements when it has written its first file."""
+        line = '(run.resume / "half-way").write_text("numbers.txt is written")'
+        self.edit("numbers", line, "\n    ".join(statements))
+        self.edit("numbers", "import os, time", f"import os, time\n{imports}")
+
     def engine(self, **placement: Any) -> Engine:
         """What a new process has: the code as it is on disk now, none of it loaded."""
         for module in [m for m in sys.modules if m.partition(".")[0] == self.name]:
@@ -189,6 +199,15 @@ class Toy:
         """Run the numbers stage in another process; it prints whether it was cached, and its digest."""
         command = [sys.executable, __file__, str(self.root), self.name, *args]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+
+
+def flip(path: Path, position: int = 0, bit: int = 0) -> None:
+    """Flip one bit, and put the times back; size and inode stay."""
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[position] ^= 1 << bit
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_ino == stat.st_ino
 
 
 def environment(**more: str) -> dict[str, str]:

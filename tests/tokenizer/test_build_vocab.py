@@ -1,18 +1,16 @@
 """The build_vocab stage: what it learns from, and what it says."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from slm_model.artifact import StageRun, Stopped, UserError, hash_file
-from slm_model.data.parquet import write_table
-from slm_model.data.stories import SIDES, Splits, SplitsFacts
+from slm_model.data.stories import Splits
 from slm_model.tokenizer.build import TrainingSample, build_vocab, measure
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
+from tests.made_stories import splits_of
 
 EVERY_KIND = pytest.mark.parametrize(
     "config",
@@ -22,25 +20,14 @@ EVERY_KIND = pytest.mark.parametrize(
 TRAIN = [f"Story {i}: the cat sat on the mat, and the dog did not." for i in range(200)]
 
 
-def splits_of(folder: Path, train: list[str], validation: list[str], stories_per_part: int = 50) -> Splits:
-    sides = {"train": train, "validation": validation, "test": ["The test story is about a zebra: ŧ."]}
-    folder.mkdir()
-    for side, texts in sides.items():
-        table = pa.table({"id": [hashlib.sha256(t.encode()).hexdigest()[:16] for t in texts], "text": texts})
-        for part, start in enumerate(range(0, len(texts), stories_per_part)):
-            write_table(folder / f"{side}-{part:05}.parquet", table.slice(start, stories_per_part))
-    facts = SplitsFacts(
-        num_stories={side: len(sides[side]) for side in SIDES},
-        num_bytes={side: sum(len(text.encode()) for text in sides[side]) for side in SIDES},
-        test_from="share",
-        test_digest="0" * 64,
-    )
-    return Splits(folder, facts)
+def with_training(folder: Path, train: list[str], validation: str, stories_per_part: int = 50) -> Splits:
+    sides = {"train": train, "validation": [validation], "test": ["The test story is about a zebra: ŧ."]}
+    return splits_of(folder, sides, stories_per_part)
 
 
 @pytest.fixture
 def splits(tmp_path: Path) -> Splits:
-    return splits_of(tmp_path / "splits", TRAIN, ["The cat saw a fox: ß."])
+    return with_training(tmp_path / "splits", TRAIN, "The cat saw a fox: ß.")
 
 
 @EVERY_KIND
@@ -60,7 +47,7 @@ def test_the_vocabulary_opens_and_is_named_by_its_bytes(config: Any, splits: Spl
 
 @EVERY_KIND
 def test_nothing_is_learned_from_held_out_stories(config: Any, splits: Splits, tmp_path: Path) -> None:
-    other = splits_of(tmp_path / "other", TRAIN, ["ß ŧ zebra fox " * 50])
+    other = with_training(tmp_path / "other", TRAIN, "ß ŧ zebra fox " * 50)
     first = build_vocab(tmp_path / "a", splits, config, StageRun())
     second = build_vocab(tmp_path / "b", other, config, StageRun())
     assert first.facts.tokenizer_sha256 == second.facts.tokenizer_sha256
@@ -75,7 +62,7 @@ def test_a_large_side_is_sampled_whatever_its_order_and_parts(config: Any, tmp_p
     sampled = config.model_copy(update={"max_sample_bytes": 4000})
     vocabularies = [
         build_vocab(
-            tmp_path / name, splits_of(tmp_path / f"splits-{name}", train, ["x"], per_part), sampled, StageRun()
+            tmp_path / name, with_training(tmp_path / f"splits-{name}", train, "x", per_part), sampled, StageRun()
         )
         for name, train, per_part in [("a", TRAIN, 50), ("b", TRAIN[::-1], 17)]
     ]
@@ -93,7 +80,7 @@ def test_another_seed_samples_other_stories(splits: Splits) -> None:
 @EVERY_KIND
 def test_empty_stories_are_refused(config: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no text in the sample of 2 training stories"):
-        build_vocab(tmp_path / "vocab", splits_of(tmp_path / "splits", ["", ""], ["x"]), config, StageRun())
+        build_vocab(tmp_path / "vocab", with_training(tmp_path / "splits", ["", ""], "x"), config, StageRun())
 
 
 @EVERY_KIND

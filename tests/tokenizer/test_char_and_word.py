@@ -29,7 +29,7 @@ def test_words_take_the_space_before_them_along() -> None:
     tokenizer = build_word(["Tom's dog didn't bark, \"no\".\n\nThe end 12 - 'tis"], WordConfig(min_count=1))
 
     def pieces(text: str) -> list[str]:
-        return [tokenizer.token_text(index) for index in tokenizer.encode(text)]
+        return [tokenizer.decode([index]) for index in tokenizer.encode(text)]
 
     assert pieces("Tom's dog didn't bark, \"no\".") == ["Tom's", " dog", " didn't", " bark", ",", ' "', "no", '"', "."]
     assert pieces("\n\nThe end 12 - 'tis") == ["\n", "\n", "The", " end", " 1", "2", " -", " '", "tis"]

@@ -134,7 +134,7 @@ def test_every_id_has_a_printable_token(kind: str) -> None:
     tokenizer = BUILT[kind]
     for index in range(tokenizer.vocab_size):
         assert tokenizer.token(index).isprintable() and tokenizer.token(index)
-        assert tokenizer.token_text(index) == tokenizer.token_bytes(index).decode("utf-8", "replace")
+        assert tokenizer.decode([index]) == tokenizer.token_bytes(index).decode("utf-8", "replace")
 
 
 @EVERY_KIND

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slm_model.artifact import Manifest, Recipe, content_digest, hash_file, hash_json, seal_manifest
+from slm_model.artifact import hash_file, hash_json
 from slm_model.checkpoint import CheckpointFacts
 from slm_model.networks.config import TransformerConfig
 from slm_model.tokenizer import char
 from slm_model.tokenizer.config import CharConfig
 from tasks.registry import MlflowStore
-from tasks.store import records_of
+from tests.made_artifacts import finish
 
 STORIES = ["Once upon a time there was a cat.", "The dog ran to the park, and sat.", "Lily saw a big red ball."]
 
@@ -24,7 +24,7 @@ STORIES = ["Once upon a time there was a cat.", "The dog ran to the park, and sa
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without a run: made once, since that takes seconds, and copied for each test."""
-    from tasks.tracking import connect
+    from tasks.connection import connect
 
     root = tmp_path_factory.mktemp("template")
     store = MlflowStore(root, f"sqlite:///{root}/mlflow.db")
@@ -78,20 +78,7 @@ def make_checkpoint() -> Callable[[Path, int], Path]:
         np.save(out / "training_stories.npy", np.array([1, 2, 3], np.uint64))
         values = dict.fromkeys(CheckpointFacts.model_fields, 1)
         values |= {"budget": "1 step", "numerics": {}, "warm_start": None}
-        facts = CheckpointFacts.model_validate(values).model_dump()
-        files = records_of(out)
-        manifest = Manifest(
-            key=hash_json([seed]),
-            digest=content_digest(files, facts),
-            recipe=Recipe(stage="train", configs=[], code={}, libraries={}, inputs=[]),
-            facts=facts,
-            files=files,
-            opens_with=[],
-            environment={},
-            started="2026-01-01T00:00:00+00:00",
-            seconds=10.0,
-        )
-        (out / "manifest.json").write_bytes(seal_manifest(manifest))
+        manifest = finish(out, "train", CheckpointFacts.model_validate(values), key=hash_json([seed]))
         return out.rename(root / manifest.key)
 
     return make

@@ -24,10 +24,9 @@ from slm_model.evaluation.score import score_texts
 from slm_model.generation import Generator
 from slm_model.sampling import SamplingConfig
 from tasks.bundle import BundleFailed, requirements, score_with_bundle
+from tasks.connection import quiet_mlflow
 from tasks.registry import MlflowStore, bundle_folder
-from tasks.tracking import Description, fill_run, quiet_mlflow, register_version
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
+from tasks.tracking import Description, fill_run, register_version
 
 PROMPTS = ["Once upon", "The dog"]
 TEXTS = ["Lily saw a big red ball.", "Zoë sat.", "The dog ran. " * 20]

@@ -19,6 +19,7 @@ import pytest
 
 from slm_model.artifact import UserError
 from slm_model.checkpoint import open_checkpoint
+from tasks.connection import connect
 from tasks.registry import (
     CHALLENGER,
     CHAMPION,
@@ -35,9 +36,7 @@ from tasks.registry import (
     model_tag,
     previous_champion,
 )
-from tasks.tracking import Dataset, Description, connect, fill_run, register_version, set_alias, set_model_tag, set_tags
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
+from tasks.tracking import Dataset, Description, fill_run, register_version, set_alias, set_model_tag, set_tags
 
 
 def register(store: MlflowStore, checkpoint: Path, key: str, verdict: str = "passed", name: str = "tales") -> Version:

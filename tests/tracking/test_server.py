@@ -13,6 +13,7 @@ import pytest
 
 from slm_model.checkpoint import open_checkpoint
 from tasks.bundle import score_with_bundle
+from tasks.connection import connect
 from tasks.registry import (
     CHAMPION,
     MlflowStore,
@@ -24,12 +25,9 @@ from tasks.registry import (
     list_models,
     list_versions,
 )
-from tasks.tracking import Dataset, Description, connect, fill_run, open_run, register_version, set_alias
+from tasks.tracking import Dataset, Description, fill_run, open_run, register_version, set_alias
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),  # MLflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 
 DATASET = Dataset("TinyStories", "test", "cd" * 32, "here", {"num_stories": 3})
 DESCRIPTION = Description("key-1", "run", {"width": 8}, datasets=[DATASET])

@@ -15,8 +15,6 @@ from tasks.store import Store, records_of
 from tasks.trace import trace_version
 from tasks.tracking import Description, fill_run, register_version
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
-
 
 @pytest.fixture
 def version(store: MlflowStore, checkpoint: Path) -> Version:

@@ -15,10 +15,9 @@ import pytest
 
 from slm_model.artifact import Stopped
 from tasks import live_run
+from tasks.connection import connect
 from tasks.registry import MlflowStore, RegistryUnreachable
-from tasks.tracking import Dataset, Description, connect, fill_run, is_drawn, open_run
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
+from tasks.tracking import Dataset, Description, fill_run, is_drawn, open_run
 
 COUNTS = {"num_stories": 3, "num_tokens": 100, "num_bytes": 90}
 TRAIN = Dataset("TinyStories", "train", "ab" * 32, "roneneldan/TinyStories at f54c09fd", COUNTS)

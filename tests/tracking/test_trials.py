@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slm_model.artifact import Manifest, Recipe, UserError
+from slm_model.artifact import UserError
 from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts
 from slm_model.networks.config import TransformerConfig
+from tasks.connection import connect
 from tasks.pages import to_html
 from tasks.registry import MlflowStore
-from tasks.tracking import Description, connect, keep_files, open_run
+from tasks.tracking import Description, keep_files, open_run
 from tasks.trial_reports import scaling_report, sweep_report
 from tasks.trials import EXPERIMENT, Result, keep_result, ranked
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow on SQLAlchemy 2.1
+from tests.made_artifacts import manifest_for
 
 RATE = "train.optimizer.learning_rate"
 SWEEP = Description("sweep-key", "quick: learning_rate", {"over": RATE}, experiment=EXPERIMENT)
@@ -46,12 +45,7 @@ def trained(shown: dict[str, str], bits: float, seed: int = 0, steps: int = 100,
         num_parameters=num_parameters, steps=steps, tokens=steps * 64, budget="", train_loss=1.0, validation_loss=1.0,
         validation_bits_per_byte=bits, numerics={},
     )  # fmt: skip
-    manifest = Manifest(
-        key=f"{shown}{seed}", digest="", recipe=Recipe(stage="train", configs=[], code={}, libraries={}, inputs=[]),
-        facts={}, files=[], opens_with=[], environment={}, started=datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
-        seconds=12.5,
-    )  # fmt: skip
-    model = Trained(Path("nowhere"), facts, manifest)
+    model = Trained(Path("nowhere"), facts, manifest_for("train", facts, key=f"{shown}{seed}", seconds=12.5))
     return Result(shown, {RATE: float(shown.get("learning_rate", 1))}, seed, model)
 
 

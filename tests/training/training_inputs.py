@@ -33,7 +33,8 @@ from slm_model.tokenizer.vocab import Vocab, VocabFacts
 from slm_model.training.config import TrainConfig
 from slm_model.training.loop import train
 from tasks import train as train_task
-from tasks.stage import Engine, Making, Nobody, Outcome, Watcher, manifest_of
+from tasks.recipe import manifest_of
+from tasks.stage import Engine, Making, Nobody, Outcome, Watcher
 from tasks.trunk import trunks_for
 
 A = TypeVar("A", bound=Artifact)

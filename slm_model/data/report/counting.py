@@ -71,6 +71,11 @@ class Words:
             self.growth.append((self._num_words, len(self.sample)))
 
 
+def as_numbers(ids: pa.Array) -> NDArray[np.uint64]:
+    """Ids of stories as the numbers that their hex digits write."""
+    return np.array([int(name, 16) for name in ids.to_pylist()], np.uint64)
+
+
 def count_encoded(vocab_size: int, part: Path) -> Encoded:
     """Count a file of token shards."""
     total = Encoded.nothing(vocab_size)
@@ -80,7 +85,7 @@ def count_encoded(vocab_size: int, part: Path) -> Encoded:
             _counted(batch["num_bytes"]),
             _counted(tokens.value_lengths()),
             np.bincount(tokens.flatten().to_numpy(), minlength=vocab_size),
-            np.array([int(name, 16) for name in batch["id"].to_pylist()], np.uint64),
+            as_numbers(batch["id"]),
         )
         total = total.plus(found)
     return total

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from slm_model.artifact import Artifact, ArtifactDamaged, Facts
+from slm_model.artifact import Artifact, Facts, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +15,8 @@ if TYPE_CHECKING:
 PICTURES = ("stories.png", "words.png")
 
 
-class Count(BaseModel):
+class Count(Record):
     """What is there at a station of the pipeline; None: not counted there."""
-
-    model_config = ConfigDict(frozen=True)
 
     station: str
     num_stories: int
@@ -28,20 +24,16 @@ class Count(BaseModel):
     num_tokens: int | None = None  # a beginning and an end mark for every story among them
 
 
-class RejectedStory(BaseModel):
+class RejectedStory(Record):
     """A rejected story, cut to its beginning."""
-
-    model_config = ConfigDict(frozen=True)
 
     origin: str
     text: str
     duplicate_of: str | None  # the id of the story kept instead
 
 
-class Reason(BaseModel):
+class Reason(Record):
     """The stories rejected for one reason; the examples are drawn by hash."""
-
-    model_config = ConfigDict(frozen=True)
 
     reason: str
     num_stories: int
@@ -49,50 +41,40 @@ class Reason(BaseModel):
     examples: list[RejectedStory]
 
 
-class RepairedStory(BaseModel):
+class RepairedStory(Record):
     """The place in a kept story where it first differs from what was found."""
-
-    model_config = ConfigDict(frozen=True)
 
     story_id: str
     found: str
     kept: str
 
 
-class Repair(BaseModel):
+class Repair(Record):
     """The kept stories that had one kind of damage; the examples are drawn by hash."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: str
     num_stories: int
     examples: list[RepairedStory]
 
 
-class Family(BaseModel):
+class Family(Record):
     """A story that was kept, and how many were rejected for being it or nearly it once more."""
-
-    model_config = ConfigDict(frozen=True)
 
     story_id: str
     num_rejected: int
     text: str  # of one of the rejected, cut to its beginning
 
 
-class Length(BaseModel):
+class Length(Record):
     """How long the stories of all sides are, in one unit."""
-
-    model_config = ConfigDict(frozen=True)
 
     unit: Literal["bytes", "words", "tokens"]  # UTF-8; parted by white space; with the two marks
     mean: float
     quantiles: dict[str, int]
 
 
-class ReportTable(BaseModel):
+class ReportTable(Record):
     """The content of report.json."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     counts: list[Count]  # from the source to the shards; they add up
@@ -136,11 +118,7 @@ class DataReport(Artifact):
 
     def table(self) -> ReportTable:
         """Counts, lengths and examples."""
-        path = self.file("report.json")
-        try:
-            return ReportTable.model_validate_json(path.read_bytes())
-        except ValueError as error:
-            raise ArtifactDamaged(path, f"cannot be read ({str(error).splitlines()[0]})") from None
+        return self.record("report.json", ReportTable)
 
     def pictures(self) -> dict[str, bytes]:
         """PNG files by name."""

@@ -27,6 +27,7 @@ from slm_model.data.token_shards import TokenShards, TokenShardsFacts
 from slm_model.tokenizer.vocab import Vocab
 
 SAMPLE_BYTES = 64_000_000  # of text that words are counted in: a second a core
+COUNTED = ("num_stories", "num_bytes", "num_tokens")  # of each side
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
@@ -45,9 +46,9 @@ def describe(
     counts = reconcile(raw.facts, stories.facts, splits.facts, shards.facts)
     encoded = {side: _encoded(shards, side, run) for side in SIDES}
     for side, found in encoded.items():
-        _equal(f"{side} stories in the shards", len(found.ids), shards.facts.num_stories[side])
-        _equal(f"{side} bytes in the shards", _total(found.num_bytes), shards.facts.num_bytes[side])
-        _equal(f"{side} tokens in the shards", _total(found.num_tokens), shards.facts.num_tokens[side])
+        wanted = [getattr(shards.facts, name)[side] for name in COUNTED]
+        counted = [len(found.ids), _total(found.num_bytes), _total(found.num_tokens)]
+        _equal(f"{side} stories, bytes and tokens in the shards", counted, wanted)
     words = _words(splits, run)
 
     rejected, duplicate_of = rejected_stories(stories.rejected(), stories.facts.num_raw)
@@ -74,8 +75,7 @@ def describe(
 
     num_words = _total(sum(words.lengths.values(), Counter()))
     num_stories, num_bytes, num_tokens, unknown_bytes = (
-        sum(getattr(shards.facts, name).values())
-        for name in ("num_stories", "num_bytes", "num_tokens", "unknown_bytes")
+        sum(getattr(shards.facts, name).values()) for name in (*COUNTED, "unknown_bytes")
     )
     facts = DataReportFacts(
         source_kind=source.kind,
@@ -115,15 +115,7 @@ def reconcile(raw: RawFacts, cleaned: StoriesFacts, splits: SplitsFacts, shards:
         Count(station="rejected", num_stories=sum(cleaned.rejected.values())),
         Count(station="kept", num_stories=cleaned.num_stories, num_bytes=cleaned.num_bytes),
         Count(station="dropped", num_stories=splits.num_dropped),
-        *(
-            Count(
-                station=side,
-                num_stories=shards.num_stories[side],
-                num_bytes=shards.num_bytes[side],
-                num_tokens=shards.num_tokens[side],
-            )
-            for side in SIDES
-        ),
+        *(Count(station=side, **{name: getattr(shards, name)[side] for name in COUNTED}) for side in SIDES),
     ]
 
 
@@ -132,9 +124,8 @@ def quantiles(counts: Counter[int]) -> dict[str, int]:
     values = np.array(sorted(counts))
     ends = np.cumsum([counts[int(value)] for value in values])
     places = [int(q * (ends[-1] - 1)) for q in QUANTILES]
-    return {
-        f"{q:g}": int(values[np.searchsorted(ends, p, side="right")]) for q, p in zip(QUANTILES, places, strict=True)
-    }
+    found = values[np.searchsorted(ends, places, side="right")]
+    return {f"{q:g}": int(value) for q, value in zip(QUANTILES, found, strict=True)}
 
 
 def heaps_exponent(growth: list[tuple[int, int]]) -> float | None:
@@ -162,18 +153,16 @@ def _words(splits: Splits, run: StageRun) -> Words:
     share = min(1.0, SAMPLE_BYTES / sum(splits.facts.num_bytes.values()))
     total = Words()
     parts = [(side, part) for side in SIDES for part in splits.parts(side)]
-    for (side, _), found in zip(
-        parts, map_parts(partial(count_words, share), [p for _, p in parts], run.executor), strict=True
-    ):
+    counted = map_parts(partial(count_words, share), [part for _, part in parts], run.executor)
+    for (side, _), found in zip(parts, counted, strict=True):
         total.add(side, found)
         run.report(total.num_stories, {"sampled_stories": total.num_stories})
     return total
 
 
 def _length(unit: str, counts: Counter[int]) -> Length:
-    return Length.model_validate(
-        {"unit": unit, "mean": round(_total(counts) / counts.total(), 3), "quantiles": quantiles(counts)}
-    )
+    mean = round(_total(counts) / counts.total(), 3)
+    return Length.model_validate({"unit": unit, "mean": mean, "quantiles": quantiles(counts)})
 
 
 def _write_lengths(path: Path, lengths: dict[str, dict[Side, Counter[int]]]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
+from slm_model.artifact import Record
 from slm_model.data.report.data_report import DataReport
 
 if TYPE_CHECKING:
@@ -17,24 +16,20 @@ BIN_BYTES = 100  # of the lengths that are compared
 SHIFTS = 10  # words that rose most, and that fell most
 
 
-class WordShift(BaseModel):
+class WordShift(Record):
     """A word's frequency then and now, in a million words."""
-
-    model_config = ConfigDict(frozen=True)
 
     word: str
     before: float
     now: float
 
 
-class Drift(BaseModel):
+class Drift(Record):
     """From one corpus to another. Bits are Jensen-Shannon divergences: 0 for equal distributions, 1 for disjoint ones.
 
     Samples of one corpus are not at 0 either: some (k - 1) / (8 ln 2) * (1 / n + 1 / m) bits for k values counted n and
     m times.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     before: str  # key of the report that this one is compared with
     num_new: int  # stories by id, those of all sides
@@ -69,8 +64,6 @@ def compare(now: DataReport, before: DataReport) -> Drift:
     bits = divergence(words["before"].to_numpy(), words["now"].to_numpy())
     words = (words / words.sum()).assign(bits=bits)
     by_bits = words.sort_values("bits", ascending=False, kind="stable")
-    rising = by_bits["now"] > by_bits["before"]
-    falling = by_bits["now"] < by_bits["before"]
     return Drift(
         before=before.key,
         num_new=len(ids) - num_common,
@@ -78,8 +71,8 @@ def compare(now: DataReport, before: DataReport) -> Drift:
         num_common=num_common,
         length_bits=_bounded(divergence(lengths["before"].to_numpy(), lengths["now"].to_numpy())),
         word_bits=_bounded(bits),
-        rose=_shifts(by_bits[rising]),
-        fell=_shifts(by_bits[falling]),
+        rose=_shifts(by_bits[by_bits["now"] > by_bits["before"]]),
+        fell=_shifts(by_bits[by_bits["now"] < by_bits["before"]]),
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import Counter, defaultdict
-from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from slm_model.artifact import StageRun
 from slm_model.data.normalise import normalise, repair
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
+from slm_model.data.report.counting import as_numbers
 from slm_model.data.report.data_report import Family, Reason, RejectedStory, Repair, RepairedStory
 from slm_model.data.stories import RawStories, Stories
 
@@ -32,17 +32,13 @@ def rejected_stories(path: Path, num_found: int) -> tuple[list[Reason], NDArray[
     kept_instead = [np.empty(0, np.uint64)]
     for batch in read_batches(path):
         numbers.update(batch["reason"].to_pylist())
-        kept_instead.append(
-            np.array([int(name, 16) for name in batch["duplicate_of"].drop_null().to_pylist()], np.uint64)
-        )
+        kept_instead.append(as_numbers(batch["duplicate_of"].drop_null()))
         for row in batch.to_pylist():
             hashed = hashlib.blake2b(f"{row['origin']}\n{row['text']}".encode(), digest_size=8).digest()
             best = lowest[row["reason"]]
             if len(best) < EXAMPLES or hashed < best[-1][0]:
-                story = RejectedStory(
-                    origin=row["origin"], text=beginning(row["text"]), duplicate_of=row["duplicate_of"]
-                )
-                lowest[row["reason"]] = heapq.nsmallest(EXAMPLES, [*best, (hashed, story)], key=lambda pair: pair[0])
+                shown = {"origin": row["origin"], "text": beginning(row["text"]), "duplicate_of": row["duplicate_of"]}
+                lowest[row["reason"]] = sorted([*best, (hashed, RejectedStory(**shown))], key=itemgetter(0))[:EXAMPLES]
     reasons = [
         Reason(reason=reason, num_stories=n, share=n / num_found, examples=[story for _, story in lowest[reason]])
         for reason, n in sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -96,9 +92,8 @@ def _before_and_after(raw: RawStories, stories: Stories, part: int, story_id: st
     """Around the first place where a kept story differs from what was found: part i of it came of raw part i."""
     kept = _text(stories.parts()[part], story_id)
     for batch in read_batches(raw.parts()[part], ["text"]):
-        texts = batch["text"].to_pylist()
-        for found in compress(texts, map(_may_be_damaged, texts)):
-            if normalise(repair(found)[0]) == kept:
+        for found in batch["text"].to_pylist():
+            if not found.isascii() and normalise(repair(found)[0]) == kept:
                 start = max(0, _common(found, kept) - SHOWN // 4)
                 before, after = (beginning(text[start:], SHOWN // 2) for text in (found, kept))
                 return RepairedStory(story_id=story_id, found=before, kept=after)
@@ -109,10 +104,6 @@ def _common(one: str, other: str) -> int:
     """How many characters two texts have in common from the start."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _may_be_damaged(text: str) -> bool:
-    return not text.isascii()
 
 
 def _text(part: Path, story_id: str) -> str:
