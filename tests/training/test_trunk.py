@@ -197,6 +197,20 @@ def test_a_plan_says_from_which_trunk_a_training_will_go_on(inputs: Path, tmp_pa
     assert "trunk" not in planned(stable(LONG, seed=3))
 
 
+def test_an_estimate_counts_the_steps_that_remain(inputs: Path, tmp_path: Path) -> None:
+    grow(tmp_path, inputs, GRU, stable(SHORT))
+    shards = open_inputs(inputs)
+    for config, wanted in (
+        (stable(LONG), f"{LONG - 32} steps after trunk step 32, {(LONG - 32) * 128:,} tokens"),
+        (stable(LONG, seed=3), f"{LONG} steps, {LONG * 128:,} tokens"),
+    ):
+        planner = Planner(engine := Engine.at(tmp_path))
+        planner(STAGE, *(args := stage_args(shards, GRU, config)))
+        steps = steps_ahead(*planner.ahead["train"], engine.store)
+        [line] = estimate(FilesSource(), None, *args[2:], engine.store, steps)
+        assert line.startswith(f"training: {wanted}, about") and line.endswith("at the last run's speed")
+
+
 def test_a_trunk_holds_weights_optimizer_and_history_and_no_time(inputs: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         grow(tmp_path / name, inputs, TRANSFORMER, stable(SHORT))
