@@ -18,11 +18,14 @@ from safetensors.torch import load_file
 from training_inputs import NETWORKS, STAGE, TRAIN, build, do_train, open_inputs, stage_args
 
 from slm_model.artifact import ArtifactDamaged, StageRun
+from slm_model.data.source import FilesSource
 from slm_model.training.trunk import Trunk
+from tasks.estimate import estimate
 from tasks.plan import Planner
 from tasks.runner import to_the_end
 from tasks.stage import Engine, Nobody, Outcome
 from tasks.store import Store
+from tasks.trunk import steps_ahead
 
 GRU, TRANSFORMER = NETWORKS["gru"], NETWORKS["transformer"] | {"dropout": 0.1}
 SHORT, LONG = 40, 90  # steps; their trunks have 32 and 72
