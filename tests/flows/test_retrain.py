@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
 from slm_model.data.storygen.generate import stories
 from tasks.bundle import BundleFailed
+from tasks.gc import removable
 from tasks.pages import retrain_page
 from tasks.placement import Placement
 from tasks.registry import MlflowStore, list_versions, version_of
@@ -149,6 +151,8 @@ def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_no
     write(tmp_path, "third", stories(0, 1200, 1300))
     assert night(vocabulary) == ("Released", "nightly/3")
     assert vocabulary_of(3) == vocabulary_of(1) and "slm.warm_start" not in version_of(store, "nightly/3").tags
+    may_go = {one.stage for one in removable(Store(root), store, used_since=time.time())}
+    assert may_go == set(), "every report is on what a version rests on"
     shutil.rmtree(root / "build_vocab")
     gone = r"^the vocabulary of nightly/3 \(build_vocab .{12}\) is gone in .*--vocab.kind"
     with pytest.raises(UserError, match=gone):
