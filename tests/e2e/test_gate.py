@@ -35,6 +35,7 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
     said = " ".join(run_slm(artifacts, "models").stdout.split())
+    assert said.count(first) == said.count(second) == 1 and said.count("by the gate") == 2
     for line in (first, second, "too glum", "a good month"):
         assert line in said
     assert said.index("a good month") < said.index("first release")  # each on its own version, newest first
