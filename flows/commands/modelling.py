@@ -62,14 +62,14 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         return _compare(store, *options.compare)
     console = Console(highlight=False)
     names = [options.name] if options.name else list_models(store)
-    columns = ("model", "aliases", "verdict", "bits per byte", "of test stories", "made (UTC)", "checkpoint")
+    columns = ("model", "aliases", "verdict", "bits/byte", "test set", "made (UTC)", "checkpoint")
     table = Table(*columns, box=None, pad_edge=False)
     versions = [version for name in names for version in list_versions(store, name)]
     for version in versions:
         bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
         made = f"{version.created:%Y-%m-%d %H:%M}"
         aliases = ", ".join(version.aliases)
-        stories, checkpoint = version.tags.get("slm.test_digest", "")[:8], (version.key or "")[:12]
+        stories, checkpoint = version.tags.get("slm.test_digest", "")[:8], (version.key or "")[:10]
         table.add_row(version.name, aliases, version.verdict or "", bits, stories, made, checkpoint)
     if not versions:
         raise UserError("no model is registered yet: run `slm run quick` first")
@@ -82,7 +82,7 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             console.print(f"\n  {one['alias']}: {one['who']}, {when}, {why}", end="", markup=False)
     console.print()
     if len({version.tags.get("slm.test_digest") for version in versions}) > len(names):
-        console.print("\nBits per byte of different test stories do not compare: `slm models --compare A B` does.")
+        console.print("\nFigures of different test sets do not compare: `slm models --compare A B` does.")
     return 0
 
 
