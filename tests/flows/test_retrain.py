@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure
-from flows.retrain import Watching, carry_out, newer_stories
+from flows.retrain import Watching, carry_out, newer_stories, retrain
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
 from slm_model.data.storygen.generate import stories
@@ -174,6 +175,24 @@ def test_a_champion_that_cannot_be_scored_is_no_verdict(config: PipelineConfig, 
         night()
     assert told == ["slm.data.new"]
     assert len(list_versions(MlflowStore.at(root), "nightly")) == 1
+
+
+def test_that_nothing_was_judged_is_a_state_an_event_and_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> Decision:
+        raise BundleFailed("nightly/1 cannot be scored")
+
+    told: list[Any] = []
+    for name, stand_in in {
+        "carry_out": fails,
+        "held": lambda *args: nullcontext(),
+        "emit": lambda *event: told.append(event),
+        "create_markdown_artifact": lambda page, **more: told.append(page),
+    }.items():
+        monkeypatch.setattr(f"flows.retrain.{name}", stand_in)
+    state = retrain.fn()
+    assert (state.type, state.name, state.message) == ("FAILED", "Not judged", "nightly/1 cannot be scored")
+    event = ("slm.retrain.not_judged", "slm.model.tinystories", {"reason": "nightly/1 cannot be scored"})
+    assert told == [event, "# Not judged\n\nnightly/1 cannot be scored"]
 
 
 def test_a_source_out_of_reach_is_no_verdict(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
