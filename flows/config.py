@@ -45,6 +45,11 @@ class RetrainConfig(Config):
         description="changed: stories, settings or code are other than the last model's. drifted: new stories are a "
         "reason only when they have drifted.",
     )
+    keep: Literal["nothing", "vocabulary", "weights"] = Field(
+        "nothing",
+        description="What a model takes over from the champion, where there is one. vocabulary: its tokens, whatever "
+        "vocab says. weights: its tokens, and its weights to begin with.",
+    )
     max_length_drift_bits: float = Field(
         0.02,
         ge=0,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
     from slm_model.evaluation.score_card import Scores
+    from slm_model.tokenizer.config import VocabConfig
+    from slm_model.tokenizer.vocab import Vocab
     from tasks.release import Release, ReleaseConfig
 
 A = TypeVar("A", bound=Artifact)
@@ -39,6 +41,7 @@ class Stages(Protocol):
     def __call__(self, stage: Stage[A], *args: Any) -> A: ...
     def resolve(self, config: SourceConfig) -> PinnedSource: ...
     def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]: ...
+    def kept(self, config: VocabConfig, model_name: str) -> Vocab | None: ...
     def compare(self, report: DataReport) -> Drift | None: ...
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
     def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict: ...
@@ -61,7 +64,8 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     raw = stages(download, source, config.source)
     stories = stages(clean, raw, config.clean)
     splits = stages(split, stories, config.split)
-    vocab = stages(build_vocab, splits, config.vocab)
+    kept = stages.kept(config.vocab, config.release.model_name)  # a registered model's vocabulary, if that is wanted
+    vocab = kept or stages(build_vocab, splits, config.vocab)
     shards = stages(shard, splits, vocab, config.shard)
     report = stages(describe, source, raw, stories, splits, vocab, shards)
     drift = stages.compare(report)  # with the corpus before, if there is one
@@ -72,5 +76,5 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     stages.show("walk", walk_page, one_story)
     verdict = stages.judge(model, scores, splits, config.release)
     release = stages.register(model, scores, shards, report, drift, verdict, config.release)
-    stages.show("model", model_page, model, scores, verdict, release)
+    stages.show("model", model_page, splits, vocab, model, scores, verdict, release)
     return release

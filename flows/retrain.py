@@ -19,8 +19,11 @@ from prefect.states import Completed, Failed
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import validated
-from slm_model.artifact import UserError
+from slm_model.artifact import Config, UserError
 from slm_model.data.source import SourceUnreachable
+from slm_model.markdown import plain
+from slm_model.tokenizer.config import KeptConfig
+from tasks.bundle import BundleFailed
 from tasks.events import emit
 from tasks.holder import held
 from tasks.home import artifacts_root, calm_threads
@@ -29,7 +32,15 @@ from tasks.pages import retrain_page
 from tasks.placement import Placement
 from tasks.plan import Planner
 from tasks.prefect_stages import PrefectStages
-from tasks.registry import VERDICT_TAG, MlflowStore, RegistryUnreachable, Version, find_version, list_versions
+from tasks.registry import (
+    VERDICT_TAG,
+    MlflowStore,
+    RegistryUnreachable,
+    Version,
+    aliased,
+    find_version,
+    list_versions,
+)
 from tasks.release import Decision
 from tasks.resolve import pin
 from tasks.runner import Runner, to_the_end
@@ -53,7 +64,8 @@ def retrain(
 ) -> State[Any]:
     """Build and judge a model of the newest stories, unless nothing changed since the last one. Says so as an event.
 
-    Its state is named Cached, Not drifted, Released or Not released; Unreachable is a failure that time may mend.
+    Its state is named Cached, Not drifted, Released or Not released; Unreachable is a failure that time may mend, Not
+    judged one for a person: the champion's bundle cannot be scored.
 
     Args:
         config: What is built.
@@ -68,6 +80,10 @@ def retrain(
     except (SourceUnreachable, RegistryUnreachable) as error:
         emit("slm.retrain.unreachable", model, {"reason": str(error)})
         return unreachable(error)
+    except BundleFailed as error:
+        emit("slm.retrain.not_judged", model, {"reason": str(error)})
+        create_markdown_artifact(f"# Not judged\n\n{plain(str(error))}", key="retrain-page", description="Why not")
+        return Failed(name="Not judged", message=str(error), data=error)
     create_markdown_artifact(retrain_page(decision), key="retrain-page", description="What was decided, and why")
     return Completed(name=decision.outcome, message="; ".join(decision.reasons), data=decision)
 
@@ -149,7 +165,8 @@ def carry_out(
 ) -> Decision:
     """Resolve, and build and judge if anything changed; what was decided, told as events.
 
-    Raises UserError, of which SourceUnreachable and RegistryUnreachable are for time to mend.
+    Raises UserError, of which SourceUnreachable and RegistryUnreachable are for time to mend, and BundleFailed if the
+    champion or the reference cannot be scored.
     """
     _refuse_endless(config, placement)
     name, root = config.release.model_name, artifacts_root()
@@ -179,8 +196,11 @@ def carry_out(
         return decision
 
     unchanged = partial(decided, "slm.retrain.unchanged")
+    champion = aliased(store, name)
     plan = Planner(engine)
-    pipeline(config, plan)
+    # Another champion since then is no change: the last model is held against what its own training took over.
+    begun_with = _begun_with(last, store, engine.store) if when.keep == "weights" else champion
+    pipeline(_taking_over(config, when, begun_with), plan)
     engine.code.remember()
     known = find_version(store, name, plan.artifacts["train"].key) if plan.nothing_to_do else None
     if known is not None and VERDICT_TAG in known.tags:
@@ -188,7 +208,7 @@ def carry_out(
     before, why = source_digest(last, engine.store), {x.stage: x.reason for x in plan.lines if x.fate == "will run"}
     if before != source.digest and "download" in why:  # those of a night that failed, or did not train, were told of
         tell("slm.data.new", "slm.source", {"source": source.describe(), "digest": source.digest, "before": before})
-    release = to_the_end(lambda: pipeline(config, stages), engine)
+    release = to_the_end(lambda: pipeline(_taking_over(config, when, champion), stages), engine)
     if release is None:
         return unchanged("Not drifted", [f"the stories are new, and {when.in_words(stages.drift)}"], None)
     if release.model_key in {version.key for version in judged if not version.lost}:
@@ -202,13 +222,30 @@ def _judged(config: PipelineConfig, store: MlflowStore) -> list[Version]:
     return [v for v in list_versions(store, config.release.model_name) if VERDICT_TAG in v.tags]
 
 
+def _begun_with(last: Version | None, store: MlflowStore, artifacts: Store) -> Version | None:
+    """The version whose weights the training of another began with; None: random ones."""
+    made = artifacts.look("train", last.key).manifest if last and last.key else None
+    keys = [one.key for one in made.recipe.inputs if one.stage == "train"] if made else []
+    return find_version(store, last.model_name, keys[0]) if last and keys else None
+
+
+def _taking_over(config: PipelineConfig, when: RetrainConfig, version: Version | None) -> PipelineConfig:
+    """The settings, with what is to be kept of a version."""
+    if version is None or when.keep == "nothing":
+        return config
+    kept: dict[str, Config] = {"vocab": KeptConfig(of=version.name)}
+    if when.keep == "weights":
+        kept["train"] = config.train.model_copy(update={"warm_start": version.name})
+    return config.model_copy(update=kept)
+
+
 def _refuse_endless(config: PipelineConfig, placement: Placement) -> None:
     """Raises UserError for settings by which no night could end as unchanged, or with a verdict."""
     warm_start = config.train.warm_start
     if warm_start is not None and "/" not in warm_start:
         raise UserError(
             f"train.warm_start is {warm_start!r}, which moves with every release, so that every night would see a "
-            "change: name a version (NAME/VERSION) or a checkpoint folder, or leave it out"
+            "change: leave it out and set retrain.keep to weights, or name a version (NAME/VERSION) or a checkpoint"
         )
     if placement.until is not None:
         raise UserError(f"placement.until is {placement.until!r}: a retraining ends with a verdict, leave it out")

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slm_model.artifact import UserError
+
 if TYPE_CHECKING:
     from slm_model.evaluation.scores import StoryScore
 
@@ -24,8 +26,8 @@ PROGRAM = Path(__file__).with_name("pyfunc_model.py")
 LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch")
 
 
-class BundleFailed(RuntimeError):
-    """A bundle's own code did not do what was asked of it."""
+class BundleFailed(UserError):
+    """A bundle's own code did not do what was asked of it; a note has all that it said."""
 
 
 def requirements() -> list[str]:
@@ -73,6 +75,8 @@ def ask_bundle(
         if done.returncode != 0:
             reason = done.stderr.strip().rpartition("\n")[2]
             doing = "score" if params.get("mode") == "score" else "tell stories"
-            raise BundleFailed(f"{bundle}: its code could not {doing} ({reason})\n{done.stderr}")
+            failed = BundleFailed(f"{bundle}: its code could not {doing} ({reason})")
+            failed.add_note(done.stderr)
+            raise failed
         answer: dict[str, list[Any]] = json.loads(answered.read_bytes())
         return answer

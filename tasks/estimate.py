@@ -26,8 +26,12 @@ def estimate(
     network: NetworkConfig,
     train: TrainConfig | None,
     store: Store,
+    steps: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Lines for a person; one for each thing that can be said. ``train``: None where nothing is to be trained."""
+    """Lines for a person; one for each thing that can be said.
+
+    ``train``: None where nothing is to be trained. ``steps``: from which it will go on, and how many it has, if known.
+    """
     lines = []
     size = _text_bytes(source, pinned)
     if size:
@@ -36,13 +40,17 @@ def estimate(
         return lines
     if train.max_minutes is not None:
         lines.append(f"training: at most {train.max_minutes:g} min, validation and sample stories apart")
-    tokens = _tokens(network, train)
+    tokens, what = _tokens(network, train), ""
+    if steps is not None:
+        tokens = (steps[1] - steps[0]) * train.batch_size * network.context
+        what = f"{steps[1] - steps[0]:,} steps" + (f" after trunk step {steps[0]:,}, " if steps[0] else ", ")
     speed = _tokens_a_second(network, store)
     if tokens and speed:
-        lines.append(f"training: {tokens:,} tokens, about {tokens / speed / 60:.1f} min at the last run's speed")
+        lines.append(f"training: {what}{tokens:,} tokens, about {tokens / speed / 60:.1f} min at the last run's speed")
     elif tokens:
         lines.append(
-            f"training: at most {tokens:,} tokens; this network has not been trained here, so its speed is unknown"
+            f"training: {what or 'at most '}{tokens:,} tokens; this network has not been trained here, so its speed is "
+            "unknown"
         )
     return lines
 

@@ -19,6 +19,11 @@ LEFTOVERS = {
 }
 
 
+# Reports on what a version rests on, by what it is that they are of. The drift of new stories is measured from the one,
+# and a plan finds nothing to do only if both are there.
+REPORTS = {"describe": "shard", "walk": "train"}
+
+
 @dataclass(frozen=True)
 class Removable:
     """A folder that nothing needs."""
@@ -32,7 +37,8 @@ class Removable:
 
 
 def removable(store: Store, registry: MlflowStore, used_since: float) -> Iterator[Removable]:
-    """What no registered version and nothing used since then (seconds of the epoch) was made of, and leftovers as old.
+    """What no registered version, with its reports, and nothing used since then (seconds of the epoch) was made of, and
+    leftovers as old.
 
     Raises RegistryUnreachable, and UserError if there are models and no registry that would say who needs them.
     """
@@ -43,6 +49,12 @@ def removable(store: Store, registry: MlflowStore, used_since: float) -> Iterato
         )
     roots = {one for version in all_versions(registry) for one in version.lineage.items()}
     finished = {(folder.parent.name, folder.name): (folder, found) for folder, found in store.everything()}
+    roots |= {
+        (stage, manifest.key)
+        for stage, of in REPORTS.items()
+        for manifest in store.manifests(stage)
+        if any((one.stage, one.key) in roots for one in manifest.recipe.inputs if one.stage == of)
+    }
     used = {name: last_used(folder) for name, (folder, _) in finished.items()}
     manifests = {name: found for name, (_, found) in finished.items() if isinstance(found, Manifest)}
     kept = needed(roots | {name for name, (at, _) in used.items() if at > used_since}, manifests)

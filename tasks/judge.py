@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from slm_model.artifact import UserError
+from slm_model.artifact import Artifact, ArtifactDamaged, UserError, read_manifest
 from slm_model.evaluation.judge import Comparison, Contender, Spread, Verdict, compare, judge
+from tasks.bundle import BundleFailed, score_with_bundle
 from tasks.registry import (
     CHAMPION,
     REFERENCE,
@@ -28,6 +29,9 @@ from tasks.registry import (
 from tasks.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.stories import Splits
     from slm_model.evaluation.score_card import Scores
@@ -40,7 +44,7 @@ def judge_model(
 ) -> tuple[Verdict, bool]:
     """The verdict, and whether it was given before: a registered version is not judged twice.
 
-    Raises RegistryUnreachable if nobody can say who the champion is.
+    Raises RegistryUnreachable if nobody can say who the champion is, BundleFailed if it cannot be scored.
     """
     store = MlflowStore.at(root)
     known = find_version(store, config.model_name, model.key)
@@ -54,7 +58,13 @@ def judge_model(
     )
     by_alias = {alias: aliased(store, config.model_name, alias) for alias in (CHAMPION, REFERENCE)}
     others = {v.name: v for v in by_alias.values() if v is not None and v.key != model.key}
-    contenders = {name: contender(store, version, splits, scores, model) for name, version in others.items()}
+    try:
+        contenders = {name: contender(store, version, splits, scores, model) for name, version in others.items()}
+    except BundleFailed as failed:
+        raise BundleFailed(
+            f"{failed}; nothing was judged or registered: `slm rollback {config.model_name}` or `slm promote` gives "
+            "its alias to another version, --release.model-name starts another line of models"
+        ) from failed
     champion, reference = (contenders.get(version.name) if version else None for version in by_alias.values())
     return judge(challenger, scores.facts, champion, reference, config.gate, spread_of(store, config.model_name)), False
 
@@ -66,18 +76,22 @@ def contender(
 
     ``scores``: of another model. Where this one's were made from the same stories by the same code, they are taken.
     ``model``: one whose training stories resemble no test story of ``splits``.
+    Raises UserError if its bundle is gone, BundleFailed if that is damaged or its code fails.
     """
     import numpy as np
 
-    from slm_model.checkpoint import Checkpoint
-
     bundle = bundle_folder(store, version)
-    trained_on = Checkpoint.open(checkpoint_folder(bundle)).training_stories()
+    try:
+        trained_on = _trained_on(bundle)
+        found = _alike(store, version, scores) or _scored(bundle, splits)
+    except (BundleFailed, ArtifactDamaged) as error:
+        also = f" ({', '.join(version.aliases)})" if version.aliases else ""
+        raise BundleFailed(f"{version.name}{also} cannot be scored: {error}") from error
     clean = model is not None and np.isin(trained_on, model.training_stories()).all()
     return Contender(
         version=version.name,
         test_digest=splits.facts.test_digest,
-        scores=_alike(store, version, scores) or _scored(bundle, splits),
+        scores=found,
         trained_on=trained_on,
         resembling=frozenset() if clean else _resembling(store, version, splits),
     )
@@ -131,9 +145,20 @@ def _alike(store: MlflowStore, version: Version, scores: Scores | None) -> dict[
     return Kind.open(Store(store.root).folder("evaluate", found.key)).per_story()
 
 
-def _scored(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
-    from tasks.bundle import score_with_bundle
+def _trained_on(bundle: Path) -> NDArray[np.uint64]:
+    """Of the model in a bundle, whose facts need not be those that the present code reads."""
+    import numpy as np
 
+    from slm_model.checkpoint import TRAINING_STORIES
+
+    folder = checkpoint_folder(bundle)
+    manifest = read_manifest(folder)
+    path = Artifact(folder, None, manifest, {record.name for record in manifest.files}).file(TRAINING_STORIES)
+    found: NDArray[np.uint64] = np.load(path, allow_pickle=False)
+    return found
+
+
+def _scored(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
     return dict(zip(splits.ids("test"), score_with_bundle(bundle, list(splits.texts("test"))), strict=True))
 
 

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from slm_model.markdown import blocks, picture, plain, quote, table
+from tasks.kept_vocab import learned_elsewhere
 
 if TYPE_CHECKING:
     from slm_model.artifact import Artifact
@@ -56,9 +57,16 @@ def data_page(
         "## Repaired" if found.repaired else "",
         *map(_repaired, found.repaired),
         "## Vocabulary",
+        _learned(vocab, splits),
         table(("", ""), vocab.facts.model_dump(mode="json").items()),
         _made_from(raw, splits, vocab, shards, report),
     )
+
+
+def _learned(vocab: Vocab, splits: Splits) -> str:
+    """What stories the vocabulary was learned from."""
+    kept = learned_elsewhere(vocab.manifest, splits.digest)
+    return f"It was {kept}, not these." if kept else "It was learned from these training stories."
 
 
 def _station(count: Count) -> tuple[Any, ...]:
@@ -116,7 +124,9 @@ _STYLE = (
 _TEST_FROM = {"source": "the source's own held-out stories.", "share": "a share of the stories, by their own hash."}
 
 
-def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Release) -> str:
+def model_page(
+    splits: Splits, vocab: Vocab, model: Checkpoint, scores: Scores, verdict: Verdict, release: Release
+) -> str:
     """Scores, verdict, stories, and where to look further."""
     facts = scores.facts
     measures = ("loss", "perplexity", "bits_per_byte", "accuracy")
@@ -132,6 +142,7 @@ def model_page(model: Checkpoint, scores: Scores, verdict: Verdict, release: Rel
         f"each exactly once; with 95 % confidence between {facts.test_bits_per_byte_low:.4f} and "
         f"{facts.test_bits_per_byte_high:.4f} bits per byte (bootstrap over stories).",
         table(("", ""), model.facts.model_dump(mode="json").items()),
+        f"The vocabulary: {_learned(vocab, splits)}",
         _score_card(scores),
         "## Stories it tells",
         "\n\n---\n\n".join(quote(story.text.strip()) for story in scores.samples()),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from slm_model.artifact import Artifact
+from slm_model.artifact import Artifact, Recipe
 from tasks.stage import Engine, Reached, Stage
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.data.source import FilesSource, HubSource, PinnedSource, StorygenSource
     from slm_model.evaluation.judge import Verdict
+    from slm_model.tokenizer.config import VocabConfig
+    from slm_model.tokenizer.vocab import Vocab
     from tasks.release import Release
 
 A = TypeVar("A", bound=Artifact)
@@ -44,6 +46,7 @@ class Planner:
     engine: Engine
     lines: list[Line] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # those that are there, by stage
+    ahead: dict[str, tuple[Recipe, tuple[Any, ...]]] = field(default_factory=dict)  # what will run, by stage
     source: PinnedSource | None = None
 
     def __call__(self, stage: Stage[A], *args: Any) -> A:
@@ -63,6 +66,7 @@ class Planner:
         if found.manifest is None:
             reason = found.damage or self.engine.why(stage, recipe, args)
             self.lines.append(Line(stage.name, "will run", reason))
+            self.ahead[stage.name] = recipe, args
             return cast(A, Planned(stage.name))
         self.lines.append(Line(stage.name, "cached", accepted=found.manifest.accepted is not None))
         kind = stage.kind()
@@ -90,6 +94,18 @@ class Planner:
         model, name = find_model(reference, self.engine.store.root)
         self.lines.append(Line("warm_start", "cached", f"{name}: train {model.key[:12]}, content {model.digest[:12]}"))
         return (model,)
+
+    def kept(self, config: VocabConfig, model_name: str) -> Vocab | None:
+        if config.kind != "kept":
+            return None
+        from tasks.kept_vocab import kept_vocab
+
+        vocab, text = kept_vocab(config.of or model_name, self.engine.store)
+        self.lines.append(Line("build_vocab", "cached", text))
+        self.artifacts["build_vocab"] = vocab
+        if self.engine.placement.until == "build_vocab":
+            raise Reached
+        return vocab
 
     def compare(self, report: DataReport) -> Drift | None:
         return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.judge import Verdict
 from tasks.environment import kept_code
+from tasks.kept_vocab import kept_by
 from tasks.lineage import ancestors
 from tasks.registry import (
     BITS_PER_BYTE,
@@ -73,7 +74,7 @@ def register_model(
             key=model.key,
             verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
             metrics=_metrics(scores),
-            tags=_tags(model, scores, root),
+            tags=_tags(model, scores, shards, root),
             step=model.facts.steps,
         )
     if not known:
@@ -178,18 +179,23 @@ def _metrics(scores: Scores) -> dict[str, float]:
     } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
 
 
-def _tags(model: Checkpoint, scores: Scores, root: Path) -> dict[str, str]:
+def _tags(model: Checkpoint, scores: Scores, shards: TokenShards, root: Path) -> dict[str, str]:
     from tasks.train import warm_start
 
     assert model.manifest is not None
     earlier = warm_start(model.manifest.recipe.inputs)
-    return ({"slm.warm_start": earlier} if earlier else {}) | {
-        BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
-        "slm.test_digest": scores.facts.test_digest,
-        "slm.folder": str(model.folder),
-        DIGEST: model.digest,
-        LINEAGE: json.dumps(_lineage(scores, root)),
-    }
+    kept = kept_by(shards.manifest, Store(root))
+    return (
+        ({"slm.warm_start": earlier} if earlier else {})
+        | ({"slm.vocabulary": kept} if kept else {})
+        | {
+            BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
+            "slm.test_digest": scores.facts.test_digest,
+            "slm.folder": str(model.folder),
+            DIGEST: model.digest,
+            LINEAGE: json.dumps(_lineage(scores, root)),
+        }
+    )
 
 
 def _lineage(scores: Scores, root: Path) -> dict[str, str]:

@@ -127,8 +127,8 @@ def list_models(store: MlflowStore) -> list[str]:
     """The names of all registered models, in their order. Raises RegistryUnreachable."""
     if store.database is not None:
         return [name for (name,) in _select(store.database, "SELECT name FROM registered_models ORDER BY name")[0]]
-    found = _get(store.uri, "registered-models/search", {"max_results": "1000", "order_by": "name ASC"})
-    return [model["name"] for model in found.get("registered_models", [])]
+    pages = _pages(store.uri, "registered-models/search", {"max_results": "1000", "order_by": "name ASC"})
+    return [model["name"] for page in pages for model in page.get("registered_models", [])]
 
 
 def model_tag(store: MlflowStore, model_name: str, tag: str) -> str | None:
@@ -295,8 +295,7 @@ def _by_rest(uri: str, model_name: str) -> Iterator[Version]:
     for alias in model.get("aliases", []):
         aliases.setdefault(int(alias["version"]), []).append(alias["alias"])
     query = {"filter": f"name = '{model_name}'", "max_results": "1000", "order_by": "version_number DESC"}
-    while True:
-        page = _get(uri, "model-versions/search", query)
+    for page in _pages(uri, "model-versions/search", query):
         for found in page.get("model_versions", []):
             number = int(found["version"])
             yield Version(
@@ -308,9 +307,16 @@ def _by_rest(uri: str, model_name: str) -> Iterator[Version]:
                 None,
                 {tag["key"]: tag["value"] for tag in found.get("tags", [])},
             )
+
+
+def _pages(uri: str, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """All pages of a search: the server decides how much it puts on one."""
+    while True:
+        page = _get(uri, path, query)
+        yield page
         if not page.get("next_page_token"):
             return
-        query["page_token"] = page["next_page_token"]
+        query |= {"page_token": page["next_page_token"]}
 
 
 def _get(uri: str, path: str, query: dict[str, str]) -> dict[str, Any]:

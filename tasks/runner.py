@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.judge import Verdict
     from slm_model.evaluation.score_card import Scores
+    from slm_model.tokenizer.config import VocabConfig
+    from slm_model.tokenizer.vocab import Vocab
     from tasks.release import Release, ReleaseConfig
 
 A = TypeVar("A", bound=Artifact)
@@ -65,6 +67,23 @@ class Runner:
             return model, f"{name}: train {model.key[:12]}, content {model.digest[:12]}", False
 
         return (self.told("warm_start", work, 2, "model"),)
+
+    def kept(self, config: VocabConfig, model_name: str) -> Vocab | None:
+        """A registered model's vocabulary, where the settings want it kept; looked up every time, as an alias moves."""
+        if config.kind != "kept":
+            return None
+
+        def work() -> tuple[Vocab, bool]:
+            from tasks.kept_vocab import kept_vocab
+
+            vocab, text = kept_vocab(config.of or model_name, self.engine.store)
+            self.engine.watcher.noted("build_vocab", text, None)
+            return vocab, True
+
+        vocab = self.step("build_vocab", work, 2, ("tokenizer",))
+        if self.engine.placement.until == "build_vocab":
+            raise Reached("build_vocab")
+        return vocab
 
     def compare(self, report: DataReport) -> Drift | None:
         """The drift from the corpus before; not cached, since it depends on what else is in the store."""

@@ -121,7 +121,8 @@ class Supervisor:
             run = runs[run_id]
             if run is None or min(age(task["state"]), age(run["state"])) < EVENT_SECONDS:
                 continue
-            if run["state_type"] in FINAL or task["flow_run_run_count"] < run["run_count"]:
+            over = run["state_type"] in (*FINAL, "SCHEDULED")  # SCHEDULED: it waits to be run again
+            if over or task["flow_run_run_count"] < run["run_count"]:
                 self.api.set_state("task_runs", task["id"], "CRASHED", "its process is gone")
 
     def _open(self, path: str, kind: str, states: tuple[str, ...]) -> list[Run]:

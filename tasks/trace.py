@@ -28,6 +28,7 @@ from tasks.store import Store
 
 Name = tuple[str, str]  # of an artifact: stage and key
 SHOWN_FILES = 5
+BEGAN_WITH = {"vocabulary": "slm.vocabulary", "weights": "slm.warm_start"}  # what it took over from another model
 
 
 @dataclass
@@ -61,6 +62,7 @@ def trace_version(version: Version, registry: MlflowStore, store: Store) -> list
     said = [("registered", f"{version.created:%Y-%m-%d %H:%M:%S} UTC{aliases_of(version)}")]
     said += [("verdict", f"{version.verdict}: {version.tags.get('slm.reasons', '')}")]
     said += [("MLflow", f"run {version.run_id} at {_mlflow(registry, version)}")]
+    said += [(name, version.tags[tag]) for name, tag in BEGAN_WITH.items() if tag in version.tags]
     link = Link(version.name, said)
     own = _verify_bundle(link, version, registry, manifests.get(("train", version.key or "")))
     if own is not None:

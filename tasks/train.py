@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slm_model.artifact import InputRef, StageRun
 from tasks.differences import flatten
 from tasks.environment import environment
+from tasks.kept_vocab import kept_by
 from tasks.lineage import source_of
 from tasks.stage import Making, Stage
 from tasks.store import Store
@@ -94,6 +95,7 @@ def describe(
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
     params |= {"begins_with": (earlier := warm_start(inputs)) or "random weights"}
+    params |= {"vocabulary": kept_by(shards.manifest, Store(root)) or "learned from these stories"}
     name = f"{network['kind']} {key[:8]}"
     tags = {"slm.shards": shards.key} | ({"slm.warm_start": earlier} if earlier else {})
     tags |= {"mlflow.source.git.commit": commit} if commit else {}

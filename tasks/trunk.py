@@ -68,7 +68,7 @@ def manifests(recipe: Recipe, config: TrainConfig, store: Store) -> list[Manifes
 
 def outlook(recipe: Recipe, args: tuple[Any, ...], store: Store) -> str:
     """From which trunk a training will go on, as far as its steps are known before it begins."""
-    shards, _, network, config, *_ = args
+    config = args[3]
     if config.schedule.decay != "stable":
         return ""
     there = [int(trunk.facts["steps"]) for trunk in manifests(recipe, config, store)]
@@ -76,8 +76,17 @@ def outlook(recipe: Recipe, args: tuple[Any, ...], store: Store) -> str:
         return ""
     if config.max_minutes is not None:
         return f"may go on from trunk step {there[0]:,}"
+    done, steps = steps_ahead(recipe, args, store)
+    if done:
+        return f"goes on from trunk step {done:,}"
+    most = trunk_steps(config.schedule, steps)
+    return f"begins anew: it decays from step {most:,}, and the first trunk kept is of step {there[-1]:,}"
+
+
+def steps_ahead(recipe: Recipe, args: tuple[Any, ...], store: Store) -> tuple[int, int]:
+    """From which step a training whose budget is not in minutes will go on (0: it begins anew), and how many it has."""
+    shards, _, network, config, *_ = args
     steps, _ = total_steps(config, network.context, shards.facts.num_tokens["train"], lambda seconds: 0)
     most = trunk_steps(config.schedule, steps)
-    if usable := [n for n in there if n <= most]:
-        return f"goes on from trunk step {usable[0]:,}"
-    return f"begins anew: it decays from step {most:,}, and the first trunk kept is of step {there[-1]:,}"
+    there = (int(trunk.facts["steps"]) for trunk in manifests(recipe, config, store))
+    return next((n for n in there if n <= most), 0), steps

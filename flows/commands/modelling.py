@@ -62,21 +62,27 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         return _compare(store, *options.compare)
     console = Console(highlight=False)
     names = [options.name] if options.name else list_models(store)
-    table = Table("model", "aliases", "verdict", "bits per byte", "made", "checkpoint", box=None, pad_edge=False)
+    columns = ("model", "aliases", "verdict", "bits/byte", "test set", "made (UTC)", "checkpoint")
+    table = Table(*columns, box=None, pad_edge=False)
     versions = [version for name in names for version in list_versions(store, name)]
     for version in versions:
         bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
         made = f"{version.created:%Y-%m-%d %H:%M}"
         aliases = ", ".join(version.aliases)
-        table.add_row(version.name, aliases, version.verdict or "", bits, made, (version.key or "")[:12])
+        stories, checkpoint = version.tags.get("slm.test_digest", "")[:8], (version.key or "")[:10]
+        table.add_row(version.name, aliases, version.verdict or "", bits, stories, made, checkpoint)
     if not versions:
         raise UserError("no model is registered yet: run `slm run quick` first")
     console.print(table)
     for version in versions:
         console.print(f"\n{version.name}: {version.reasons}" if version.reasons else "", end="", markup=False)
         for one in version.audit:
-            console.print(f"\n  {one['alias']}: {one['who']}, {one['when'][:19]}, {one['why']}", end="", markup=False)
+            why = "by the gate" if one["why"] == version.reasons else one["why"]
+            when = one["when"][:16].replace("T", " ")
+            console.print(f"\n  {one['alias']}: {one['who']}, {when}, {why}", end="", markup=False)
     console.print()
+    if len({version.tags.get("slm.test_digest") for version in versions}) > len(names):
+        console.print("\nFigures of different test sets do not compare: `slm models --compare A B` does.")
     return 0
 
 

@@ -187,9 +187,13 @@ def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
 def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Path) -> None:
     """Time and disk before a long run, as far as they can be known."""
     from tasks.estimate import estimate
+    from tasks.trunk import steps_ahead
 
-    trains = any(line.stage == "train" for line in plan.lines)
-    for line in estimate(config.source, plan.source, config.model, config.train if trains else None, Store(root)):
+    store = Store(root)
+    trains = any(line.stage == "train" and line.fate != "cached" for line in plan.lines)
+    counted = "train" in plan.ahead and config.train.max_minutes is None
+    steps = steps_ahead(*plan.ahead["train"], store) if counted else None
+    for line in estimate(config.source, plan.source, config.model, config.train if trains else None, store, steps):
         console.print(f"  [dim]{line}[/]")
     free = shutil.disk_usage(root if root.exists() else root.parent).free
     if free < 1e9:

@@ -137,7 +137,8 @@ def judge(
     notes = [f"near duplicates of what {c.version} was trained on were not looked for: its stories are gone"
              for c in contenders if c.resembling is None]  # fmt: skip
     if others:
-        notes.append(f"margin held against {spread}" if spread else "no spread was measured to hold the margin against")
+        unknown = "no spread was measured (`slm spread` does): the margin stands as set"
+        notes.append(f"margin held against {spread}" if spread else unknown)
     return Verdict(
         passed=not failures,
         floors_hold=not floors,

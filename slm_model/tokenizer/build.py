@@ -10,13 +10,13 @@ from typing import Any
 from slm_model.artifact import StageRun, Stopped, UserError, hash_file
 from slm_model.data.stories import Splits
 from slm_model.tokenizer.base import Tokenizer
-from slm_model.tokenizer.config import SampleConfig, VocabConfig
+from slm_model.tokenizer.config import LearnedConfig, SampleConfig
 from slm_model.tokenizer.vocab import TOKENIZER, Vocab, VocabFacts
 
 MEASURED_BYTES = 2_000_000  # of validation stories: the measures settle long before
 
 
-def build_vocab(out: Path, splits: Splits, config: VocabConfig, run: StageRun) -> Vocab:
+def build_vocab(out: Path, splits: Splits, config: LearnedConfig, run: StageRun) -> Vocab:
     """Raises UserError if the training stories hold no text, or ``size`` has no room for the alphabet."""
     out.mkdir(parents=True, exist_ok=True)
     sample = TrainingSample(splits, config, run)

@@ -54,4 +54,15 @@ class WordPieceConfig(SampleConfig):
     min_count: int = Field(2, ge=1, description="Times a character, and a pair to be merged, must occur.")
 
 
-VocabConfig = Annotated[CharConfig | WordConfig | BpeConfig | WordPieceConfig, Field(discriminator="kind")]
+class KeptConfig(Config):
+    """The vocabulary of a registered model, kept as it is: nothing is learned."""
+
+    kind: Literal["kept"] = "kept"
+    of: str | None = Field(
+        None,
+        description="Whose: NAME (its champion), NAME/VERSION or NAME@ALIAS. None: the champion's here.",
+    )
+
+
+LearnedConfig = CharConfig | WordConfig | BpeConfig | WordPieceConfig
+VocabConfig = Annotated[LearnedConfig | KeptConfig, Field(discriminator="kind")]

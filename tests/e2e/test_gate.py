@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.registry import MlflowStore, aliased
 from tests.e2e.conftest import SMALL, run_slm
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,17 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     done = run_slm(artifacts, "models", "--compare", "quick/2", "quick/1")
     assert done.stdout.splitlines()[-1] == "quick/2 is better"
 
+    champion = aliased(MlflowStore(artifacts, f"sqlite:///{artifacts}/mlflow.db"), "quick")
+    assert champion is not None and champion.bundle is not None
+    code = champion.bundle / "code/slm_model/evaluation/score.py"  # nobody else's: the copy has registered it
+    code.write_text("1 / 0")
+    again = ["run", "quick", *SMALL, "--train.max-steps", "61"]
+    done = run_slm(artifacts, *again)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("slm: quick/2 (champion) cannot be scored: ")
+    assert "`slm rollback quick`" in done.stderr.splitlines()[-1]
+    assert "quick/3" not in run_slm(artifacts, "models").stdout
+
     done = run_slm(artifacts, "rollback", "quick", "--why", "too glum")
     assert done.stdout == "quick/1 is champion again, quick/2 no longer\n"
     done = run_slm(artifacts, "promote", "quick/2", "--alias", "reference", "--why", "a good month")
@@ -35,6 +47,7 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
     said = " ".join(run_slm(artifacts, "models").stdout.split())
+    assert said.count(first) == said.count(second) == 1 and said.count("by the gate") == 2
     for line in (first, second, "too glum", "a good month"):
         assert line in said
     assert said.index("a good month") < said.index("first release")  # each on its own version, newest first

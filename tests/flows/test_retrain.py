@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,18 @@ import pytest
 
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure
-from flows.retrain import Watching, carry_out, newer_stories
+from flows.retrain import Watching, carry_out, newer_stories, retrain
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
 from slm_model.data.storygen.generate import stories
+from tasks.bundle import BundleFailed
+from tasks.gc import removable
 from tasks.pages import retrain_page
 from tasks.placement import Placement
-from tasks.registry import MlflowStore, list_versions
+from tasks.registry import MlflowStore, list_versions, version_of
 from tasks.release import Decision
+from tasks.store import Store
+from tasks.trace import trace_version
 from tests.e2e.conftest import SMALL
 
 ALONE = Placement(num_workers=1)
@@ -101,6 +108,91 @@ def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
     assert "## Drift" in retrain_page(decision)
     assert newer_stories(config) is None
     assert len(list_versions(MlflowStore.at(root), "nightly")) == 2
+
+
+def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_nothing_changed(
+    config: PipelineConfig, root: Path, tmp_path: Path
+) -> None:
+    keep, vocabulary = RetrainConfig(keep="weights"), RetrainConfig(keep="vocabulary")
+    lenient = {"release.gate.rule": "not_worse", "release.gate.margin": 9.0}
+    config = configure("quick", NIGHTLY | lenient | {"source.path": str(tmp_path / "stories")})
+    store, pages = MlflowStore.at(root), dict[str, str]()
+
+    class Reading(Watching):
+        def show(self, *args: Any) -> None:
+            super().show(*args)
+            pages.update(self.pages)
+
+    def night(when: RetrainConfig) -> tuple[str, str | None]:
+        decision = carry_out(config, when, ALONE, Reading, lambda *event: None)
+        return decision.outcome, decision.version
+
+    def vocabulary_of(number: int) -> str:
+        return version_of(store, f"nightly/{number}").lineage["build_vocab"]
+
+    assert night(keep) == ("Released", "nightly/1"), "there is no champion to go on from yet"
+    assert "It was learned from these training stories." in pages["data"]
+    assert [night(when) for when in (keep, vocabulary)] == [("Cached", "nightly/1")] * 2
+
+    write(tmp_path, "second", stories(0, 600, 1200))
+    assert night(keep) == ("Released", "nightly/2")
+    first, second = (version_of(store, f"nightly/{number}") for number in (1, 2))
+    assert vocabulary_of(2) == vocabulary_of(1) and second.lineage["split"] != first.lineage["split"]
+    assert second.tags["slm.warm_start"].startswith(f"train {first.lineage['train'][:12]}")
+    words = f"kept: build_vocab {vocabulary_of(1)[:12]}, learned from "
+    assert second.tags["slm.vocabulary"].startswith(words) and "slm.vocabulary" not in first.tags
+    assert f"stories of split {first.lineage['split'][:12]}" in second.tags["slm.vocabulary"]
+    assert f"It was {words}" in pages["data"] and f"It was {words}" in pages["model"]
+    version, *artifacts = trace_version(second, store, Store(root))
+    assert ("vocabulary", second.tags["slm.vocabulary"]) in version.said
+    assert not any(link.wrong for link in (version, *artifacts))
+    assert f"split {first.lineage['split']}" in [link.title for link in artifacts]
+    assert night(keep) == ("Cached", "nightly/2"), "a champion of its own making is no change"
+
+    write(tmp_path, "third", stories(0, 1200, 1300))
+    assert night(vocabulary) == ("Released", "nightly/3")
+    assert vocabulary_of(3) == vocabulary_of(1) and "slm.warm_start" not in version_of(store, "nightly/3").tags
+    may_go = {one.stage for one in removable(Store(root), store, used_since=time.time())}
+    assert may_go == set(), "every report is on what a version rests on"
+    shutil.rmtree(root / "build_vocab")
+    gone = r"^the vocabulary of nightly/3 \(build_vocab .{12}\) is gone in .*--vocab.kind"
+    with pytest.raises(UserError, match=gone):
+        night(vocabulary)
+
+
+def test_a_champion_that_cannot_be_scored_is_no_verdict(config: PipelineConfig, root: Path, tmp_path: Path) -> None:
+    def night() -> Decision:
+        return carry_out(config, RetrainConfig(), ALONE, Watching, lambda *event: told.append(event[0]))
+
+    told: list[str] = []
+    night()
+    champion = version_of(MlflowStore.at(root), "nightly")
+    assert champion.bundle is not None
+    (champion.bundle / "code/slm_model/evaluation/score.py").write_text("1 / 0")
+    write(tmp_path, "second", stories(0, 600, 700))
+    told.clear()
+    with pytest.raises(BundleFailed, match=r"nightly/1 \(champion, reference\) cannot be scored: .*ZeroDivisionError"):
+        night()
+    assert told == ["slm.data.new"]
+    assert len(list_versions(MlflowStore.at(root), "nightly")) == 1
+
+
+def test_that_nothing_was_judged_is_a_state_an_event_and_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> Decision:
+        raise BundleFailed("nightly/1 cannot be scored")
+
+    told: list[Any] = []
+    for name, stand_in in {
+        "carry_out": fails,
+        "held": lambda *args: nullcontext(),
+        "emit": lambda *event: told.append(event),
+        "create_markdown_artifact": lambda page, **more: told.append(page),
+    }.items():
+        monkeypatch.setattr(f"flows.retrain.{name}", stand_in)
+    state = retrain.fn()
+    assert (state.type, state.name, state.message) == ("FAILED", "Not judged", "nightly/1 cannot be scored")
+    event = ("slm.retrain.not_judged", "slm.model.tinystories", {"reason": "nightly/1 cannot be scored"})
+    assert told == [event, "# Not judged\n\nnightly/1 cannot be scored"]
 
 
 def test_a_source_out_of_reach_is_no_verdict(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

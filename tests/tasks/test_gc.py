@@ -76,6 +76,17 @@ def test_what_a_version_needs_stays_however_old(toy: Toy, versions: list[Version
     assert len(may_go) == 2
 
 
+def test_the_reports_on_what_a_version_rests_on_stay_and_others_go(
+    toy: Toy, versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "REPORTS", {"doubled": "numbers"})
+    kept, other = toy.walk(), toy.walk(seed=4)
+    age_all(toy, 1000)
+    versions.append(version(numbers=kept[0].artifact.key))
+    may_go = {one.folder for one in found(toy, time.time())}
+    assert may_go == {outcome.artifact.folder for outcome in (kept[2], *other)}
+
+
 def test_an_input_that_was_made_again_under_another_key_is_needed_for_its_bytes(
     toy: Toy, versions: list[Version]
 ) -> None:

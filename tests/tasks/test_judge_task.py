@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tasks.bundle
+import tasks.judge
 from flows.cli import overrides, parser
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from flows.presets import configure
-from slm_model.artifact import UserError
+from slm_model.artifact import UserError, read_manifest, seal_manifest
 from slm_model.evaluation.judge import PRECISION, Verdict
+from tasks.bundle import BundleFailed
 from tasks.judge import compare_versions, contender, judge_model, record_spread, spread_of
 from tasks.plan import Planner
-from tasks.registry import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore, Version, aliased, find_version
+from tasks.registry import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore, Version, aliased, find_version, list_versions
 from tasks.release import ReleaseConfig
 from tasks.runner import Runner
 from tasks.stage import Engine
@@ -89,7 +90,7 @@ def test_the_first_release_is_champion_and_reference_and_the_second_champion_alo
     assert verdict.champion == verdict.reference and verdict.champion is not None
     assert [reason.split(":")[0] for reason in verdict.reasons] == [
         "better than the champion quick/1", "not worse than the reference quick/1",
-        "no spread was measured to hold the margin against",
+        "no spread was measured (`slm spread` does): the margin stands as set",
     ]  # fmt: skip
     assert built.version(second).reasons == "; ".join(verdict.reasons)
 
@@ -100,7 +101,7 @@ def test_scores_by_the_same_code_on_the_same_stories_are_taken_and_all_others_ma
     scores, splits, version = second.artifacts["evaluate"], second.artifacts["split"], built.version(first)
     made_again = contender(built.store, version, splits)
     calls: list[Path] = []
-    monkeypatch.setattr(tasks.bundle, "score_with_bundle", lambda bundle, texts: calls.append(bundle) or [])
+    monkeypatch.setattr(tasks.judge, "score_with_bundle", lambda bundle, texts: calls.append(bundle) or [])
     taken = contender(built.store, version, splits, scores)
     assert not calls
     for story_id, score in taken.scores.items():
@@ -127,6 +128,46 @@ def test_test_stories_that_the_champion_was_trained_on_are_left_out_with_their_n
     seen = np.isin([int(i, 16) for i in other.artifacts["split"].ids("test")], trained_on)
     assert verdict.num_excluded == seen.sum() + verdict.num_resembling > 0
     assert verdict.num_stories == len(seen) - verdict.num_excluded
+
+
+@pytest.mark.parametrize("what", ["code/slm_model/evaluation/score.py", "artifacts/*/training_stories.npy"])
+def test_a_champion_that_cannot_be_scored_is_one_line_with_a_remedy_and_nothing_is_registered(
+    built: Built, first: Planner, second: Planner, what: str
+) -> None:
+    before = [version.name for version in list_versions(built.store, "quick")]
+    champion = aliased(built.store, "quick")
+    assert champion is not None and champion.bundle is not None
+    [broken] = champion.bundle.glob(what)
+    whole = broken.read_bytes()
+    broken.write_bytes(b"1 / 0")
+    try:
+        with pytest.raises(
+            BundleFailed, match=r"^quick/2 \(champion\) cannot be scored.*`slm rollback quick`"
+        ) as error:
+            built.walk("--train.max-steps", "61", "--split.seed", "2")
+    finally:
+        broken.write_bytes(whole)
+    assert "\n" not in str(error.value)
+    assert [version.name for version in list_versions(built.store, "quick")] == before
+
+
+def test_a_champion_that_another_version_of_the_project_wrote_is_scored(
+    built: Built, first: Planner, second: Planner
+) -> None:
+    bundle = built.version(first).bundle
+    assert bundle is not None
+    [path] = bundle.glob("artifacts/*/manifest.json")
+    whole, manifest = path.read_bytes(), read_manifest(path.parent)
+    path.write_bytes(seal_manifest(manifest.model_copy(update={"facts": {"of_old": 1}})))
+    own_code = bundle / "code/slm_model/checkpoint.py"
+    code = own_code.read_text()
+    fields = code.partition("    num_parameters: int\n")[2].partition("\n\n\n@dataclass")[0]
+    own_code.write_text(code.replace(f"    num_parameters: int\n{fields}", "    of_old: int"))
+    try:
+        assert contender(built.store, built.version(first), second.artifacts["split"]).scores
+    finally:
+        path.write_bytes(whole)
+        own_code.write_text(code)
 
 
 def test_two_versions_are_compared_by_hand_on_the_first_ones_test_stories(

@@ -143,7 +143,10 @@ def test_what_was_told_to_leave_stays_open(tmp_path: Path) -> None:
     assert file_of(tmp_path, "run").read_text().startswith(f"{process.pid} ")
 
 
-def test_a_task_of_an_ended_run_is_ended_though_a_killed_server_left_no_state_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("state", "ends"), [("COMPLETED", True), ("SCHEDULED", True), ("PAUSED", False)])
+def test_a_task_that_nobody_works_on_is_ended_though_a_killed_server_left_no_state_of_it(
+    tmp_path: Path, state: str, ends: bool
+) -> None:
     ended: list[str] = []
 
     class Torn(Recorder):
@@ -160,5 +163,5 @@ def test_a_task_of_an_ended_run_is_ended_though_a_killed_server_left_no_state_of
                 return True
             return super().set_state(kind, id, type, message, name)
 
-    Supervisor(Torn(("COMPLETED", "")), tmp_path, 2, lambda line: None).look()
-    assert ended == ["CRASHED"]
+    Supervisor(Torn((state, "")), tmp_path, 2, lambda line: None).look()
+    assert ended == ["CRASHED"] * ends

@@ -238,6 +238,8 @@ PAGES = {
         "model_versions": [TALE | {"tags": [{"key": "slm.key", "value": "k"}]}],
         "next_page_token": "more",
     },
+    "registered-models/search": {"registered_models": [{"name": "tales"}], "next_page_token": "more"},
+    "registered-models/search more": {"registered_models": [{"name": "yarns"}]},
     "model-versions/search more": {"model_versions": [{"name": "tales", "version": "1", "creation_timestamp": 1000}]},
 }
 
@@ -269,6 +271,7 @@ def test_a_server_is_asked_by_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     with server() as (uri, credentials):
         second, first = list_versions(MlflowStore(tmp_path, uri), "tales")
+        assert list_models(MlflowStore(tmp_path, uri)) == ["tales", "yarns"]
         assert [model_tag(MlflowStore(tmp_path, uri), "tales", tag) for tag in ("a", "c")] == ["b", None]
     assert (second.number, second.aliases, second.key, second.run_id) == (2, ("champion",), "k", "r")
     assert (first.number, first.aliases, first.key, first.run_id) == (1, (), None, None)

@@ -18,11 +18,14 @@ from safetensors.torch import load_file
 from training_inputs import NETWORKS, STAGE, TRAIN, build, do_train, open_inputs, stage_args
 
 from slm_model.artifact import ArtifactDamaged, StageRun
+from slm_model.data.source import FilesSource
 from slm_model.training.trunk import Trunk
+from tasks.estimate import estimate
 from tasks.plan import Planner
 from tasks.runner import to_the_end
 from tasks.stage import Engine, Nobody, Outcome
 from tasks.store import Store
+from tasks.trunk import steps_ahead
 
 GRU, TRANSFORMER = NETWORKS["gru"], NETWORKS["transformer"] | {"dropout": 0.1}
 SHORT, LONG = 40, 90  # steps; their trunks have 32 and 72
@@ -195,6 +198,20 @@ def test_a_plan_says_from_which_trunk_a_training_will_go_on(inputs: Path, tmp_pa
     assert planned(stable(LONG, max_steps=None, max_tokens=LONG * 128)).endswith("; goes on from trunk step 32")
     assert planned(stable(LONG, max_steps=None, max_minutes=1)).endswith("; may go on from trunk step 32")
     assert "trunk" not in planned(stable(LONG, seed=3))
+
+
+def test_an_estimate_counts_the_steps_that_remain(inputs: Path, tmp_path: Path) -> None:
+    grow(tmp_path, inputs, GRU, stable(SHORT))
+    shards = open_inputs(inputs)
+    for config, wanted in (
+        (stable(LONG), f"{LONG - 32} steps after trunk step 32, {(LONG - 32) * 128:,} tokens"),
+        (stable(LONG, seed=3), f"{LONG} steps, {LONG * 128:,} tokens"),
+    ):
+        planner = Planner(engine := Engine.at(tmp_path))
+        planner(STAGE, *(args := stage_args(shards, GRU, config)))
+        steps = steps_ahead(*planner.ahead["train"], engine.store)
+        [line] = estimate(FilesSource(), None, *args[2:], engine.store, steps)
+        assert line.startswith(f"training: {wanted}, about") and line.endswith("at the last run's speed")
 
 
 def test_a_trunk_holds_weights_optimizer_and_history_and_no_time(inputs: Path, tmp_path: Path) -> None:
