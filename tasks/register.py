@@ -9,9 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.judge import Verdict
 from tasks.environment import kept_code
+from tasks.judge import opponents
 from tasks.lineage import ancestors
 from tasks.registry import (
     BITS_PER_BYTE,
@@ -57,27 +60,38 @@ def register_model(
     verdict: Verdict,
     config: ReleaseConfig,
     root: Path,
-) -> tuple[Release, bool]:
-    """The release, and whether all of it was there. Raises RegistryUnreachable."""
+) -> tuple[Release | None, bool]:
+    """The release, and whether all of it was there; None where the verdict no longer holds, since another run has released
+    a model or judged this one: judge again. One run at a time, of all that share ``root``. Raises RegistryUnreachable.
+    """
     store = MlflowStore.at(root)
-    version = find_version(store, config.model_name, model.key)
-    known = version is not None and VERDICT_TAG in version.tags
-    if version is None:
-        from tasks.tracking import register_version
+    with FileLock(root / ".register.lock"):
+        version = find_version(store, config.model_name, model.key)
+        if known := version is not None and VERDICT_TAG in version.tags:
+            holds = (
+                Verdict.model_validate_json(version.tags[VERDICT_TAG]).model_dump_json() == verdict.model_dump_json()
+            )
+        else:
+            present = opponents(store, config.model_name, model.key)
+            holds = {alias: other.name for alias, other in present.items()} == verdict.opponents
+        if not holds:
+            return None, False
+        if version is None:
+            from tasks.tracking import register_version
 
-        version = register_version(
-            store,
-            config.model_name,
-            model.folder,
-            run_id=_filled_run(store, model, scores, shards, shown),
-            key=model.key,
-            verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
-            metrics=_metrics(scores),
-            tags=_tags(model, scores, root),
-            step=model.facts.steps,
-        )
-    if not known:
-        version = _announce(store, version, verdict)
+            version = register_version(
+                store,
+                config.model_name,
+                model.folder,
+                run_id=_filled_run(store, model, scores, shards, shown),
+                key=model.key,
+                verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
+                metrics=_metrics(scores),
+                tags=_tags(model, scores, root),
+                step=model.facts.steps,
+            )
+        if not known:
+            version = _announce(store, version, verdict)
     return _release(store, version, verdict, model), known
 
 

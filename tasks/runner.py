@@ -97,15 +97,18 @@ class Runner:
         drift: Drift | None,
         verdict: Verdict,
         config: ReleaseConfig,
-    ) -> Release:
+    ) -> Release | None:
         from tasks.register import Shown, register_model
 
-        def work() -> tuple[Release, bool]:
+        def work() -> tuple[Release | None, bool]:
             began = time.perf_counter()
             root = self.engine.store.root
             shown = Shown(report, drift, self.pages)
             release, known = register_model(model, scores, shards, shown, verdict, config, root)
-            text = release.name + (f" ({', '.join(release.aliases)})" if release.aliases else "")
+            if release is None:
+                text = "not yet: another run was faster, so that the model has to be judged again"
+            else:
+                text = release.name + (f" ({', '.join(release.aliases)})" if release.aliases else "")
             self.engine.watcher.noted("register", text, None if known else time.perf_counter() - began)
             return release, known
 
