@@ -61,16 +61,15 @@ def register_model(
     config: ReleaseConfig,
     root: Path,
 ) -> tuple[Release | None, bool]:
-    """The release, and whether all of it was there; None where the verdict no longer holds, since another run has released
-    a model or judged this one: judge again. One run at a time, of all that share ``root``. Raises RegistryUnreachable.
+    """The release, and whether all of it was there; None where the verdict no longer holds, since another run has
+    released a model or judged this one: judge again. Runs that share ``root`` take turns. Raises RegistryUnreachable.
     """
     store = MlflowStore.at(root)
     with FileLock(root / ".register.lock"):
         version = find_version(store, config.model_name, model.key)
         if known := version is not None and VERDICT_TAG in version.tags:
-            holds = (
-                Verdict.model_validate_json(version.tags[VERDICT_TAG]).model_dump_json() == verdict.model_dump_json()
-            )
+            given = Verdict.model_validate_json(version.tags[VERDICT_TAG])
+            holds = given.model_dump_json() == verdict.model_dump_json()  # as text, in which NaN equals itself
         else:
             present = opponents(store, config.model_name, model.key)
             holds = {alias: other.name for alias, other in present.items()} == verdict.opponents

@@ -253,8 +253,9 @@ def register_version(
     tags: Mapping[str, str] | None = None,
     step: int = 0,
 ) -> Version:
-    """The version of this train key, made with its bundle if there is none yet. It bears no alias so far. Two callers at
-    once would each see none: register.py lets in one at a time.
+    """The version of this train key, made with its bundle if there is none yet. It bears no alias so far.
+
+    Two callers at once would each see none: register.py lets in one at a time.
 
     ``checkpoint``: the finished checkpoint's folder. ``metrics`` are tied to the model and to ``dataset``, at ``step``.
     """
