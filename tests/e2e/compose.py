@@ -1,4 +1,4 @@
-"""deploy/compose.yaml read as programs of this machine: the commands and variables of its services, without containers."""
+"""deploy/compose.yaml as programs of this machine: its services' commands and variables, without containers."""
 
 import re
 import socket
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Compose:
-    """The services, with ``settings`` (what `.env` has) filled in and ``places`` of containers put into places of here."""
+    """The services, with ``settings`` (what `.env` has) filled in, and ``places`` of containers made places of here."""
 
     def __init__(self, settings: Mapping[str, str], places: Mapping[str, str]) -> None:
         self._settings, self._places = settings, places
@@ -49,10 +49,8 @@ class Compose:
             assert name in self._settings or kind == "-", f"{name} is wanted"
             return self._settings.get(name) or default or ""
 
-        filled = VARIABLE.sub(value, text)
-        for there, here in self._places.items():
-            filled = filled.replace(there, here)
-        return filled
+        places = "|".join(map(re.escape, sorted(self._places, key=len, reverse=True)))
+        return re.sub(places, lambda found: self._places[found[0]], VARIABLE.sub(value, text))
 
     def _words(self, words: list[str]) -> list[str]:
         first, *rest = (self.fill(word) for word in words)
