@@ -25,8 +25,12 @@ class PrefectApi:
         if login := os.environ.get("PREFECT_API_AUTH_STRING"):
             headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=20) as response:
-            text = response.read()
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                text = response.read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
         return json.loads(text) if text else None
 
     def found(self, path: str) -> Any:
