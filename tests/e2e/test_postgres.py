@@ -25,7 +25,7 @@ from tests.e2e.conftest import environment, run_slm
 from tests.e2e.postgres import Postgres, postgres
 from tests.e2e.test_prefect_server import ROOT, SMALL, STAGES, Server, process
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # six runs at once, on whatever cores there are
 
 SETTINGS = {
     "PREFECT_DB_PASSWORD": "prefect-database",
@@ -60,7 +60,7 @@ class Deployment:
         headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.mlflow}/api/2.0/mlflow/{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return json.loads(response.read() or "null")
 
     def versions(self) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             down.enter_context(process(compose.command(service), env, folder / f"{name}.log"))
 
         def wait(service: str) -> None:
-            end = time.monotonic() + 120
+            end = time.monotonic() + 240
             while subprocess.run(compose.health(service), capture_output=True, check=False).returncode:
                 assert time.monotonic() < end, (folder / f"{service}.log").read_text()
                 time.sleep(0.5)
@@ -158,9 +158,7 @@ def test_no_version_is_doubled_and_no_alias_given_but_by_the_gate(deployment: De
         keys.append(tags["slm.key"])
     assert len(set(keys)) == 3
     model = deployment.ask_mlflow("registered-models/get?name=tales")["registered_model"]
-    assert {a["alias"]: f"tales/{a['version']}" for a in model["aliases"]} == {
-        alias: name for alias, name in by_alias.items() if not (alias == "challenger" and by_alias["champion"] == name)
-    }
+    assert {one["alias"]: f"tales/{one['version']}" for one in model["aliases"]} == by_alias
 
 
 def test_each_model_has_one_mlflow_run_with_each_point_once(deployment: Deployment, six: list[str]) -> None:
@@ -194,7 +192,7 @@ def test_the_command_line_works_with_both_logins(deployment: Deployment, six: li
     done = deployment.slm("models")
     assert (done.returncode, done.stderr) == (0, "")
     assert "tales" in done.stdout and "champion" in done.stdout
-    words = ["--release.model-name", "tales", "--train.max-steps", "13"]
+    words = ["--release.model-name", "tales"]
     for section, settings in SMALL.items():
         if section not in ("release", "train"):
             words += _options(section, settings)
@@ -225,9 +223,9 @@ def test_another_user_of_mlflow_reads_and_does_not_write(deployment: Deployment,
     deployment.ask_mlflow("users/create", {"username": "reader", "password": "reads-and-no-more"})
     reader = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": "reads-and-no-more"}
     assert deployment.slm("models", **reader).stdout == deployment.slm("models").stdout
-    done = deployment.slm("promote", "tales/3", **reader)
+    done = deployment.slm("promote", "tales/3", "--alias", "reference", **reader)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "403" in done.stderr or "ermission" in done.stderr
+    assert "ermission denied" in done.stderr
 
 
 def test_a_dump_restores_to_the_same_registry(deployment: Deployment, six: list[str], tmp_path: Path) -> None:
@@ -245,4 +243,4 @@ def test_a_dump_restores_to_the_same_registry(deployment: Deployment, six: list[
 def _options(prefix: str, settings: Any) -> list[str]:
     if isinstance(settings, dict):
         return [word for name, value in settings.items() for word in _options(f"{prefix}.{name}", value)]
-    return [f"--{prefix.replace('_', '-')}", str(settings)]
+    return [f"--{prefix.replace('_', '-')}", settings if isinstance(settings, str) else json.dumps(settings)]
