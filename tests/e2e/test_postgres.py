@@ -122,7 +122,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def six(deployment: Deployment) -> list[str]:
     """Six runs of three models, started at once and ended."""
     runs = [deployment.prefect.start({"config": config}) for config in SIX]
-    states = {run: deployment.prefect.ended(run, 400)["state_type"] for run in runs}
+    states = {run: deployment.prefect.ended(run, 900)["state_type"] for run in runs}
     assert set(states.values()) == {"COMPLETED"}, [deployment.prefect.logs(run) for run in runs]
     return runs
 
