@@ -138,7 +138,7 @@ def test_six_runs_on_two_workers_make_every_artifact_once(deployment: Deployment
         **dict.fromkeys(("build_vocab", "shard", "describe"), 2),
         **dict.fromkeys(("train", "evaluate", "walk"), 3),
     }
-    assert {run for _, run in made} < set(six)
+    assert {run for _, run in made} <= set(six)
     assert not list(deployment.prefect.artifacts.rglob("*.partial"))
 
 
