@@ -54,7 +54,7 @@ class Stages(Protocol):
         drift: Drift | None,
         verdict: Verdict,
         config: ReleaseConfig,
-    ) -> Release: ...
+    ) -> Release | None: ...
 
 
 def pipeline(config: PipelineConfig, stages: Stages) -> Release:
@@ -74,7 +74,9 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     scores = stages(evaluate, model, shards, splits, config.evaluate)
     one_story = stages(walk, raw, stories, splits, vocab, shards, model)
     stages.show("walk", walk_page, one_story)
-    verdict = stages.judge(model, scores, splits, config.release)
-    release = stages.register(model, scores, shards, report, drift, verdict, config.release)
+    release = None
+    while release is None:  # where another run has released a model in between, the verdict no longer holds
+        verdict = stages.judge(model, scores, splits, config.release)
+        release = stages.register(model, scores, shards, report, drift, verdict, config.release)
     stages.show("model", model_page, splits, vocab, model, scores, verdict, release)
     return release

@@ -56,8 +56,8 @@ def judge_model(
         scores=scores.per_story(),
         trained_on=model.training_stories(),
     )
-    by_alias = {alias: aliased(store, config.model_name, alias) for alias in (CHAMPION, REFERENCE)}
-    others = {v.name: v for v in by_alias.values() if v is not None and v.key != model.key}
+    by_alias = opponents(store, config.model_name, model.key)
+    others = {version.name: version for version in by_alias.values()}
     try:
         contenders = {name: contender(store, version, splits, scores, model) for name, version in others.items()}
     except BundleFailed as failed:
@@ -65,8 +65,14 @@ def judge_model(
             f"{failed}; nothing was judged or registered: `slm rollback {config.model_name}` or `slm promote` gives "
             "its alias to another version, --release.model-name starts another line of models"
         ) from failed
-    champion, reference = (contenders.get(version.name) if version else None for version in by_alias.values())
+    champion, reference = (contenders[v.name] if (v := by_alias.get(a)) else None for a in (CHAMPION, REFERENCE))
     return judge(challenger, scores.facts, champion, reference, config.gate, spread_of(store, config.model_name)), False
+
+
+def opponents(store: MlflowStore, model_name: str, key: str) -> dict[str, Version]:
+    """The versions by alias that a model of this train key has to stand against. Raises RegistryUnreachable."""
+    by_alias = {alias: aliased(store, model_name, alias) for alias in (CHAMPION, REFERENCE)}
+    return {alias: version for alias, version in by_alias.items() if version is not None and version.key != key}
 
 
 def contender(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -19,9 +21,16 @@ class PrefectApi:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=20) as response:
-            text = response.read()
+        headers = {"Content-Type": "application/json"}
+        if login := os.environ.get("PREFECT_API_AUTH_STRING"):
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                text = response.read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
         return json.loads(text) if text else None
 
     def found(self, path: str) -> Any:

@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from slm_model.artifact import UserError
+from tasks.prefect_api import PrefectApi
 from tasks.service import Service
 
 FACTORY = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error")
@@ -33,9 +35,14 @@ def provide_prefect_server(root: Path) -> None:
     """Have ``PREFECT_API_URL`` name a server that answers: the user's, or one of our own with its database below
     ``root``, which ends with this process, after Prefect has sent it the last log lines.
 
-    To be called before Prefect is imported. Raises ServiceFailed.
+    To be called before Prefect is imported. Raises ServiceFailed, UserError if the user's does not let us in.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        try:
+            PrefectApi(url).ask("GET", "/admin/version")
+        except OSError as error:
+            remedy = "start it, or unset PREFECT_API_URL; PREFECT_API_AUTH_STRING=USER:PASSWORD is its login"
+            raise UserError(f"Prefect's server at {url} did not answer as wanted ({error}): {remedy}") from None
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

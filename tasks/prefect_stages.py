@@ -70,9 +70,9 @@ class PrefectStages(Runner):
         super().show(name, page, *artifacts)
         create_markdown_artifact(self.pages[name], key=f"{name}-page", description=f"The {name} of this run")
 
-    def register(self, *args: Any) -> Release:
+    def register(self, *args: Any) -> Release | None:
         release = super().register(*args)
-        if release.tracking_uri.startswith("http"):
+        if release and release.tracking_uri.startswith("http"):
             page = version_page(release.tracking_uri, release.name)
             create_link_artifact(page, release.name, key="model-version", description="In MLflow")
             create_link_artifact(run_page(release), release.run_id, key="mlflow-run", description="The training")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.judge import Verdict
+from tasks.connection import locked
 from tasks.environment import kept_code
+from tasks.judge import opponents
 from tasks.kept_vocab import kept_by
 from tasks.lineage import ancestors
 from tasks.registry import (
@@ -58,27 +60,39 @@ def register_model(
     verdict: Verdict,
     config: ReleaseConfig,
     root: Path,
-) -> tuple[Release, bool]:
-    """The release, and whether all of it was there. Raises RegistryUnreachable."""
+) -> tuple[Release | None, bool]:
+    """The release, and whether all of it was there; None where the verdict no longer holds, since another run has
+    released a model or judged this one: judge again. Runs that share ``root`` take turns. Raises RegistryUnreachable.
+    """
     store = MlflowStore.at(root)
-    version = find_version(store, config.model_name, model.key)
-    known = version is not None and VERDICT_TAG in version.tags
-    if version is None:
-        from tasks.tracking import register_version
+    with locked(root, "register"):
+        version = find_version(store, config.model_name, model.key)
+        if known := version is not None and VERDICT_TAG in version.tags:
+            given = Verdict.model_validate_json(version.tags[VERDICT_TAG])
+            holds = given.model_dump_json() == verdict.model_dump_json()  # as text, in which NaN equals itself
+        else:
+            present = opponents(store, config.model_name, model.key)
+            holds = {alias: other.name for alias, other in present.items()} == verdict.opponents
+        if not holds:
+            return None, False
+        if version is None:
+            from tasks.tracking import register_version
+            from tasks.train import datasets
 
-        version = register_version(
-            store,
-            config.model_name,
-            model.folder,
-            run_id=_filled_run(store, model, scores, shards, shown),
-            key=model.key,
-            verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
-            metrics=_metrics(scores),
-            tags=_tags(model, scores, shards, root),
-            step=model.facts.steps,
-        )
-    if not known:
-        version = _announce(store, version, verdict)
+            version = register_version(
+                store,
+                config.model_name,
+                model.folder,
+                run_id=_filled_run(store, model, scores, shards, shown),
+                key=model.key,
+                verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
+                metrics=_metrics(scores),
+                dataset=next(dataset for dataset in datasets(shards, root) if dataset.side == "test"),
+                tags=_tags(model, scores, shards, root),
+                step=model.facts.steps,
+            )
+        if not known:
+            version = _announce(store, version, verdict)
     return _release(store, version, verdict, model), known
 
 

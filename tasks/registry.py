@@ -335,7 +335,8 @@ def _get(uri: str, path: str, query: dict[str, str]) -> dict[str, Any]:
         with error:
             if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
                 raise FileNotFoundError(path) from None
-        raise RegistryUnreachable(f"{uri} answered {error.code} {error.reason} to {path}") from None
+        remedy = ": MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD say who asks" if error.code == 401 else ""
+        raise RegistryUnreachable(f"{uri} answered {error.code} {error.reason} to {path}{remedy}") from None
     except (OSError, HTTPException, ValueError) as error:
         raise RegistryUnreachable(f"{uri}: {error}") from None
 

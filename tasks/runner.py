@@ -109,13 +109,15 @@ class Runner:
         drift: Drift | None,
         verdict: Verdict,
         config: ReleaseConfig,
-    ) -> Release:
+    ) -> Release | None:
         from tasks.register import Shown, register_model
 
-        def work() -> tuple[Release, str, bool]:
+        def work() -> tuple[Release | None, str, bool]:
             shown = Shown(report, drift, self.pages)
             root = self.engine.store.root
             release, known = register_model(model, scores, shards, shown, verdict, config, root)
+            if release is None:
+                return None, "not yet: another run was faster, so that the model has to be judged again", known
             return release, release.name + (f" ({', '.join(release.aliases)})" if release.aliases else ""), known
 
         return self.told("register", work, 2, "model")

@@ -227,20 +227,21 @@ def register_version(
 ) -> Version:
     """The version of this train key, made with its bundle if there is none yet. It bears no alias so far.
 
+    Two callers at once would each see none: register.py lets in one at a time.
+
     ``checkpoint``: the finished checkpoint's folder. ``metrics`` are tied to the model and to ``dataset``, at ``step``.
     """
-    with locked(store.root, "register"):  # two at once would each see none
-        found = find_version(store, model_name, key)
-        if found is not None:
-            return found
-        client = connect(store)
-        all_tags = {KEY: key, VERDICT: verdict, **(tags or {})}
-        model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
-        _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
-        _ensure_registered_model(client, model_name)
-        with global_uri(store):
-            made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
-        return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
+    found = find_version(store, model_name, key)
+    if found is not None:
+        return found
+    client = connect(store)
+    all_tags = {KEY: key, VERDICT: verdict, **(tags or {})}
+    model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
+    _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
+    _ensure_registered_model(client, model_name)
+    with global_uri(store):
+        made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
+    return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
 
 
 @reaches

@@ -87,6 +87,7 @@ class Verdict(BaseModel):
     reasons: list[str]  # of passing or of failing, in words
     challenger: str
     bits_per_byte: float | None  # the challenger's; None: no story was left
+    opponents: dict[str, str] = {}  # versions by alias, as the aliases stood when this was judged
     champion: Comparison | None  # None: there is none, or no story was left
     reference: Comparison | None
     margin: float  # bits per byte, as it was used
@@ -145,6 +146,7 @@ def judge(
         reasons=[*(failures or reasons), *notes],
         challenger=challenger.version,
         bits_per_byte=own,
+        opponents={alias: one.version for alias, one in (("champion", champion), ("reference", reference)) if one},
         champion=compared.get(champion.version) if champion else None,
         reference=compared.get(reference.version) if reference else None,
         margin=margin,

@@ -10,8 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ class Server:
 
     url: str
     artifacts: Path
+    headers: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
             f"{self.url}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **self.headers},
         )
         end = time.monotonic() + 30
         while True:
@@ -75,9 +76,10 @@ class Server:
         return self.until(run_id, {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}, seconds)
 
     def until(self, run_id: str, states: set[str], seconds: float) -> dict[str, Any]:
-        end = time.monotonic() + seconds
+        end, run = time.monotonic() + seconds, {"state_type": "UNKNOWN"}
         while time.monotonic() < end:
-            run: dict[str, Any] = self.ask("GET", f"/flow_runs/{run_id}")
+            with suppress(TimeoutError):  # the runs may take every core
+                run = self.ask("GET", f"/flow_runs/{run_id}")
             if run["state_type"] in states:
                 return run
             time.sleep(0.5)

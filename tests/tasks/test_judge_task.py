@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,3 +205,25 @@ def test_a_champion_whose_stories_are_gone_is_still_judged_and_the_verdict_says_
     found = contender(built.store, built.version(first), other.artifacts["split"])
     shutil.move(tmp_path / "split", split)
     assert found.resembling is None and found.scores
+
+
+def test_a_verdict_that_another_release_has_overtaken_is_not_acted_on_and_the_model_judged_again(
+    built: Built, first: Planner, second: Planner
+) -> None:
+    named = ("--release.model-name", "raced")
+
+    class Overtaken(Runner):
+        def judge(self, *args: Any) -> Verdict:
+            verdict = super().judge(*args)
+            verdicts.append(verdict)
+            if len(verdicts) == 1:
+                built.walk(*named, "--train.max-steps", "60")
+            return verdict
+
+    verdicts: list[Verdict] = []
+    config: PipelineConfig = configure("quick", overrides(["run", *SMALL, *named], parser())[0])
+    release = pipeline(config, Overtaken(Engine.at(built.root)))
+    assert [verdict.passed for verdict in verdicts] == [True, False]
+    assert (release.name, release.aliases, release.reasons) == ("raced/2", ["challenger"], verdicts[1].reasons)
+    champion = aliased(built.store, "raced", CHAMPION)
+    assert champion is not None and champion.number == 1
