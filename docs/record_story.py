@@ -35,7 +35,7 @@ CAST, PICTURE = ROOT / "docs" / "story.cast", ROOT / "docs" / "story.svg"
 COLUMNS, ROWS = 104, 26
 PROMPT = "\x1b]133;A\x07"  # what terminals know as the beginning of a prompt; it does not show
 CAPTION = "\x1b[1;33m"
-KEY_SECONDS, LOOK_SECONDS, MOST_SECONDS = 0.028, 0.5, 900.0
+KEY_SECONDS, LOOK_SECONDS, MOST_SECONDS = 0.018, 0.5, 1800.0
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,31 @@ class Scene:
 
 
 STEPS = 200
-SMALL = f"--train.max-steps {STEPS} --train.checkpoint-seconds 1"
+SMALL = f"--source.num-stories 4000 --model.width 64 --train.max-steps {STEPS} --train.checkpoint-seconds 1"
 STORY = [
-    Scene(f'small="{SMALL}"', "Real commands, real output. Long waits are played faster."),
-    Scene("slm run quick $small", at_most=6, read=2.5),
-    Scene(r"sed -i 's/0xAD, 0x61C/0x61C/' slm_model/data/normalise.py", "Edit a helper: what would run, and why?"),
-    Scene("slm plan quick $small", read=5),
-    Scene("git restore slm_model/data/normalise.py && slm plan quick $small", read=2),
+    Scene(f'small="{SMALL}"', "Real commands, real output; long waits are played faster.", read=0.3),
+    Scene("slm run quick $small", at_most=5, read=2),
+    Scene(r"sed -i 's/0xAD, 0x61C/0x61C/' slm_model/data/normalise.py", "Edit a helper. What would run, and why?", read=0.3),
+    Scene("slm plan quick $small", read=4),
+    Scene("git restore slm_model/data/normalise.py; slm plan quick $small", read=2),
     Scene(
         "slm run quick $small --train.seed 1",
-        "Another seed, stopped half-way, then killed.",
-        at_most=4,
-        stop_at=rf"\b{STEPS // 20}\d/{STEPS}\b",
+        "Another seed: stopped half-way, then killed.",
+        at_most=3,
+        read=0.5,
+        stop_at=rf"\b1\d\d/{STEPS}\b",
     ),
-    Scene("kill -9 %1"),
-    Scene("slm run quick $small --train.seed 1", at_most=5, read=2),
+    Scene("kill -9 %1", read=1),
+    Scene("slm run quick $small --train.seed 1", at_most=3, read=1.5),
     Scene(
         "SLM_ARTIFACTS=$PWD/elsewhere slm run quick $small --train.seed 1 --until train",
-        "The same in an empty folder, undisturbed. Are the weights the same?",
-        at_most=4,
+        "The same, undisturbed, from nothing. Are the weights the same?",
+        at_most=3,
+        read=0.5,
     ),
-    Scene("sha256sum */train/*/model.safetensors", read=4),
-    Scene("slm run quick $small --model.kind lstm", "A network that should do as well?", at_most=4, read=4),
-    Scene("slm models", "Who is champion, and why", read=5),
+    Scene("sha256sum */train/*/model.safetensors | cut -c 1-32,65-", read=3),
+    Scene("slm run quick $small --model.kind lstm", "Would an LSTM do as well?", at_most=3, read=3),
+    Scene("slm models", "Who is champion, and why?", read=4),
 ]
 
 
@@ -103,10 +105,10 @@ class Shell:
             self.send("\x0c")  # Ctrl-L
             for key in f"# {scene.caption}":  # ours, not the shell's
                 self.show(f"{CAPTION}{key}\x1b[0m")
-            self.now += 0.6
+            self.now += 0.4
             self.send("\r")
         self.type(scene.line)
-        self.now += 0.3
+        self.now += 0.2
         os.write(self.terminal, b"\r")
         self.answer(scene)
         self.now += scene.read
