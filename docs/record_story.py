@@ -54,7 +54,11 @@ SMALL = f"--source.num-stories 4000 --model.width 64 --train.max-steps {STEPS} -
 STORY = [
     Scene(f'small="{SMALL}"', "Real commands, real output; long waits are played faster.", read=0.3),
     Scene("slm run quick $small", at_most=5, read=2),
-    Scene(r"sed -i 's/0xAD, 0x61C/0x61C/' slm_model/data/normalise.py", "Edit a helper. What would run, and why?", read=0.3),
+    Scene(
+        r"sed -i 's/0xAD, 0x61C/0x61C/' slm_model/data/normalise.py",
+        "Edit a helper. What would run, and why?",
+        read=0.3,
+    ),
     Scene("slm plan quick $small", read=4),
     Scene("git restore slm_model/data/normalise.py; slm plan quick $small", read=2),
     Scene(
@@ -172,11 +176,10 @@ def record(story: Sequence[Scene], folder: Path) -> list[tuple[float, str]]:
 # Drawing: a strip of frames side by side, of which one at a time stands in the window. Equal rows are drawn once.
 FRAME_SECONDS, LAST_SECONDS = 0.09, 3.0
 CHAR, LINE, EDGE = 8.2, 17, 14
+FONT = "13.6px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 BACKGROUND, INK = "#14161b", "#d7dae0"
-COLOURS = {
-    "red": "#f07178", "green": "#8ecf6f", "brown": "#e7c35c", "blue": "#7aa8f7", "magenta": "#d291e4", "cyan": "#5ccfd6",
-    "brightblack": "#7d8490",
-}  # fmt: skip
+COLOURS = {"red": "#f07178", "green": "#8ecf6f", "brown": "#e7c35c", "blue": "#7aa8f7", "magenta": "#d291e4"}
+COLOURS |= {"cyan": "#5ccfd6", "brightblack": "#7d8490"}
 Row = str  # a line of the terminal as SVG; empty if nothing stands there
 
 
@@ -203,34 +206,35 @@ def row(screen: pyte.Screen, number: int) -> Row:
             colour, bold, italic = style
             fill = COLOURS.get(colour, f"#{colour}" if re.fullmatch("[0-9a-f]{6}", colour) else INK)
             look = f' fill="{fill}"' + ' font-weight="bold"' * bold + ' font-style="italic"' * italic
-            runs.append(
-                f'<text x="{start * CHAR:.1f}" textLength="{len(text) * CHAR:.1f}"{look}>{escape(text)}</text>'
-            )
+            place = f'x="{start * CHAR:.1f}" y="{0.8 * LINE:.0f}" textLength="{len(text) * CHAR:.1f}"'
+            runs.append(f"<text {place}{look}>{escape(text)}</text>")
     return "".join(runs)
 
 
 def picture(cast: Sequence[tuple[float, str]]) -> str:
     """The cast as an SVG that moves, over and over."""
     *shown, (end, _) = frames(cast)
-    kinds = {row: f"r{number}" for number, row in enumerate(dict.fromkeys(row for _, rows in shown for row in rows if row))}
-    width, height = COLUMNS * CHAR + 2 * EDGE, ROWS * LINE + 2 * EDGE
-    steps = "".join(
-        f"{100 * at / end:.3f}%{{transform:translateX({-number * width:.0f}px)}}" for number, (at, _) in enumerate(shown)
-    )
-    defined = "".join(f'<g id="{name}">{row}</g>' for row, name in kinds.items())
-    strip = "".join(
-        f'<g transform="translate({number * width + EDGE:.0f} {EDGE})">'
-        + "".join(f'<use href="#{kinds[row]}" y="{(line + 0.8) * LINE:.0f}"/>' for line, row in enumerate(rows) if row)
-        + "</g>"
+    names = {row: f"r{number}" for number, row in enumerate(dict.fromkeys(row for _, rows in shown for row in rows))}
+    width, height = round(COLUMNS * CHAR) + 2 * EDGE, ROWS * LINE + 2 * EDGE
+    steps = (f"{100 * at / end:.3f}%{{transform:translateX({-n * width}px)}}" for n, (at, _) in enumerate(shown))
+    rows = (f'<g id="{name}">{row}</g>' for row, name in names.items() if row)
+    strip = (
+        f'<use href="#{names[row]}" x="{number * width + EDGE}" y="{EDGE + line * LINE}"/>'
         for number, (_, rows) in enumerate(shown)
+        for line, row in enumerate(rows)
+        if row
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" height="{height}">'
-        f"<style>text{{font:13.6px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}}"
-        f".strip{{animation:play {end:.2f}s step-end infinite}}@keyframes play{{{steps}}}</style>"
-        f'<rect width="100%" height="100%" rx="8" fill="{BACKGROUND}"/><defs>{defined}</defs>'
-        f'<g class="strip">{strip}</g></svg>\n'
-    )
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">
+<style>
+text {{ font: {FONT}; white-space: pre }}
+#strip {{ animation: play {end:.2f}s step-end infinite }}
+@keyframes play {{ {"".join(steps)} }}
+</style>
+<defs>{"".join(rows)}</defs>
+<rect width="{width}" height="{height}" rx="8" fill="{BACKGROUND}"/>
+<g id="strip">{"".join(strip)}</g>
+</svg>
+"""
 
 
 def main() -> None:
