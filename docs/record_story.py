@@ -15,7 +15,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,9 +32,11 @@ import pyte
 ROOT = Path(__file__).resolve().parent.parent
 CAST, PICTURE = ROOT / "docs" / "story.cast", ROOT / "docs" / "story.svg"
 COLUMNS, ROWS = 108, 27
-PROMPT = "\x1b]133;A\x07"  # what terminals know as the beginning of a prompt; it does not show
+ENDED = "\x1b]133;D;$?\x07"  # in the prompt: how terminals are told that a command ended, and how; it does not show
+STOPPED = "148"  # 128 and SIGTSTP
 CAPTION = "\x1b[1;33m"
 KEY_SECONDS, LOOK_SECONDS, MOST_SECONDS = 0.018, 0.5, 1800.0
+LONGEST_SECONDS = 59.0
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ class Shell:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        os.kill(self.pid, signal.SIGHUP)
+        os.close(self.terminal)
         os.waitpid(self.pid, 0)
 
     def play(self, scene: Scene) -> None:
-        """Show a scene. Raises TimeoutError if its answer does not come to an end."""
+        """Show a scene. Raises RuntimeError if its command fails, TimeoutError if it does not come to an end."""
         if scene.caption:
             self.send("\x0c")  # Ctrl-L
             for key in f"# {scene.caption}":  # ours, not the shell's
@@ -134,15 +135,18 @@ class Shell:
 
     def answer(self, scene: Scene) -> None:
         """Take in what comes until the next prompt, in at most so many seconds of the cast."""
+        right = "0"
         began, seen, pieces = time.monotonic(), "", list[tuple[float, str]]()
-        while PROMPT not in seen:
+        while not (ended := re.search(r"\x1b\]133;D;(\d+)\x07", seen)):
             if time.monotonic() - began > MOST_SECONDS:
                 raise TimeoutError(f"`{scene.line}` is not at its end after {MOST_SECONDS:.0f} s: {seen[-2000:]}")
             pieces.append((time.monotonic() - began, self.read(LOOK_SECONDS)))
             seen += pieces[-1][1]
             if scene.stop_at and re.search(scene.stop_at, seen):
                 os.write(self.terminal, b"\x1a")
-                scene = Scene(scene.line, at_most=scene.at_most)
+                scene, right = Scene(scene.line, at_most=scene.at_most), STOPPED
+        if scene.line and ended[1] != right:
+            raise RuntimeError(f"`{scene.line}` ended with {ended[1]}, not {right}: {seen[-2000:]}")
         took = pieces[-1][0]
         self.cast += [(self.now + at * min(1.0, scene.at_most / max(took, 1e-9)), text) for at, text in pieces if text]
         self.now += min(took, scene.at_most)
@@ -161,7 +165,7 @@ def record(story: Sequence[Scene], folder: Path) -> list[tuple[float, str]]:
     slm.chmod(0o755)
     environment = {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-        "PS1": rf"\[{PROMPT}\]\[\e[1;32m\]$\[\e[0m\] ",
+        "PS1": rf"\[{ENDED}\]\[\e[1;32m\]$\[\e[0m\] ",
         "SLM_ARTIFACTS": str(folder / "artifacts"),
         "TERM": "xterm-256color",
         "COLUMNS": str(COLUMNS),
@@ -173,7 +177,13 @@ def record(story: Sequence[Scene], folder: Path) -> list[tuple[float, str]]:
         for scene in story:
             print(f"$ {scene.line}", file=sys.stderr, flush=True)
             shell.play(scene)
-        return [*shell.cast, (shell.now, "")]
+    return shortened([*shell.cast, (shell.now, "")])
+
+
+def shortened(cast: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The cast, all of it a little faster if it would last longer than a minute."""
+    speed = max(1.0, cast[-1][0] / LONGEST_SECONDS)
+    return [(at / speed, text) for at, text in cast]
 
 
 # Drawing: a strip of frames side by side, of which one at a time stands in the window. Equal rows are drawn once.
