@@ -160,14 +160,13 @@ def called(api: PrefectApi, which: str, small: bool, environment: Mapping[str, s
 def call(which: str, config: PipelineConfig) -> dict[str, Any]:
     """In that process: seconds of the flow alone, and its run."""
     settle_environment(artifacts_root())
+    flow: Any
     if which == "ours":
         from flows.build_model import build_model
 
         flow = partial(build_model, config=config)
     else:
-        from benchmarks.bare_flow import bare
-
-        flow = partial(bare)
+        from benchmarks.bare_flow import bare as flow
     began = time.perf_counter()
     state = flow(return_state=True)
     seconds = time.perf_counter() - began
