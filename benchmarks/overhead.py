@@ -23,6 +23,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from benchmarks.bare_flow import NUM_TASKS
 from benchmarks.measure import ROOT, interleaved, leave, machine, run_alone, spread, table, write_log
@@ -101,6 +102,20 @@ def dvc_chain(dvc: Path, folder: Path) -> None:
 # -- flows
 
 
+class PatientApi(PrefectApi):
+    """Asks again while the server's SQLite is at work for somebody else, as Prefect's own client does."""
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return super().ask(method, path, body)
+            except HTTPError as error:
+                if error.code != 503 or time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+
+
 @contextmanager
 def up(root: Path, environment: Mapping[str, str]) -> Iterator[PrefectApi]:
     """``slm up`` for as long as the block runs, and its Prefect server. Raises RuntimeError if it does not come up."""
@@ -113,7 +128,7 @@ def up(root: Path, environment: Mapping[str, str]) -> Iterator[PrefectApi]:
                 if process.poll() is not None:
                     raise RuntimeError(f"`slm up` ended with {process.returncode}: {Path(log.name).read_text()}")
                 time.sleep(0.2)
-            yield PrefectApi(f"{served['prefect']}/api")
+            yield PatientApi(f"{served['prefect']}/api")
         finally:
             process.terminate()
             process.wait()
