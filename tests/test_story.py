@@ -49,7 +49,6 @@ def test_a_cast_is_drawn_with_its_colours_as_it_stood(tmp_path: Path) -> None:
     assert [sum(map(bool, rows)) for _, rows in frames(cast)] == [1, 2, 2, 2, 0]
 
 
-@pytest.mark.skipif(not CAST.exists(), reason="no cast: make story")
 def test_the_story_that_is_kept_is_that_of_the_script_and_lasts_less_than_a_minute() -> None:
     cast = read(CAST)
     assert cast[-1][0] < 60
