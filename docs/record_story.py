@@ -72,7 +72,7 @@ STORY = [
         read=0.7,
         stop_at=rf"\b([89]\d|1\d\d)/{STEPS}\b",
     ),
-    Scene("kill -9 %1", read=1),
+    Scene("kill -9 %1; sleep 1", at_most=0.3, read=1),  # the shell tells of it at its next prompt
     Scene("slm run quick $small --model.kind lstm", "It goes on from where it was.", at_most=4, read=3),
     Scene(
         "SLM_ARTIFACTS=$PWD/elsewhere slm run quick $small --model.kind lstm --until train",

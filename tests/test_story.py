@@ -34,7 +34,11 @@ def test_what_is_typed_is_carried_out_and_long_answers_are_played_faster(tmp_pat
 def test_a_scene_is_stopped_where_it_says_and_what_it_ran_can_be_killed(tmp_path: Path) -> None:
     folder = tmp_path / "clone"
     folder.mkdir()
-    scenes = [Scene("sh -c 'expr 40 + 2; sleep 300'", stop_at="42"), Scene("kill -9 %1"), Scene("jobs; echo over")]
+    scenes = [
+        Scene("sh -c 'expr 40 + 2; sleep 300'", stop_at="42"),
+        Scene("kill -9 %1; sleep 2"),
+        Scene("jobs; echo over"),
+    ]
     assert re.search(r"Stopped.*Killed.*over", said(record(scenes, folder)), re.S)
 
 
