@@ -58,6 +58,6 @@ def test_the_story_that_is_kept_is_that_of_the_script_and_lasts_less_than_a_minu
     assert cast[-1][0] < 60
     shown = said(cast)
     assert all(scene.caption in shown for scene in STORY)
-    weights = re.findall(r"^([0-9a-f]{32})  (artifacts|elsewhere)/train/", shown, re.M)
+    weights = re.findall(r"\b([0-9a-f]{32})  (artifacts|elsewhere)/train/", shown)
     undisturbed = [digest for digest, root in weights if root == "elsewhere"]
     assert len(weights) == 3 and len(undisturbed) == 1 and (undisturbed[0], "artifacts") in weights
