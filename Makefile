@@ -6,13 +6,14 @@ PIP_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check format lock clean
+.PHONY: help run test test-all check format lock story clean
 
 help:
 	@echo "make run       build a model from the bundled stories and print what it tells (no network once installed)"
 	@echo "make test      fast tests             make test-all   all tests: real servers, kills, whole runs"
 	@echo "make check     ruff, format, mypy     make format     put the code in order"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
+	@echo "make story     record the story at the head of the README again"
 	@echo "make clean     remove the environment and caches; artifacts/ stays"
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -46,6 +47,10 @@ lock:
 	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt setuptools wheel -e ".[dev]"
 	{ sed -n '/^#/p' constraints.txt; $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | grep -viE '^pip==|^torch==' ; grep '^torch==' constraints.txt; } > requirements.lock
 	rm -rf $(VENV)-lock
+
+story: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation -e '.[docs]'
+	$(BIN)/python -m docs.record_story
 
 clean:
 	rm -rf $(VENV) $(VENV)-lock .pytest_cache .mypy_cache .ruff_cache build *.egg-info
