@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 FAILURE = "slm.failure"
 EXPERIMENT = "slm"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages are those for prompts and traces
 INTERVAL = 2.0  # seconds between two writes
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 DIGEST_LENGTH = 36  # MLflow's limit
@@ -372,7 +373,7 @@ def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
     if found is None:
         place = str(store.artifacts / name) if store.database else None  # a server decides for itself
         try:
-            return str(client.create_experiment(name, place))
+            return str(client.create_experiment(name, place, KIND))
         except MlflowException:  # another process was faster
             found = client.get_experiment_by_name(name)
             if found is None:

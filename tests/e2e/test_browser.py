@@ -1,0 +1,165 @@
+"""A person at the browser: a run from the form with settings changed, its pages, MLflow's, and a story of the model."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from flows.presets import configure
+from tests.e2e.conftest import run_slm
+from tests.e2e.test_up import up
+
+PATIENCE = 60_000  # ms for a page to come
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make check installs it")
+expect = playwright.expect
+expect.set_options(timeout=PATIENCE)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+CHROMIUM = next(
+    filter(
+        None, map(shutil.which, (os.environ.get("SLM_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"))
+    ),
+    None,
+)
+RUN_PATIENCE = 600_000  # ms for a run to end
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+# What is typed into the form: a model of half a minute, whose stories are no text yet.
+TYPED = {
+    "source.num_stories": 600,
+    "vocab.size": 300,
+    "model.context": 64,
+    "model.width": 32,
+    "model.num_layers": 2,
+    "train.max_steps": 400,
+    "train.optimizer.learning_rate": 0.003,
+    "evaluate.stories_per_prompt": 1,
+    "evaluate.num_measured": 4,
+    "release.gate.min_context_gain": 0,
+    "release.gate.min_valid": 0,
+    "release.gate.min_ended": 0,
+    "release.gate.max_repeated": 1,
+}
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A page of a headless Chromium that reaches nothing but loopback. What it asked for elsewhere fails the test."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: install Debian's `chromium`, or name one with SLM_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                *(["--no-sandbox"] if os.geteuid() == 0 else []),
+            ],
+        )
+        context = chromium.new_context(viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(PATIENCE)
+        asked: list[str] = []
+        context.on("request", lambda request: asked.append(request.url))
+        context.route(lambda url: not is_loopback(url), lambda route: route.abort())
+        yield context.new_page()
+        chromium.close()
+    assert asked
+    assert [url for url in asked if not is_loopback(url)] == []
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a browser need not leave this machine for it."""
+    parts = urlsplit(url)
+    return parts.scheme in ("data", "blob") or parts.hostname in LOOPBACK
+
+
+def describes(name: str) -> str:
+    """What the form says of a setting of the preset."""
+    *path, last = name.split(".")
+    config: Any = configure("quick", {})
+    for section in path:
+        config = getattr(config, section)
+    return str(type(config).model_fields[last].description)
+
+
+def setting(page: Any, name: str) -> Any:
+    """A setting's part of the form: its name, description and field."""
+    nearest = "xpath=ancestor::*[contains(concat(' ', @class, ' '), ' schema-form-property ')][1]"
+    return page.get_by_text(describes(name)).locator(nearest)
+
+
+def take(page: Any, name: str) -> None:
+    """Keep what is seen in $SLM_SCREENSHOTS, if there is one."""
+    if folder := os.environ.get("SLM_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+
+
+def test_a_run_from_the_form_is_seen_through_to_a_story_of_its_model(browser: Any, tmp_path: Path) -> None:
+    page = browser
+    with up(tmp_path) as served:
+        prefect, mlflow = (f"http://127.0.0.1:{port}" for port in served.ports)
+        fill_and_submit(page, prefect)
+        page.get_by_role("button", name="View run").click()
+        watch(page)
+        read_artifacts(page)
+        look_into_mlflow(page, mlflow)
+        told = run_slm(served.artifacts, "generate", "Once upon a time", "--model", "quick@champion", "--seed", 1)
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.startswith("Once upon a time") and len(told.stdout) > 100
+    [manifest] = served.artifacts.glob("train/*/manifest.json")
+    _, training = json.loads(manifest.read_text())["recipe"]["configs"]
+    assert training["optimizer"]["learning_rate"] == TYPED["train.optimizer.learning_rate"]
+
+
+def fill_and_submit(page: Any, prefect: str) -> None:
+    page.goto(f"{prefect}/deployments")
+    page.get_by_role("link", name="quick", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("link", name="Custom run").click()
+    rate = setting(page, "train.optimizer.learning_rate")
+    expect(rate.get_by_role("spinbutton")).to_have_value("0.0045")  # the preset's own
+    expect(rate).to_contain_text("Peak learning rate of AdamW, reached after warm-up. Above 0.")
+    expect(setting(page, "source.num_stories").get_by_role("spinbutton")).to_have_value("20000")
+    take(page, "form")
+    for name, value in TYPED.items():
+        setting(page, name).get_by_role("spinbutton").fill(str(value))
+    setting(page, "release.gate.may_memorise").get_by_role("switch").click()
+    rate.scroll_into_view_if_needed()
+    take(page, "form-learning-rate")
+    page.get_by_role("button", name="Submit").click()
+
+
+def watch(page: Any) -> None:
+    expect(page.get_by_text("quick: transformer on storygen")).to_be_visible()
+    page.get_by_text("Artifacts", exact=True).click()
+    page.get_by_text("train-loss").click(timeout=RUN_PATIENCE)
+    expect(page.get_by_role("columnheader", name="training loss")).to_be_visible()
+    take(page, "live-loss")
+    page.go_back()
+    take(page, "run-live")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=RUN_PATIENCE)
+    take(page, "run")
+
+
+def read_artifacts(page: Any) -> None:
+    for key, text in (
+        ("data-page", "From the source to the shards"),
+        ("walk-page", "A story's walk"),
+        ("model-page", "Stories it tells"),
+    ):
+        page.get_by_text("Artifacts", exact=True).click()
+        page.get_by_text(key).click()
+        expect(page.get_by_role("heading", name=text)).to_be_visible()
+        take(page, key)
+        page.go_back()
+
+
+def look_into_mlflow(page: Any, mlflow: str) -> None:
+    page.get_by_text("Artifacts", exact=True).click()
+    page.get_by_text("mlflow-run").click()
+    print(page.locator("body").aria_snapshot())
+    page.pause()
