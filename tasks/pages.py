@@ -174,7 +174,7 @@ def loss_page(rows: Sequence[Mapping[str, Any]], total_steps: int) -> str:
     left = next(
         (row["observations/seconds_left"] for row in reversed(rows) if "observations/seconds_left" in row), None
     )
-    coming = f", about {timedelta(seconds=round(left))} left" if left else ""
+    coming = f", about {timedelta(seconds=round(left))} left" if left and rows[-1]["step"] < total_steps else ""
     return "\n".join(
         [
             f"Step {rows[-1]['step']:,} of {total_steps:,}{coming}. Losses in nats a token; the training loss is the "

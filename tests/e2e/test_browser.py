@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
@@ -104,8 +105,7 @@ def test_a_run_from_the_form_is_seen_through_to_a_story_of_its_model(browser: An
         prefect, mlflow = (f"http://127.0.0.1:{port}" for port in served.ports)
         fill_and_submit(page, prefect)
         watch(page)
-        read_artifacts(page)
-        look_into_mlflow(page, mlflow)
+        look_into_mlflow(page, mlflow, *read_pages(page))
         told = run_slm(served.artifacts, "generate", "Once upon a time", "--model", "quick@champion", "--seed", 1)
         assert told.returncode == 0, told.stderr
         assert told.stdout.startswith("Once upon a time") and len(told.stdout) > 100
@@ -134,36 +134,57 @@ def fill_and_submit(page: Any, prefect: str) -> None:
             page.get_by_role("button", name="Submit").click()
         if answered.value.ok:
             break
-    page.get_by_role("button", name="View run").first.click()
+    page.goto(f"{prefect}/runs/flow-run/{answered.value.json()['id']}")  # the button to it is there for seconds only
+
+
+def pages_of(page: Any, *keys: str) -> list[str]:
+    """Addresses of what the run that is shown has left so far, once all of it is there."""
+    page.get_by_text("Artifacts", exact=True).click()
+    found = [page.get_by_role("link", name=re.compile(rf"\b{key}\b")) for key in keys]
+    return [urljoin(page.url, link.first.get_attribute("href", timeout=RUN_PATIENCE)) for link in found]
 
 
 def watch(page: Any) -> None:
+    run = page.url
     expect(page.get_by_text("quick: transformer on storygen")).to_be_visible()
-    page.get_by_text("Artifacts", exact=True).click()
-    page.get_by_text("train-loss").click(timeout=RUN_PATIENCE)
-    expect(page.get_by_role("columnheader", name="training loss")).to_be_visible()
-    take(page, "live-loss")
-    page.go_back()
+    [losses] = pages_of(page, "train-loss")
     take(page, "run-live")
+    page.goto(losses)
+    expect(page.get_by_text("validation bits per byte")).to_be_visible()
+    take(page, "live-loss")
+    page.goto(run)
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=RUN_PATIENCE)
     take(page, "run")
 
 
-def read_artifacts(page: Any) -> None:
-    for key, text in (
-        ("data-page", "From the source to the shards"),
-        ("walk-page", "A story's walk"),
-        ("model-page", "Stories it tells"),
-    ):
-        page.get_by_text("Artifacts", exact=True).click()
-        page.get_by_text(key).click()
-        expect(page.get_by_role("heading", name=text)).to_be_visible()
+def read_pages(page: Any) -> tuple[str, str]:
+    """Looks at the run's pages. Gives its links to MLflow: the training and the version."""
+    titles = {"data-page": "From the source to the shards", "walk-page": "A story's walk", "model-page": "Score card"}
+    *shown, training, version = pages_of(page, *titles, "mlflow-run", "model-version")
+    for (key, title), address in zip(titles.items(), shown, strict=True):
+        page.goto(address)
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
         take(page, key)
-        page.go_back()
+    links = []
+    for address, name in ((training, re.compile("^[0-9a-f]{32}$")), (version, "quick/1")):
+        page.goto(address)
+        links.append(str(page.get_by_role("link", name=name).get_attribute("href")))
+    return links[0], links[1]
 
 
-def look_into_mlflow(page: Any, mlflow: str) -> None:
-    page.get_by_text("Artifacts", exact=True).click()
-    page.get_by_text("mlflow-run").click()
-    print(page.locator("body").aria_snapshot())
-    page.pause()
+def look_into_mlflow(page: Any, mlflow: str, training: str, version: str) -> None:
+    assert training.startswith(mlflow) and version.startswith(mlflow)
+    page.goto(training)
+    page.get_by_placeholder("Search parameters").fill("train.optimizer.learning_rate")
+    expect(page.get_by_text("0.003", exact=True)).to_be_visible()
+    page.get_by_role("tab", name="Model metrics").click()
+    expect(page.locator("svg.main-svg path.js-line").first).to_be_visible()  # a curve, drawn
+    page.get_by_placeholder("Search metric charts").fill("loss")
+    expect(page.get_by_text("val (1)")).to_be_visible()
+    take(page, "mlflow-curves")
+    page.goto(version)
+    expect(page.get_by_text("champion", exact=True).first).to_be_visible()
+    take(page, "mlflow-version")
+    page.goto(f"{mlflow}/#/models/quick")
+    expect(page.get_by_text("@ champion").first).to_be_visible()
+    take(page, "mlflow-model")
