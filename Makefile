@@ -42,6 +42,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 screenshots: $(VENV)/.installed
+	mkdir -p docs/screenshots
 	SLM_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m slow
 
 lock:
