@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 FAILURE = "slm.failure"
 EXPERIMENT = "slm"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages are those for prompts and traces
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow has no page of training runs
 INTERVAL = 2.0  # seconds between two writes
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 DIGEST_LENGTH = 36  # MLflow's limit
