@@ -6,12 +6,13 @@ PIP_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check format lock story clean
+.PHONY: help run test test-all check format screenshots story lock clean
 
 help:
 	@echo "make run       build a model from the bundled stories and print what it tells (no network once installed)"
 	@echo "make test      fast tests             make test-all   all tests: real servers, kills, whole runs"
 	@echo "make check     ruff, format, mypy     make format     put the code in order"
+	@echo "make screenshots   take docs/screenshots/ anew, with the system's Chromium"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
 	@echo "make story     record the story at the head of the README again"
 	@echo "make clean     remove the environment and caches; artifacts/ stays"
@@ -41,6 +42,10 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+screenshots: $(VENV)/.installed
+	mkdir -p docs/screenshots
+	SLM_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m slow
+
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
@@ -49,7 +54,6 @@ lock:
 	rm -rf $(VENV)-lock
 
 story: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation -e '.[docs]'
 	$(BIN)/python -m docs.record_story
 
 clean:

@@ -5,9 +5,11 @@ RetrainConfig: when a scheduled run builds one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import json
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from slm_model.artifact import Config
 from slm_model.data.config import CleanConfig, SplitConfig
@@ -35,6 +37,37 @@ class PipelineConfig(Config):
     train: TrainConfig = Field(TrainConfig(), description="How the network is trained.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="How the model is examined.")
     release: ReleaseConfig = Field(ReleaseConfig(), description="Under which name, and past which gate.")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The sections that come in kinds are given fields of their own: Prefect's form draws those, and would show a
+        choice between kinds as JSON. What a kind may have is still checked by its own schema, in ``oneOf``."""
+        schema = handler(core_schema)
+        for section in handler.resolve_ref_schema(schema)["properties"].values():
+            if "oneOf" in section:
+                kinds = [handler.resolve_ref_schema(one)["properties"] for one in section["oneOf"]]
+                section |= {"type": "object", "properties": _all_fields(kinds, section["default"]["kind"])}
+                section["default"] = {"kind": section["default"]["kind"]}
+        return schema
+
+
+def _all_fields(kinds: list[dict[str, Any]], usual: str) -> dict[str, Any]:
+    """The fields of all kinds, each told of which kinds it is, and without a default: what is left empty is not sent,
+    so that the kind can be changed and nothing of the other one is in the way."""
+    names = [kind["kind"]["const"] for kind in kinds]
+    kind_field = {"title": "Kind", "type": "string", "enum": names, "default": usual}
+    found: dict[str, Any] = {"kind": kind_field | {"description": "What is left empty below is the kind's default."}}
+    for field in dict.fromkeys(field for kind in kinds for field in kind if field != "kind"):
+        told: dict[str, list[str]] = {}  # description -> kinds
+        for name, kind in zip(names, kinds, strict=True):
+            if field in kind:
+                default = json.dumps(kind[field]["default"]).replace("null", "None")
+                told.setdefault(f"{kind[field]['description']} Default {default}.", []).append(name)
+        widest = max((kind[field] for kind in kinds if field in kind), key=lambda schema: len(schema.get("anyOf", ())))
+        texts = [text if len(whose) == len(kinds) else f"*{', '.join(whose)}*: {text}" for text, whose in told.items()]
+        shape = {key: widest[key] for key in ("title", "type", "anyOf") if key in widest}
+        found[field] = shape | {"description": "\n\n".join(texts)}
+    return found
 
 
 class RetrainConfig(Config):

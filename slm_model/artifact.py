@@ -42,6 +42,17 @@ class ArtifactDamaged(Exception):
         return type(self), (self.path, self.reason)
 
 
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+
+
+def tell_bounds(schema: dict[str, Any]) -> None:
+    """Put each field's bounds into its description: a form shows that, and a bound only once it is broken."""
+    for setting in schema["properties"].values():
+        has = {name: value for one in (setting, *setting.get("anyOf", ())) for name, value in one.items()}
+        if told := [f"{words} {has[name]:,}" for name, words in _BOUNDS.items() if has.get(name, 2**53) < 2**53]:
+            setting["description"] += f" {' and '.join(told).capitalize()}."
+
+
 class Config(BaseModel):
     """A stage's settings: frozen, and closed to unknown names. All of it is the stage's identity.
 
@@ -49,7 +60,13 @@ class Config(BaseModel):
     that module alone then enters the code digest, so that mending one kind never reruns another.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=False,
+        allow_inf_nan=False,
+        json_schema_extra=tell_bounds,
+    )
 
     module: ClassVar[str | None] = None
     not_identity: ClassVar[frozenset[str]] = frozenset()  # fields that an input's identity stands in for

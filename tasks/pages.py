@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +124,27 @@ _STYLE = (
     "blockquote{margin:.5rem 0;padding-left:1rem;border-left:3px solid #ccc}"
 )
 _TEST_FROM = {"source": "the source's own held-out stories.", "share": "a share of the stories, by their own hash."}
+
+
+_LOSSES = {
+    "step": "step",
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "val/bits_per_byte": "validation bits per byte",
+    "observations/tokens_per_second": "tokens a second",
+}
+_LEFT = "observations/seconds_left"
+
+
+def loss_page(rows: Sequence[Mapping[str, Any]], total_steps: int) -> str:
+    """A training while it goes on, the newest row first. Losses in nats a token."""
+    left = next((row[_LEFT] for row in reversed(rows) if _LEFT in row), None)
+    coming = f", about {timedelta(seconds=round(left))} left" if left and rows[-1]["step"] < total_steps else ""
+    return blocks(
+        f"Step {rows[-1]['step']:,} of {total_steps:,}{coming}. Losses in nats a token; the training loss is the "
+        "mean since the row below.",
+        table(tuple(_LOSSES.values()), [tuple(row.get(name, "") for name in _LOSSES) for row in reversed(rows)]),
+    )
 
 
 def model_page(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from slm_model.artifact import tell_bounds
 from slm_model.data.parts import LazyExecutor
 from tasks.workers import DaskWorkers, LocalWorkers
 
@@ -16,7 +17,7 @@ from tasks.workers import DaskWorkers, LocalWorkers
 class Placement(BaseModel):
     """Workers, device and whether the network may be used."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=tell_bounds)
 
     num_workers: int | None = Field(
         None, ge=1, le=1024, description="Processes that share the parts of a stage; none given: one a core."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
@@ -26,7 +29,7 @@ from prefect.states import Completed
 
 from slm_model.artifact import UserError
 from slm_model.data.source import SourceUnreachable
-from tasks.pages import run_page, version_page
+from tasks.pages import loss_page, run_page, version_page
 from tasks.registry import RegistryUnreachable
 from tasks.release import Release
 from tasks.runner import Runner, Work
@@ -109,17 +112,22 @@ class Both(Watcher):
 
 
 class Page(Watcher):
-    """Watches a run for Prefect's pages: log lines, and a progress bar for a stage that says how far it has to go."""
+    """Watches a run for Prefect's pages: log lines, a progress bar for a stage that says how far it has to go, and a
+    page on which the loss falls."""
 
     EVERY_SECONDS = 5.0
+    MOST_ROWS = 60
 
     def __init__(self) -> None:
         self._total = 0
         self._progress: UUID | None = None
+        self._losses: UUID | None = None
         self._told = 0.0
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None:
-        self._total, self._progress = 0, None
+        self._total, self._progress, self._losses = 0, None, None
+        self._since: list[float] = []  # losses since the last row
+        self._rows: list[dict[str, Any]] = []
         get_run_logger().info("%s: making %s, because %s", stage.name, key, reason)
 
     def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
@@ -127,15 +135,36 @@ class Page(Watcher):
             return
         if "total_steps" in values:
             self._total = int(values["total_steps"])
-            made = create_progress_artifact(0.0, key=f"{stage.name}-progress", description=stage.name)
+            made = create_progress_artifact(0.0, key=f"{stage.name}-progress", description=f"How far {stage.name} is")
             assert isinstance(made, UUID)  # a coroutine in an async flow alone
             self._progress = made
-        if self._progress is None or self._total == 0 or time.monotonic() - self._told < self.EVERY_SECONDS:
+        if "train/loss" in values:
+            self._since.append(values["train/loss"])
+        if self._progress is None or self._total == 0:
+            return
+        validated = "val/loss" in values
+        if not validated and time.monotonic() - self._told < self.EVERY_SECONDS:
             return
         self._told = time.monotonic()
         update_progress_artifact(self._progress, progress=min(100.0, 100 * step / self._total))
         figures = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, int | float))
         get_run_logger().info("%s: step %s of %s: %s", stage.name, f"{step:,}", f"{self._total:,}", figures)
+        if self._since or validated:
+            self._tell_loss(stage, step, values)
+
+    def _tell_loss(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
+        mean = {"train/loss": fmean(self._since)} if self._since else {}
+        self._since = []
+        self._rows.append({**values, **mean, "step": step})
+        if len(self._rows) > self.MOST_ROWS:  # the past gets coarser, but for its validations
+            self._rows = [row for i, row in enumerate(self._rows) if "val/loss" in row or i % 2]
+        page = loss_page(self._rows, self._total)
+        if self._losses is None:
+            made = create_markdown_artifact(page, key=f"{stage.name}-loss", description="The loss as it falls")
+            assert isinstance(made, UUID)
+            self._losses = made
+        else:
+            get_client(sync_client=True).update_artifact(self._losses, ArtifactUpdate(data=page))
 
     def finished(self, outcome: Outcome[Any]) -> None:
         if self._progress is not None:

@@ -16,7 +16,8 @@ class ReleaseConfig(Config):
     model_name: str = Field(
         "tinystories",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$",
-        description="Registered model in MLflow. Models of one name compete for its champion alias.",
+        description="Registered model in MLflow: letters, digits, - and _. Models of one name compete for its champion "
+        "alias.",
     )
     gate: GateConfig = Field(GateConfig(), description="What a model must reach to be released.")
 

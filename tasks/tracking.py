@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 FAILURE = "slm.failure"
 EXPERIMENT = "slm"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow has no page of training runs
 INTERVAL = 2.0  # seconds between two writes
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 DIGEST_LENGTH = 36  # MLflow's limit
@@ -310,7 +311,7 @@ def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
     if found is None:
         place = str(store.artifacts / name) if store.database else None  # a server decides for itself
         try:
-            return str(client.create_experiment(name, place))
+            return str(client.create_experiment(name, place, KIND))
         except MlflowException:  # another process was faster
             found = client.get_experiment_by_name(name)
             if found is None:

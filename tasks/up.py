@@ -50,6 +50,7 @@ class Up:
             "SLM_ARTIFACTS": str(root),
             "PREFECT_API_URL": self.api.url,
             "PREFECT_SERVER_UI_API_URL": "/api",  # else the pages call port 4200, whatever the server's is
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",  # else a failed request advertises Prefect Cloud
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -6,10 +6,6 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("pyte", reason="the terminal that draws is not installed: pip install -e '.[docs]'")
-
 from docs.record_story import CAST, STORY, Scene, frames, picture, read, record, written
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -97,7 +97,7 @@ class TrainConfig(Config):
         1, ge=1, description="Equal parts of a step's rows, taken one after another to save memory; they add up."
     )
     seed: int = Field(0, ge=0, lt=1 << 31, description="Decides initial weights, order of stories and dropout.")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="What turns gradients into steps.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over the training.")
     numerics: NumericsConfig = Field(NumericsConfig(), description="Device and arithmetic.")
     num_validations: int = Field(

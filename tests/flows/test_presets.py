@@ -2,9 +2,12 @@
 
 import argparse
 import importlib
+from typing import Any
 
 import pytest
+from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+import flows.build_model
 from flows.cli import overrides, parser
 from flows.commands.running import settings
 from flows.config import PipelineConfig, RetrainConfig
@@ -92,3 +95,38 @@ def test_every_setting_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     settings(argparse.Namespace(), {})
     told = capsys.readouterr().out.splitlines()
     assert [name for name, default, _ in retraining if f"{name} (default {default})" not in told] == []
+
+
+def form() -> dict[str, Any]:
+    """What Prefect draws a deployment's form of."""
+    schema: dict[str, Any] = flows.build_model.build_model.parameters.model_dump()
+    return schema
+
+
+@pytest.mark.parametrize("name", sorted(deployments()))
+def test_the_form_draws_every_section_and_takes_the_presets_settings(name: str) -> None:
+    for section in form()["definitions"]["PipelineConfig"]["properties"].values():
+        drawn = section if "properties" in section else form()["definitions"][section["$ref"].split("/")[-1]]
+        assert drawn["type"] == "object" and drawn["properties"]
+    validate(deployments()[name]["parameters"], form(), raise_on_error=True)
+
+
+def test_the_form_tells_kinds_defaults_and_bounds() -> None:
+    sections = form()["definitions"]["PipelineConfig"]["properties"]
+    vocab = sections["vocab"]["properties"]
+    assert vocab["kind"]["enum"] == ["char", "word", "bpe", "wordpiece"] and vocab["kind"]["default"] == "bpe"
+    assert "*bpe, wordpiece*: Tokens at most" in vocab["size"]["description"]
+    assert "At least 1. Default 2048." in vocab["size"]["description"]
+    assert "default" not in vocab["size"], "another kind would be sent it"
+    assert sections["vocab"]["default"] == {"kind": "bpe"}
+    optimizer = form()["definitions"]["OptimizerConfig"]["properties"]
+    assert optimizer["beta1"]["description"].endswith("At least 0 and below 1.")
+
+
+@pytest.mark.parametrize(
+    "vocab", [{"kind": "bpe", "size": 0}, {"kind": "nope"}, {"kind": "bpe", "width": 3}, {"kind": "word", "size": "x"}]
+)
+def test_the_form_refuses_what_the_kind_does(vocab: dict[str, Any]) -> None:
+    validate({"config": {"vocab": {"kind": "wordpiece", "size": 300}}}, form(), raise_on_error=True)
+    with pytest.raises(ValidationError, match="vocab"):
+        validate({"config": {"vocab": vocab}}, form(), raise_on_error=True)

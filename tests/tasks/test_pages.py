@@ -9,7 +9,7 @@ import pytest
 from slm_model.data.report.data_report import Reason, RejectedStory
 from slm_model.data.report.drift import Drift, WordShift
 from slm_model.markdown import picture, plain, quote
-from tasks.pages import _drift, _rejected, to_html
+from tasks.pages import _drift, _rejected, loss_page, to_html
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -68,3 +68,13 @@ def test_without_a_corpus_before_the_page_says_so() -> None:
 
 def test_a_picture_is_within_the_page() -> None:
     assert '<img src="data:image/png;base64,iVBO' in to_html(picture("words", b"\x89PNG\r\n\x1a\n"))
+
+
+def test_a_loss_page_has_the_newest_row_first_and_what_is_left() -> None:
+    rows = [
+        {"step": 10, "train/loss": 3.5, "observations/seconds_left": 61.0},
+        {"step": 20, "val/loss": 3.25, "val/bits_per_byte": 1.5},
+    ]
+    page = loss_page(rows, 1200)
+    assert "Step 20 of 1,200, about 0:01:01 left." in page
+    assert page.index("| 20 |  | 3.25 | 1.5 |  |") < page.index("| 10 | 3.5 |  |  |  |")
