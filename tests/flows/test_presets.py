@@ -114,7 +114,7 @@ def test_the_form_draws_every_section_and_takes_the_presets_settings(name: str) 
 def test_the_form_tells_kinds_defaults_and_bounds() -> None:
     sections = form()["definitions"]["PipelineConfig"]["properties"]
     vocab = sections["vocab"]["properties"]
-    assert vocab["kind"]["enum"] == ["char", "word", "bpe", "wordpiece"] and vocab["kind"]["default"] == "bpe"
+    assert vocab["kind"]["enum"] == ["char", "word", "bpe", "wordpiece", "kept"] and vocab["kind"]["default"] == "bpe"
     assert "*bpe, wordpiece*: Tokens at most" in vocab["size"]["description"]
     assert "At least 1. Default 2048." in vocab["size"]["description"]
     assert "default" not in vocab["size"], "another kind would be sent it"
