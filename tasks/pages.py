@@ -157,14 +157,14 @@ def model_page(
     return blocks(
         f"# {release.name}",
         f"**{'Released as champion' if 'champion' in release.aliases else 'Not released'}**, on "
-        f"{verdict.num_stories:,} test stories ({verdict.num_excluded:,} left out: a model that was compared had "
-        f"been trained on them, or for {verdict.num_resembling:,} on a near duplicate):",
+        f"{verdict.num_stories:,} test stories{_left_out(verdict)}:",
         "\n".join(f"- {reason}" for reason in verdict.reasons),
         table(("side", "loss (nats a token)", "perplexity", "bits per byte", "accuracy"), sides),
         f"Over all {facts.num_tokens:,} tokens of {facts.num_stories:,} test stories ({facts.num_bytes:,} bytes), "
         f"each exactly once; with 95 % confidence between {facts.test_bits_per_byte_low:.4f} and "
         f"{facts.test_bits_per_byte_high:.4f} bits per byte (bootstrap over stories).",
-        table(("", ""), model.facts.model_dump(mode="json").items()),
+        table(("", ""), model.facts.model_dump(mode="json", exclude={"numerics"}).items()),
+        f"Computed with {', '.join(f'{name} {value}' for name, value in model.facts.numerics.items() if value != [])}.",
         f"The vocabulary: {_learned(vocab, splits)}",
         _score_card(scores),
         "## Stories it tells",
@@ -172,6 +172,15 @@ def model_page(
         f"MLflow: run `{release.run_id}`, model `{release.name}`, "
         f"at {version_page(release.tracking_uri, release.name)}",
         _made_from(model, scores),
+    )
+
+
+def _left_out(verdict: Verdict) -> str:
+    if not verdict.num_excluded:
+        return ""
+    return (
+        f" ({verdict.num_excluded:,} left out: a model that was compared had been trained on them, or for "
+        f"{verdict.num_resembling:,} on a near duplicate)"
     )
 
 
