@@ -68,7 +68,7 @@ def timed(command: Sequence[str | Path], folder: Path, environment: Mapping[str,
 
 
 def dvc_program() -> Path:
-    """``$SLM_DVC``, or a dvc in an environment of its own: what it wants of other libraries is not what we want."""
+    """``$SLM_DVC``, or a dvc in an environment of its own, whose libraries are not ours."""
     if named := os.environ.get("SLM_DVC"):
         return Path(named)
     home = artifacts_root() / "benchmarks" / f"dvc-{DVC}"
