@@ -182,7 +182,7 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_undisturbed_on
                 os.kill(process, signal.SIGKILL)
                 killed.append(kind)
     print(f"killed: {killed}")
-    run = served.until(run_id, {"COMPLETED", "FAILED", "CANCELLED"}, 240)
+    run = served.until(run_id, {"COMPLETED", "FAILED", "CANCELLED"}, 120 + 30 * KILLS)
     assert run["state_type"] == "COMPLETED", (killed, served.said(), served.logs(run_id))
     assert weights(served.artifacts) == weights(config)
     links = served.ask("POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
