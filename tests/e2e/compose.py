@@ -1,5 +1,6 @@
 """deploy/compose.yaml as programs of this machine: its services' commands and variables, without containers."""
 
+import os
 import re
 import socket
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
+BIN = Path(sys.executable).parent  # what the image has first on its PATH
 VARIABLE = re.compile(r"\$\{(\w+)(?::?([-?])([^}]*))?\}")
 
 
@@ -41,7 +43,8 @@ class Compose:
 
     def environment(self, service: str) -> dict[str, str]:
         given = self.document["services"][service]["environment"]
-        return {name: self.fill(value) for name, value in given.items()}
+        path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        return path | {name: self.fill(value) for name, value in given.items()}
 
     def fill(self, text: str) -> str:
         def value(found: re.Match[str]) -> str:
@@ -54,5 +57,5 @@ class Compose:
 
     def _words(self, words: list[str]) -> list[str]:
         first, *rest = (self.fill(word) for word in words)
-        program = Path(sys.executable).with_name(first)  # as the image has it on its PATH
+        program = BIN / first
         return [str(program) if program.exists() else first, *rest]
