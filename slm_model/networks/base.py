@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -40,6 +41,10 @@ class Network(nn.Module):
         Raises ValueError if they would come to more than ``context``.
         """
         raise NotImplementedError
+
+    def compiled(self) -> Callable[[Tensor], tuple[Tensor, Cache | None]]:
+        """``forward`` of rows of one length, without a cache, compiled at the first call."""
+        return torch.compile(self)
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for ``batch_size`` rows, on the network's device, with room for ``context`` tokens."""

@@ -53,7 +53,7 @@ class Trainee:
         self.weights = weights
         self._ahead: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         network.attend(explicit=numerics.attention == "explicit")
-        self.forward = torch.compile(network) if numerics.compile else network
+        self.forward = network.compiled() if numerics.compile else network
         self.begin()
 
     def begin(self) -> None:

@@ -113,3 +113,19 @@ def test_explicit_attention_is_the_fused_one() -> None:
         logits.square().mean().backward()
         gradients.append((logits.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-5)
+
+
+def test_compiling_more_blocks_is_no_more_work() -> None:
+    from torch._dynamo.utils import counters
+
+    tokens_BT = torch.tensor([[3, 17, 17, 0, 29, 8, 11]])
+    graphs = []
+    for num_layers in (1, 4):
+        network = transformer(CONFIG.model_copy(update={"num_layers": num_layers}))
+        torch.compiler.reset()
+        counters.clear()
+        forward = network.compiled()
+        with torch.no_grad():
+            torch.testing.assert_close(forward(tokens_BT)[0], network(tokens_BT)[0], rtol=0, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [1, 1]

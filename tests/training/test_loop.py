@@ -246,9 +246,6 @@ def test_bf16_products_change_a_training_little_and_its_weights_stay_fp32(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:.*script_method.* is deprecated:DeprecationWarning"
-)  # torch's own, when it compiles
 def test_compiled_bf16_trains_to_the_same_bytes_again(inputs: Path, tmp_path: Path) -> None:
     config = TRAIN | {"numerics": {"num_threads": 1, "compile": "on", "precision": "bf16"}}
     plain, *compiled = (
