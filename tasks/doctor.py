@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sqlite3
@@ -15,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+from slm_model.training.compiler import lack_of_compiler
 from tasks.home import running_up
 from tasks.placement import num_cores
 
@@ -145,13 +145,10 @@ def refusal(port: int) -> str | None:
 
 def compiler() -> Finding:
     """What compiling a training needs on a CPU."""
-    named = os.environ.get("CXX")
-    found = shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if found:
-        return Finding("C++ compiler", "well", found)
-    said = f"CXX is {named!r}, which is not there" if named else "none"
-    remedy = "install g++ (apt-get install g++), or clang with `xcode-select --install`; else long trainings are slower"
-    return Finding("C++ compiler", "mind", said, remedy)
+    if lack := lack_of_compiler():
+        debian, mac = "apt-get install g++ python3-dev", "xcode-select --install"
+        return Finding("C++ compiler", "mind", lack, f"install it ({debian}, or {mac}); else long trainings are slower")
+    return Finding("C++ compiler", "well", "builds what torch.compile needs")
 
 
 def device() -> Finding:

@@ -6,7 +6,6 @@ import ctypes
 import importlib.util
 import os
 import platform
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from slm_model.artifact import UserError
+from slm_model.training.compiler import lack_of_compiler
 from slm_model.training.config import NumericsConfig
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -33,7 +33,7 @@ class Numerics(BaseModel):
     num_processes: int
     torch: str
     processor: str  # a CPU's widest instructions, a GPU's name
-    notes: tuple[str, ...] = ()  # what was asked for and could not be had
+    notes: tuple[str, ...] = ()  # what was wanted and could not be had
 
 
 def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False) -> Numerics:
@@ -43,9 +43,10 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
     Raises UserError as ``choose_device`` does. Compilation falls back, and a note says why.
     """
     device = choose_device(asked, placed)
+    by_itself = asked.compile == "auto" and is_long and can_compile and device != "mps"  # untried there
+    wanted = asked.compile == "on" or by_itself
     lack = None if can_compile else "torch.compile gains a recurrent network nothing"
-    lack = lack or _no_compiler(device)
-    wanted = asked.compile == "on" or (asked.compile == "auto" and is_long and device != "mps")  # untried there
+    lack = lack or (_no_compiler(device) if wanted else None)
     compiled = wanted and lack is None
     bf16_pays = (device == "cuda" and torch.cuda.is_bf16_supported()) or (
         device == "cpu" and compiled and torch.cpu._is_avx512_bf16_supported()
@@ -60,7 +61,7 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
         num_processes=asked.processes,
         torch=torch.__version__,
         processor=_processor(device),
-        notes=(f"not compiled: {lack}",) if asked.compile == "on" and lack else (),
+        notes=(f"not compiled: {lack}",) if wanted and lack else (),
     )
 
 
@@ -189,6 +190,4 @@ def _no_compiler(device: Device) -> str | None:
         return "the package triton is missing"
     if device == "cuda" and torch.cuda.get_device_capability() < (7, 0):
         return "triton wants a GPU of compute capability 7.0"
-    if any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
-        return None
-    return "no C++ compiler on PATH (g++ or clang++)"
+    return lack_of_compiler()

@@ -181,9 +181,9 @@ def test_a_long_training_is_compiled_and_a_short_one_is_not(inputs: Path) -> Non
     def long(num_parameters: int = 1_000_000, **budget: Any) -> bool:
         return is_long(TrainConfig(batch_size=8, **budget), batches, num_parameters)
 
-    assert long(max_tokens=2_000_000) and not long(max_tokens=1_900_000) and long(8_000_000, max_tokens=300_000)
-    assert long(max_steps=15_625) and not long(max_steps=15_624) and not long(max_steps=15_625, max_tokens=1000)
-    assert long(max_minutes=2) and not long(max_minutes=1.9) and not long(max_minutes=1, max_tokens=10**12)
+    assert long(max_tokens=400_000) and not long(max_tokens=399_999) and long(8_000_000, max_tokens=60_000)
+    assert long(max_steps=3_125) and not long(max_steps=3_124) and not long(max_steps=3_125, max_tokens=1000)
+    assert long(max_minutes=1) and not long(max_minutes=0.9) and not long(max_minutes=0.5, max_tokens=10**12)
     assert not long(), "one pass over few stories"
     assert long(max_steps=1, schedule={"decay": "stable"}), "a trunk is there to be gone on from"
     if shutil.which("g++"):
@@ -224,8 +224,21 @@ def test_without_a_compiler_training_falls_back_and_records_the_reason(
     monkeypatch.delenv("CXX", raising=False)
     found = resolve(NumericsConfig(device="cpu", compile="on"), "cpu", True)
     assert not found.compile
-    assert found.notes == ("not compiled: no C++ compiler on PATH (g++ or clang++)",)
-    assert resolve(NumericsConfig(device="cpu"), "cpu", True).notes == (), "it was not asked for"
+    assert found.notes == ("not compiled: no C++ compiler on PATH (g++)",)
+    assert resolve(NumericsConfig(device="cpu"), "cpu", True, is_long=True).notes == found.notes
+    assert resolve(NumericsConfig(device="cpu"), "cpu", True).notes == (), "it is short, and was not asked for"
+
+
+def test_a_compiler_that_lacks_pythons_headers_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "cxx"
+    compiler.write_text(
+        '#!/bin/sh\necho "probe.cpp:1:10: fatal error: Python.h: No such file or directory" >&2; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    found = resolve(NumericsConfig(device="cpu", compile="on"), "cpu", True)
+    said = f"not compiled: {compiler} builds no Python extension: Python.h: No such file or directory"
+    assert (found.compile, found.notes) == (False, (said,))
 
 
 def test_a_recurrent_network_is_not_compiled() -> None:
