@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slm_model.artifact import StageRun, UserError
+from slm_model.artifact import StageRun, UserError, hash_file, hash_json
 from slm_model.data.config import CleanConfig
 from slm_model.data.dedup import OUT, exact_duplicates
 from slm_model.data.filters import reason_to_reject
@@ -107,6 +107,14 @@ class Part:
     def sketches(self) -> Path:
         return self.scratch / f"sketches-{self.index:05}.npy"
 
+    @property
+    def seal(self) -> Path:
+        return self.scratch / f"seal-{self.index:05}.txt"
+
+    def digests(self) -> str:
+        """Of what the first pass has left, as they stand in the seal."""
+        return hash_json([hash_file(path) for path in (self.judged, self.sketches) if path.exists()])
+
 
 class Judged(NamedTuple):
     """Of all stories of a part, in their order."""
@@ -126,8 +134,9 @@ class Written(NamedTuple):
 
 
 def judge(part: Part) -> Judged:
-    """First pass over a part: each story by itself. A part that an earlier run has judged is only read."""
-    if not part.judged.exists():
+    """First pass over a part: each story by itself. A part that an earlier run has judged is only read, if every byte
+    is as it was left: a machine that went down may have kept a file's name and not what was in it."""
+    if not part.seal.exists() or part.seal.read_text() != part.digests():
         raw = read_table(part.raw, ["text", "split", "origin"])
         columns: dict[str, list[Any]] = {name: [] for name in ("id", "text", "repairs", "reason")}
         for found in raw["text"].to_pylist():
@@ -144,6 +153,7 @@ def judge(part: Part) -> Judged:
         with pa.ipc.new_file(partial, JUDGED) as file:
             file.write_table(table)
         partial.replace(part.judged)
+        part.seal.write_text(part.digests())
     with pa.memory_map(str(part.judged)) as file:
         table = pa.ipc.open_file(file).read_all()
         ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), ">u8").astype(np.uint64)
