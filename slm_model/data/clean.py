@@ -27,7 +27,7 @@ from slm_model.data.near import Search, Sketched, near_duplicates, sketch
 from slm_model.data.normalise import normalise, repair
 from slm_model.data.parquet import FileWriter, read_table, write_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import RawStories, Stories, StoriesFacts
+from slm_model.data.stories import RawStories, Stories, StoriesFacts, story_id, story_numbers
 
 STORY = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("split", pa.string()), ("repairs", pa.list_(pa.string()))]
@@ -143,8 +143,8 @@ def judge(part: Part) -> Judged:
             mended, repairs = repair(found)
             text = normalise(mended)
             reason = reason_to_reject(text, part.config)
-            story_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-            for column, value in zip(columns.values(), (story_id, text, repairs, reason), strict=True):
+            own_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+            for column, value in zip(columns.values(), (own_id, text, repairs, reason), strict=True):
                 column.append(value)
         table = pa.table({**columns, "split": raw["split"], "origin": raw["origin"]}).select(JUDGED.names).cast(JUDGED)
         if part.config.reject_near_duplicates:
@@ -156,9 +156,9 @@ def judge(part: Part) -> Judged:
         part.seal.write_text(part.digests())
     with pa.memory_map(str(part.judged)) as file:
         table = pa.ipc.open_file(file).read_all()
-        ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), ">u8").astype(np.uint64)
+        kept = table["reason"].is_null().to_numpy()
         ranks = np.where(pc.equal(table["split"], "train").to_numpy(), TRAINING, HELD_OUT)
-        return Judged(ids, np.where(table["reason"].is_null().to_numpy(), ranks, OUT).astype(np.uint8))
+        return Judged(story_numbers(table["id"].to_pylist()), np.where(kept, ranks, OUT).astype(np.uint8))
 
 
 def find_duplicates(
@@ -195,7 +195,7 @@ def write(work: tuple[Part, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.ND
     write_table(part.out / f"stories-{part.index:05}.parquet", kept.select(STORY.names))
 
     table = table.set_column(table.column_names.index("reason"), "reason", reason)
-    instead = [f"{kept_id:016x}" if so else None for kept_id, so in zip(kept_ids.tolist(), is_duplicate, strict=True)]
+    instead = [story_id(kept_id) if so else None for kept_id, so in zip(kept_ids.tolist(), is_duplicate, strict=True)]
     table = table.append_column("duplicate_of", pa.array(instead, pa.string()))
     rejected = table.filter(pc.invert(is_kept))
     path = part.scratch / f"rejected-{part.index:05}.parquet"

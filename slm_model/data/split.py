@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from slm_model.artifact import StageRun, UserError, hash_json
 from slm_model.data.config import SplitConfig
-from slm_model.data.near import Search, Sketched, near_duplicates, sketch
+from slm_model.data.near import Search, Sketched, near_duplicates, prepared
 from slm_model.data.parquet import PartWriter, read_batches, read_table
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, STORIES_PER_PART, Side, Splits, SplitsFacts, Stories
@@ -102,9 +102,6 @@ def sketched(work: tuple[Path, Path, SplitConfig]) -> tuple[Sketched, npt.NDArra
     """A part made ready for the search, and the ranks of its stories."""
     path, scratch, config = work
     table = read_table(path, ["id", "text", "split"])
-    part = Sketched(scratch / f"{path.stem}.arrow", scratch / f"{path.stem}.npy", stop=0)
-    with pa.ipc.new_file(part.texts, table.schema) as file:
-        file.write_table(table)
-    np.save(part.sketches, sketch(table["text"].to_pylist(), np.ones(table.num_rows, np.bool_)))
     rows = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
-    return part, np.array([("test", "validation", "train").index(_side(*row, config)) for row in rows], np.uint8)
+    ranks = [("test", "validation", "train").index(_side(*row, config)) for row in rows]
+    return prepared(table, scratch / path.stem), np.array(ranks, np.uint8)
