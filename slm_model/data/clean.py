@@ -170,7 +170,8 @@ def find_duplicates(
     executor: Executor | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """For each story the number of the one kept instead, or -1: of the same text; and of the same or nearly so."""
-    exact = exact_duplicates(ids, ranks) if config.reject_duplicates else np.full(len(ids), -1)
+    looked_for = config.reject_duplicates or config.reject_near_duplicates  # equal stories are near duplicates too
+    exact = exact_duplicates(ids, ranks) if looked_for else np.full(len(ids), -1)
     if not config.reject_near_duplicates:
         return exact, exact
     sketched = [Sketched(part.judged, part.sketches, int(stop)) for part, stop in zip(parts, stops, strict=True)]

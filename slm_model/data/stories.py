@@ -80,7 +80,7 @@ class Stories(Artifact):
 class SplitsFacts(Facts):
     num_stories: dict[str, int]  # side -> stories
     num_bytes: dict[str, int]  # side -> UTF-8 bytes
-    num_dropped: int = 0  # stories left out since they resemble one that is held out before them
+    num_dropped: int = 0  # stories left out since they resemble, or are, one that is held out before them
     test_from: Literal["source", "share"]  # the source's own held-out stories, or a share by hash
     test_digest: str  # over the ordered ids of the test stories: the identity of the test set
 

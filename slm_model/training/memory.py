@@ -14,7 +14,7 @@ from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
 from slm_model.training.numerics import Numerics
 
-LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
+LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "size calculation overflowed")  # in torch's plain RuntimeErrors
 
 
 def require_memory(network: Network, config: TrainConfig, numerics: Numerics) -> None:

@@ -179,8 +179,9 @@ def test_shards_of_another_vocabulary_are_refused(inputs: Path, tmp_path: Path) 
         train(tmp_path / "out", shards, other, GruConfig(), TrainConfig(), run=StageRun())
 
 
-def test_too_little_memory_is_an_error_with_advice(inputs: Path, tmp_path: Path) -> None:
-    network = NETWORKS["transformer"] | {"hidden_width": 10**13}  # more bytes than an address can name
+@pytest.mark.parametrize("hidden_width", [10**13, 10**18])  # more bytes than an address can name, or a number can
+def test_too_little_memory_is_an_error_with_advice(inputs: Path, tmp_path: Path, hidden_width: int) -> None:
+    network = NETWORKS["transformer"] | {"hidden_width": hidden_width}
     with pytest.raises(UserError, match=r"does not fit in memory .*raise train.accumulation"):
         do_train(inputs, tmp_path, network, TRAIN, StageRun())
 
