@@ -39,13 +39,13 @@ def choose(
 ) -> list[int]:
     """The next token of each row. ``seen``: the tokens that the repetition penalty falls on.
 
-    Draws one number from each row's generator, and none at temperature 0. Raises ValueError if the logits are not
+    Draws one number from each row's generator, and none at temperature 0. Raises UserError if the logits are not
     finite.
     """
     if options.repetition_penalty != 1:
         logits_BV = _penalised(logits_BV, options.repetition_penalty, seen)
     if not np.isfinite(logits_BV.max(-1)).all():
-        raise ValueError("the network's logits are not finite: the model is damaged or has diverged")
+        raise UserError("the network's logits are not finite, it has diverged: train it again, more slowly")
     if options.temperature == 0:
         return _ints(logits_BV.argmax(-1))
     shares_BV = _softmax(logits_BV, options.temperature)

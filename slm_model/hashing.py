@@ -11,6 +11,8 @@ Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp]
 U64 = npt.NDArray[np.uint64]
 
+# Bytes of words as themselves, in lower case; whatever is not ASCII belongs to words, all other signs part them.
+FOLDED = bytes(byte if byte >= 128 or byte == 0 or chr(byte).isalnum() else 32 for byte in bytes(range(256)).lower())
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse
 INVERSE = pow(FACTOR, -1, 1 << 64)
 

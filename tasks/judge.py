@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from slm_model.artifact import Artifact, ArtifactDamaged, UserError, read_manifest
+from slm_model.artifact import Artifact, ArtifactDamaged, Manifest, UserError, read_manifest
 from slm_model.evaluation.judge import Comparison, Contender, Spread, Verdict, compare, judge
 from tasks.bundle import BundleFailed, score_with_bundle
+from tasks.lineage import ancestors
 from tasks.registry import (
     CHAMPION,
     REFERENCE,
@@ -55,6 +56,7 @@ def judge_model(
         test_digest=scores.facts.test_digest,
         scores=scores.per_story(),
         trained_on=model.training_stories(),
+        resembling=_resembling(root, model.manifest, splits),
     )
     by_alias = opponents(store, config.model_name, model.key)
     others = {version.name: version for version in by_alias.values()}
@@ -81,14 +83,14 @@ def contender(
     """A version, scored on the test stories of ``splits`` by the code in its own bundle.
 
     ``scores``: of another model. Where this one's were made from the same stories by the same code, they are taken.
-    ``model``: one whose training stories resemble no test story of ``splits``.
+    ``model``: one that is judged beside it; what its training stories resemble is looked for there.
     Raises UserError if its bundle is gone, BundleFailed if that is damaged or its code fails.
     """
     import numpy as np
 
     bundle = bundle_folder(store, version)
     try:
-        trained_on = _trained_on(bundle)
+        manifest, trained_on = _trained(bundle)
         found = _alike(store, version, scores) or _scored(bundle, splits)
     except (BundleFailed, ArtifactDamaged) as error:
         also = f" ({', '.join(version.aliases)})" if version.aliases else ""
@@ -99,7 +101,7 @@ def contender(
         test_digest=splits.facts.test_digest,
         scores=found,
         trained_on=trained_on,
-        resembling=frozenset() if clean else _resembling(store, version, splits),
+        resembling=frozenset() if clean else _resembling(store.root, manifest, splits),
     )
 
 
@@ -108,7 +110,7 @@ def compare_versions(store: MlflowStore, one: Version, other: Version, config: R
 
     Raises UserError if these stories are gone.
     """
-    splits = _splits(store, one)
+    splits = _splits(Store(store.root), one.lineage.get("split"))
     if splits is None:
         raise UserError(
             f"the test stories of {one.name} are gone from {store.root}: `slm run` with its settings makes them again, "
@@ -151,8 +153,8 @@ def _alike(store: MlflowStore, version: Version, scores: Scores | None) -> dict[
     return Kind.open(Store(store.root).folder("evaluate", found.key)).per_story()
 
 
-def _trained_on(bundle: Path) -> NDArray[np.uint64]:
-    """Of the model in a bundle, whose facts need not be those that the present code reads."""
+def _trained(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
+    """Manifest and training stories of the model in a bundle, whose facts need not be those that this code reads."""
     import numpy as np
 
     from slm_model.checkpoint import TRAINING_STORIES
@@ -160,31 +162,41 @@ def _trained_on(bundle: Path) -> NDArray[np.uint64]:
     folder = checkpoint_folder(bundle)
     manifest = read_manifest(folder)
     path = Artifact(folder, None, manifest, {record.name for record in manifest.files}).file(TRAINING_STORIES)
-    found: NDArray[np.uint64] = np.load(path, allow_pickle=False)
-    return found
+    return manifest, np.load(path, allow_pickle=False)
 
 
 def _scored(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
     return dict(zip(splits.ids("test"), score_with_bundle(bundle, list(splits.texts("test"))), strict=True))
 
 
-def _resembling(store: MlflowStore, version: Version, splits: Splits) -> frozenset[str] | None:
-    """The test stories that are near duplicates of what a version was trained on; None: that is no longer there."""
+def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozenset[str] | None:
+    """The test stories that are near duplicates of what a model was trained on, or one that it went on from; None: some
+    of that is no longer there. In the split that the test stories are from there are none: splitting has seen to it."""
     from slm_model.data.config import SplitConfig
     from slm_model.data.resemblance import resembling
 
-    own = _splits(store, version)
-    if own is None:
-        return None
-    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
-        return resembling(splits.parts("test"), own.parts("train"), SplitConfig().held_out_similarity, Path(scratch))
+    store, found = Store(root), frozenset[str]()
+    while manifest:
+        split = ancestors(manifest, store).get(splits.stage)
+        if split is None or split.digest != splits.digest:
+            own = _splits(store, split.key if split else None)
+            if own is None:
+                return None
+            with tempfile.TemporaryDirectory(dir=root) as scratch:
+                similarity = SplitConfig().held_out_similarity
+                found |= resembling(splits.parts("test"), own.parts("train"), similarity, Path(scratch))
+        earlier = next((i for i in manifest.recipe.inputs if i.stage == manifest.recipe.stage), None)
+        if earlier is None:
+            return found
+        manifest = store.look(earlier.stage, earlier.key).manifest
+    return None
 
 
-def _splits(store: MlflowStore, version: Version) -> Splits | None:
-    """The stories that a version was trained and tested on, if they are still there."""
+def _splits(store: Store, key: str | None) -> Splits | None:
+    """The stories that a model was trained and tested on, if they are still there."""
     from slm_model.data.stories import Splits
 
     try:
-        return Store(store.root).open(Splits, "split", version.lineage.get("split", "none"))
+        return store.open(Splits, Splits.stage, key or "none")
     except ValidationError:  # another version of this project wrote it
         return None

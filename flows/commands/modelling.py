@@ -26,7 +26,8 @@ from tasks.registry import (
 from tasks.release import ReleaseConfig
 
 if TYPE_CHECKING:
-    pass
+    from slm_model.networks.base import Network
+    from slm_model.tokenizer.base import Tokenizer
 
 
 def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -48,11 +49,24 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
     generator = Generator(network, tokenizer)
     print(f"[{name}]", file=sys.stderr)
+    _tell_what_is_not_read(options.prompt, network, tokenizer)
     for number in range(options.num):
         for piece in generator.stream(options.prompt, sampling, index=number):
             print(piece, end="", flush=True)
         print("\n" if number + 1 < options.num else "")
     return 0
+
+
+def _tell_what_is_not_read(prompt: str, network: Network, tokenizer: Tokenizer) -> None:
+    from slm_model.data.normalise import normalise
+
+    text = normalise(prompt)
+    if (dropped := 1 + len(tokenizer.encode(text)) - network.context) > 0:
+        what = f"the first {dropped:,} tokens of the prompt are beyond its context of {network.context:,}"
+        print(f"slm: {what} and were not read: a shorter prompt is read whole", file=sys.stderr)
+    if unknown := tokenizer.unknown_bytes(text):
+        what = f"{unknown:,} of the prompt's {len(text.encode()):,} bytes are in no word of its vocabulary"
+        print(f"slm: {what}: it read them as unknown", file=sys.stderr)
 
 
 def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slm_model.artifact import StageRun, UserError
+from slm_model.artifact import StageRun, UserError, hash_file, hash_json
 from slm_model.data.config import CleanConfig
 from slm_model.data.dedup import OUT, exact_duplicates
 from slm_model.data.filters import reason_to_reject
@@ -27,7 +27,7 @@ from slm_model.data.near import Search, Sketched, near_duplicates, sketch
 from slm_model.data.normalise import normalise, repair
 from slm_model.data.parquet import FileWriter, read_table, write_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import RawStories, Stories, StoriesFacts
+from slm_model.data.stories import RawStories, Stories, StoriesFacts, story_id, story_numbers
 
 STORY = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("split", pa.string()), ("repairs", pa.list_(pa.string()))]
@@ -107,6 +107,14 @@ class Part:
     def sketches(self) -> Path:
         return self.scratch / f"sketches-{self.index:05}.npy"
 
+    @property
+    def seal(self) -> Path:
+        return self.scratch / f"seal-{self.index:05}.txt"
+
+    def digests(self) -> str:
+        """Of what the first pass has left, as they stand in the seal."""
+        return hash_json([hash_file(path) for path in (self.judged, self.sketches) if path.exists()])
+
 
 class Judged(NamedTuple):
     """Of all stories of a part, in their order."""
@@ -126,16 +134,17 @@ class Written(NamedTuple):
 
 
 def judge(part: Part) -> Judged:
-    """First pass over a part: each story by itself. A part that an earlier run has judged is only read."""
-    if not part.judged.exists():
+    """First pass over a part: each story by itself. A part that an earlier run has judged is only read, if every byte
+    is as it was left: a machine that went down may have kept a file's name and not what was in it."""
+    if not part.seal.exists() or part.seal.read_text() != part.digests():
         raw = read_table(part.raw, ["text", "split", "origin"])
         columns: dict[str, list[Any]] = {name: [] for name in ("id", "text", "repairs", "reason")}
         for found in raw["text"].to_pylist():
             mended, repairs = repair(found)
             text = normalise(mended)
             reason = reason_to_reject(text, part.config)
-            story_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-            for column, value in zip(columns.values(), (story_id, text, repairs, reason), strict=True):
+            own_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+            for column, value in zip(columns.values(), (own_id, text, repairs, reason), strict=True):
                 column.append(value)
         table = pa.table({**columns, "split": raw["split"], "origin": raw["origin"]}).select(JUDGED.names).cast(JUDGED)
         if part.config.reject_near_duplicates:
@@ -144,11 +153,12 @@ def judge(part: Part) -> Judged:
         with pa.ipc.new_file(partial, JUDGED) as file:
             file.write_table(table)
         partial.replace(part.judged)
+        part.seal.write_text(part.digests())
     with pa.memory_map(str(part.judged)) as file:
         table = pa.ipc.open_file(file).read_all()
-        ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), ">u8").astype(np.uint64)
+        kept = table["reason"].is_null().to_numpy()
         ranks = np.where(pc.equal(table["split"], "train").to_numpy(), TRAINING, HELD_OUT)
-        return Judged(ids, np.where(table["reason"].is_null().to_numpy(), ranks, OUT).astype(np.uint8))
+        return Judged(story_numbers(table["id"].to_pylist()), np.where(kept, ranks, OUT).astype(np.uint8))
 
 
 def find_duplicates(
@@ -160,7 +170,8 @@ def find_duplicates(
     executor: Executor | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """For each story the number of the one kept instead, or -1: of the same text; and of the same or nearly so."""
-    exact = exact_duplicates(ids, ranks) if config.reject_duplicates else np.full(len(ids), -1)
+    looked_for = config.reject_duplicates or config.reject_near_duplicates  # equal stories are near duplicates too
+    exact = exact_duplicates(ids, ranks) if looked_for else np.full(len(ids), -1)
     if not config.reject_near_duplicates:
         return exact, exact
     sketched = [Sketched(part.judged, part.sketches, int(stop)) for part, stop in zip(parts, stops, strict=True)]
@@ -185,7 +196,7 @@ def write(work: tuple[Part, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.ND
     write_table(part.out / f"stories-{part.index:05}.parquet", kept.select(STORY.names))
 
     table = table.set_column(table.column_names.index("reason"), "reason", reason)
-    instead = [f"{kept_id:016x}" if so else None for kept_id, so in zip(kept_ids.tolist(), is_duplicate, strict=True)]
+    instead = [story_id(kept_id) if so else None for kept_id, so in zip(kept_ids.tolist(), is_duplicate, strict=True)]
     table = table.append_column("duplicate_of", pa.array(instead, pa.string()))
     rejected = table.filter(pc.invert(is_kept))
     path = part.scratch / f"rejected-{part.index:05}.parquet"

@@ -29,7 +29,7 @@ class CleanConfig(Config):
         description="Most word triples that may repeat an earlier one, as a share of the story's triples.",
     )
     reject_duplicates: bool = Field(True, description="Keep one story of those that are equal once normalised.")
-    reject_near_duplicates: bool = Field(True, description="Keep one story of those that are nearly equal.")
+    reject_near_duplicates: bool = Field(True, description="Keep one story of those that are nearly equal, or equal.")
     near_duplicate_similarity: float = Field(
         0.8,
         ge=0.7,

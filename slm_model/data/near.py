@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from slm_model.data.dedup import OUT
 from slm_model.data.parts import FEW, map_parts
-from slm_model.hashing import U64, hash_pieces, mixed
+from slm_model.hashing import FACTOR, FOLDED, U64, hash_pieces, mixed
 
 NUM_BANDS, VALUES_PER_BAND = 64, 7
 WORDS_PER_GRAM = 5
@@ -77,6 +77,15 @@ def sketch(texts: Sequence[str], compared: npt.NDArray[np.bool_]) -> npt.NDArray
                 key = mixed(key + np.minimum.reduceat(values * factor + shift, starts))
             keys[band, rows[counts > 0]] = np.maximum(key >> UPPER, NOT_COMPARED + 1)
     return keys
+
+
+def prepared(table: pa.Table, stem: Path, stop: int = 0) -> Sketched:
+    """A part made ready for the search, its files named by ``stem``; all its stories are compared."""
+    part = Sketched(stem.with_suffix(".arrow"), stem.with_suffix(".npy"), stop)
+    with pa.ipc.new_file(part.texts, table.schema) as file:
+        file.write_table(table)
+    np.save(part.sketches, sketch(table["text"].to_pylist(), np.ones(table.num_rows, np.bool_)))
+    return part
 
 
 def near_duplicates(
@@ -153,7 +162,7 @@ def similarities(parts: Sequence[Sketched], first: Rows, second: Rows) -> npt.ND
 
 def grams_of(texts: Sequence[str]) -> tuple[U64, Rows]:
     """Every word 5-gram of every story as a number, the stories end to end; and how many each story has."""
-    buffer = np.frombuffer("\0".join(["", *texts, ""]).encode().translate(_FOLDED, b"'"), np.uint8)
+    buffer = np.frombuffer("\0".join(["", *texts, ""]).encode().translate(FOLDED, b"'"), np.uint8)
     in_word = buffer > ord(" ")
     edges = np.flatnonzero(in_word[1:] != in_word[:-1]) + 1  # the first and the last byte are marks
     starts, stops = edges[0::2], edges[1::2]
@@ -162,7 +171,7 @@ def grams_of(texts: Sequence[str]) -> tuple[U64, Rows]:
     num_grams = max(len(numbers) - WORDS_PER_GRAM + 1, 0)
     grams = numbers[:num_grams].copy()
     for i in range(1, WORDS_PER_GRAM):
-        grams = grams * _FACTOR + numbers[i : i + num_grams]
+        grams = grams * np.uint64(FACTOR) + numbers[i : i + num_grams]
     story = np.repeat(np.arange(len(texts)), num_words)
     within = story[:num_grams] == story[len(story) - num_grams :]
     return mixed(grams[within]), np.maximum(num_words - WORDS_PER_GRAM + 1, 0)
@@ -213,8 +222,3 @@ def _permutations() -> list[list[tuple[np.uint32, np.uint32]]]:
     factors, shifts = (numbers[0::2] | np.uint32(1)), numbers[1::2]
     pairs = list(zip(factors, shifts, strict=True))
     return [pairs[i : i + VALUES_PER_BAND] for i in range(0, len(pairs), VALUES_PER_BAND)]
-
-
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-# Bytes of words as themselves, in lower case; whatever is not ASCII belongs to words, all other signs part them.
-_FOLDED = bytes(byte if byte >= 128 or byte == 0 or chr(byte).isalnum() else 32 for byte in bytes(range(256)).lower())

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from slm_model.data.near import Search, Sketched, near_duplicates, sketch
+from slm_model.data.near import Search, Sketched, near_duplicates, prepared
 from slm_model.data.parquet import read_table
 
 TRAINING, HELD_OUT = 0, 1  # ranks: a training story is kept, a held-out one that resembles it is found
@@ -30,10 +29,7 @@ def resembling(held_out: Sequence[Path], training: Sequence[Path], similarity: f
             table = read_table(path, ["id", "text"])
             ids += table["id"].to_pylist()
             ranks += [rank] * table.num_rows
-            parts.append(Sketched(scratch / f"{len(parts)}.arrow", scratch / f"{len(parts)}.npy", stop=len(ids)))
-            with pa.ipc.new_file(parts[-1].texts, table.schema) as file:
-                file.write_table(table)
-            np.save(parts[-1].sketches, sketch(table["text"].to_pylist(), np.ones(table.num_rows, np.bool_)))
+            parts.append(prepared(table, scratch / str(len(parts)), stop=len(ids)))
     sides = np.array(ranks, np.uint8)
     instead = near_duplicates(Search(parts, scratch), sides, similarity, sides=sides)
     return frozenset(ids[row] for row in np.flatnonzero(instead >= 0).tolist())

@@ -97,11 +97,14 @@ class FilesSource(Config):
     kind: Literal["files"] = "files"
     path: str | None = Field(
         None,
+        min_length=1,
         description="A file, a folder or a glob pattern. In a folder or pattern, files named so (stories-valid.txt, "
         "test-00000.parquet) are held out, unless validation_path is given.",
     )
     validation_path: str | None = Field(
-        None, description="A file, a folder or a glob pattern of held-out stories. None: by the files' names."
+        None,
+        min_length=1,
+        description="A file, a folder or a glob pattern of held-out stories. None: by the files' names.",
     )
     text_column: str = Field("text", min_length=1, description="Column (or JSON key) that holds the story.")
     separator: str = Field("<|endoftext|>", min_length=1, description="What stands between two stories in a text file.")

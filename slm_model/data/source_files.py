@@ -24,8 +24,9 @@ def resolve(
     held_out = _find(config.validation_path, "validation_path") if config.validation_path is not None else {}
     found: list[tuple[Split, str, Path]] = [("validation", name, path) for name, path in held_out.items()]
     taken = {path.resolve() for path in held_out.values()}
-    by_name = config.validation_path is None and not Path(config.path).is_file()
-    for name, path in _find(config.path, "path").items():
+    named = _find(config.path, "path")
+    by_name = config.validation_path is None and not Path(config.path).expanduser().is_file()
+    for name, path in named.items():
         if path.resolve() not in taken:
             found.append((_split(path) if by_name else "train", name, path))
     if not any(split == "train" for split, _, _ in found):
@@ -55,16 +56,21 @@ def _read_file(index: int, file: PinnedFile, config: FilesSource) -> Iterator[Te
 
 def _find(pattern: str, setting: str) -> dict[str, Path]:
     """Files by their names below the folder that was named (or the part of a pattern that is fixed)."""
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        if format_of(path) is None:
-            raise UserError(f"{path} is of no known format: wanted {', '.join(SUFFIXES)} (the text ones also .gz)")
-        return {path.name: path}
-    if path.is_dir():
-        root, paths = path, path.rglob("*")
-    else:
-        root = Path(re.split(r"[*?[]", str(path), maxsplit=1)[0] + "x").parent
-        paths = root.glob(str(path.relative_to(root)))
+    try:
+        path = Path(pattern).expanduser()
+        if path.is_file():
+            if format_of(path) is None:
+                raise UserError(f"{path} is of no known format: wanted {', '.join(SUFFIXES)} (the text ones also .gz)")
+            return {path.name: path}
+        if path.is_dir():
+            root, paths = path, list(path.rglob("*"))
+        else:
+            root = Path(re.split(r"[*?[]", str(path), maxsplit=1)[0] + "x").parent
+            paths = list(root.glob(str(path.relative_to(root))))
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, ~nobody, a pattern with ** in a name
+        raise UserError(f"--source.{setting} {pattern!r} cannot be looked up: {error}") from None
     found = {file.relative_to(root).as_posix(): file for file in paths if file.is_file() and format_of(file)}
     found = {name: file for name, file in found.items() if not any(part.startswith(".") for part in Path(name).parts)}
     if not found:

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 
 from slm_model.artifact import StageRun, UserError, hash_json
 from slm_model.data.config import SplitConfig
-from slm_model.data.near import Search, Sketched, near_duplicates, sketch
+from slm_model.data.dedup import exact_duplicates
+from slm_model.data.near import Search, Sketched, near_duplicates, prepared
 from slm_model.data.parquet import PartWriter, read_batches, read_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import SIDES, STORIES_PER_PART, Side, Splits, SplitsFacts, Stories
+from slm_model.data.stories import SIDES, STORIES_PER_PART, Side, Splits, SplitsFacts, Stories, story_numbers
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
+RANKS = ("test", "validation", "train")  # held out before the others
 
 
 def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Splits:
@@ -26,7 +28,8 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
 
     The stories that the source holds out are the test side; without any, a share of all is. No story stands on two
     sides, nor do near duplicates: cleaning kept one of them. Where it did not look so closely, the training stories
-    that resemble a held-out one are dropped here, and the validation stories that resemble a test story.
+    that resemble a held-out one are dropped here, and the validation stories that resemble a test story; and of equal
+    held-out stories one is kept.
     """
     out.mkdir(parents=True, exist_ok=True)
     held_out = sum(number for name, number in stories.facts.by_split.items() if name != "train")
@@ -85,26 +88,27 @@ def _side(story_id: str, split: str, config: SplitConfig) -> Side:
 
 
 def like_held_out(stories: Stories, config: SplitConfig, run: StageRun, scratch: Path) -> npt.NDArray[np.bool_]:
-    """Of all stories those that resemble one on a side that is held out before theirs: test, validation, training."""
+    """Of all stories those that resemble one on a side that is held out before theirs: test, validation, training; and
+    those that equal another held-out one, on whichever side."""
     scratch.mkdir()
     work = [(path, scratch, config) for path in stories.parts()]
-    ranks, parts = [], []
-    for part, ranks_of_part in map_parts(sketched, work, run.executor):
+    ids, ranks, parts = [], [], []
+    for part, ids_of_part, ranks_of_part in map_parts(sketched, work, run.executor):
+        ids.append(ids_of_part)
         ranks.append(ranks_of_part)
         parts.append(part._replace(stop=sum(map(len, ranks))))
     rank = np.concatenate(ranks)
-    instead = near_duplicates(Search(parts, scratch), rank, config.held_out_similarity, run.executor, sides=rank)
+    near = near_duplicates(Search(parts, scratch), rank, config.held_out_similarity, run.executor, sides=rank) >= 0
     shutil.rmtree(scratch)
-    return instead >= 0
+    equal = exact_duplicates(np.concatenate(ids), rank)
+    dropped: npt.NDArray[np.bool_] = near | ((equal >= 0) & ((rank != RANKS.index("train")) | (rank[equal] != rank)))
+    return dropped
 
 
-def sketched(work: tuple[Path, Path, SplitConfig]) -> tuple[Sketched, npt.NDArray[np.uint8]]:
-    """A part made ready for the search, and the ranks of its stories."""
+def sketched(work: tuple[Path, Path, SplitConfig]) -> tuple[Sketched, npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """A part made ready for the search, and the numbers and ranks of its stories."""
     path, scratch, config = work
     table = read_table(path, ["id", "text", "split"])
-    part = Sketched(scratch / f"{path.stem}.arrow", scratch / f"{path.stem}.npy", stop=0)
-    with pa.ipc.new_file(part.texts, table.schema) as file:
-        file.write_table(table)
-    np.save(part.sketches, sketch(table["text"].to_pylist(), np.ones(table.num_rows, np.bool_)))
-    rows = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
-    return part, np.array([("test", "validation", "train").index(_side(*row, config)) for row in rows], np.uint8)
+    ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
+    ranks = [RANKS.index(_side(*row, config)) for row in zip(ids, splits, strict=True)]
+    return prepared(table, scratch / path.stem), story_numbers(ids), np.array(ranks, np.uint8)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from slm_model.artifact import Artifact, Facts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 STORIES_PER_PART = 8192  # the unit of parallel work: some 7 MB of text, half a second of cleaning
+
+
+def story_numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """Story ids (16 hex digits) as the numbers that they write: 8 bytes each."""
+    import numpy as np
+
+    return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").astype(np.uint64)
+
+
+def story_id(number: int) -> str:
+    """The id that such a number was."""
+    return f"{number:016x}"
 
 
 class RawFacts(Facts):
@@ -64,7 +80,7 @@ class Stories(Artifact):
 class SplitsFacts(Facts):
     num_stories: dict[str, int]  # side -> stories
     num_bytes: dict[str, int]  # side -> UTF-8 bytes
-    num_dropped: int = 0  # stories left out since they resemble one that is held out before them
+    num_dropped: int = 0  # stories left out since they resemble, or are, one that is held out before them
     test_from: Literal["source", "share"]  # the source's own held-out stories, or a share by hash
     test_digest: str  # over the ordered ids of the test stories: the identity of the test set
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from slm_model.artifact import Artifact, Facts, UserError
-from slm_model.data.stories import Side
+from slm_model.data.stories import Side, story_id, story_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ class SideTokens:
 
     def story_id(self, i: int) -> str:
         """The id of story i as it stands in the split."""
-        return f"{int(self.ids[i]):016x}"
+        return story_id(int(self.ids[i]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TokenShards(Artifact):
                 tokens[offsets[story] : ends[-1]] = batch["tokens"].flatten().to_numpy()
                 offsets[rows.start + 1 : rows.stop + 1] = ends
                 num_bytes[rows], unknown_bytes[rows] = batch["num_bytes"], batch["unknown_bytes"]
-                ids[rows] = [int(name, 16) for name in batch["id"].to_pylist()]
+                ids[rows] = story_numbers(batch["id"].to_pylist())
                 story = rows.stop
         assert story == num_stories and offsets[-1] == num_tokens, "the facts count what the parts hold"
         return SideTokens(tokens, offsets, num_bytes, unknown_bytes, ids)

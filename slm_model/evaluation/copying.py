@@ -22,6 +22,7 @@ from slm_model.artifact import StageRun, Stopped
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
 from slm_model.evaluation.score_card import Copied, Copying
+from slm_model.hashing import FACTOR, FOLDED, U64
 
 WORDS_PER_GRAM = 8
 COPY_SHARE = 0.5  # a story is a copy if one run of it is at least so much of its words
@@ -33,11 +34,9 @@ MOST_WORDS = 500_000  # that a worker remembers as not asked for
 UNKNOWN, MARK = 0, 1  # numbers of a word that is not asked for, and of the beginning of a story
 _SLOT_BITS = 20  # a megabyte, which stays in the processor's cache
 _SHIFT = np.uint64(64 - _SLOT_BITS)
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_FOLDED = bytes(byte if byte >= 128 or byte == 0 or chr(byte).isalnum() else 32 for byte in bytes(range(256)).lower())
+_FACTOR = np.uint64(FACTOR)
 
 I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 
 
 class Asked(NamedTuple):
@@ -201,7 +200,7 @@ class _Known(dict[bytes, int]):
 
 
 def _split(texts: Sequence[str]) -> list[bytes]:
-    return "".join(f" \0 {text}" for text in texts).encode().translate(_FOLDED, b"'").split()
+    return "".join(f" \0 {text}" for text in texts).encode().translate(FOLDED, b"'").split()
 
 
 def _numbers(texts: Sequence[str], known: dict[bytes, int]) -> U64:

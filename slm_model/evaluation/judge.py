@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from slm_model.artifact import UserError
+from slm_model.data.stories import story_numbers
 from slm_model.evaluation.confidence import difference_interval
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.score_card import Interval, ScoresFacts
@@ -168,11 +169,6 @@ def compare(one: Contender, other: Contender, config: GateConfig) -> tuple[Compa
     if not kept:
         raise UserError(f"no test story is left that neither {one.version} nor {other.version} was trained on")
     return _compare([one.scores[story_id] for story_id in kept], other, kept, config), len(kept)
-
-
-def story_numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """Story ids (16 hex digits) as the numbers that a checkpoint lists its training stories by."""
-    return np.array([int(story_id, 16) for story_id in ids], np.uint64)
 
 
 def _unseen(contenders: Sequence[Contender]) -> tuple[list[str], int]:

@@ -1,7 +1,7 @@
 """What every tokenizer is: a list of tokens, a way from text to their ids, and the way back.
 
 A token stands for bytes, and decoding joins them: a text comes back as it was, whatever the kind, except that a piece
-which the vocabulary cannot spell comes back as U+FFFD (see ``normal_form``). Special tokens stand for no bytes and have
+which the vocabulary cannot spell comes back as U+FFFD. Special tokens stand for no bytes and have
 the first ids; no text ever encodes to one of them, not even a text that spells its name.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 SPECIALS = (PAD, UNK, BOS, EOS)  # ids 0 to 3; a kind that spells every text has no UNK, and ids 0 to 2
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how an unknown piece is decoded
-
-Side = Literal["left", "right"]
 
 
 class Tokenizer(ABC):
@@ -75,35 +73,9 @@ class Tokenizer(ABC):
         text = self._bytes[index].decode("utf-8", "backslashreplace").replace(" ", "␣")
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
-    def normal_form(self, text: str) -> str:
-        """What is left of a text after encoding and decoding: the text itself, but for pieces that are unknown."""
-        return self.decode(self.encode(text))
-
     @abstractmethod
     def unknown_bytes(self, text: str) -> int:
         """How many of a text's UTF-8 bytes lie in pieces that the vocabulary cannot spell."""
-
-    def pad(
-        self, batch: Sequence[Sequence[int]], length: int | None = None, side: Side = "right"
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Rows of one length, and their mask: 1 for a token, 0 for padding.
-
-        ``length`` None: that of the longest row. Raises ValueError for a row that is longer.
-        """
-        longest = max(map(len, batch), default=0)
-        length = longest if length is None else length
-        if longest > length:
-            raise ValueError(f"a row of {longest} tokens does not fit in {length}: truncate it first")
-        rows, mask = [], []
-        for ids in batch:
-            padding, ones, zeros = [self.pad_id] * (length - len(ids)), [1] * len(ids), [0] * (length - len(ids))
-            rows.append([*ids, *padding] if side == "right" else [*padding, *ids])
-            mask.append(ones + zeros if side == "right" else zeros + ones)
-        return rows, mask
-
-    def truncate(self, ids: Sequence[int], length: int, side: Side = "right") -> list[int]:
-        """At most ``length`` tokens; the others are cut off at ``side``."""
-        return list(ids[:length]) if side == "right" else list(ids[max(len(ids) - length, 0) :])
 
     @abstractmethod
     def to_json(self) -> str:

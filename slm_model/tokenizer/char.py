@@ -11,7 +11,7 @@ from slm_model.artifact import UserError
 from slm_model.tokenizer.base import SPECIALS, Tokenizer
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.document import EVERY_CHARACTER, tokens_of
-from slm_model.tokenizer.pieces import PieceTokenizer, count_pieces, most_common
+from slm_model.tokenizer.pieces import PieceTokenizer, common_characters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +31,8 @@ class CharTokenizer(PieceTokenizer):
 
 
 def build(texts: Iterable[str], config: CharConfig) -> Tokenizer:
-    """Every character that occurs often enough. Raises UserError if ``size`` has no room for them."""
-    characters = most_common(count_pieces(texts, list), config.min_count)
+    """Every character that occurs often enough. Raises UserError if none does, or ``size`` has no room for them."""
+    characters = common_characters(texts, config.min_count)
     needed = len(characters) + len(SPECIALS)
     if config.size is not None and config.size < needed:
         raise UserError(

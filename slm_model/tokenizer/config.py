@@ -23,7 +23,7 @@ class CharConfig(SampleConfig):
 
     module: ClassVar[str | None] = "slm_model.tokenizer.char"
     kind: Literal["char"] = "char"
-    size: int | None = Field(None, ge=1, description="Tokens at most, the commonest first; none: every character.")
+    size: int | None = Field(None, ge=1, description="Tokens that the characters must not exceed; none: no limit.")
     min_count: int = Field(1, ge=1, description="Times a character must occur to be in the vocabulary.")
 
 
@@ -41,7 +41,9 @@ class BpeConfig(SampleConfig):
 
     module: ClassVar[str | None] = "slm_model.tokenizer.bpe"
     kind: Literal["bpe"] = "bpe"
-    size: int = Field(2048, ge=1, description="Tokens at most; fewer where the stories run out of pairs to merge.")
+    size: int = Field(
+        2048, ge=1, le=1 << 20, description="Tokens at most; fewer where the stories run out of pairs to merge."
+    )
     min_count: int = Field(2, ge=1, description="Times a pair must occur to be merged.")
 
 
@@ -50,7 +52,9 @@ class WordPieceConfig(SampleConfig):
 
     module: ClassVar[str | None] = "slm_model.tokenizer.wordpiece"
     kind: Literal["wordpiece"] = "wordpiece"
-    size: int = Field(2048, ge=1, description="Tokens at most; fewer where the stories run out of pairs to merge.")
+    size: int = Field(
+        2048, ge=1, le=1 << 20, description="Tokens at most; fewer where the stories run out of pairs to merge."
+    )
     min_count: int = Field(2, ge=1, description="Times a character, and a pair to be merged, must occur.")
 
 

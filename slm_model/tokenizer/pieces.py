@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slm_model.artifact import UserError
 from slm_model.tokenizer.base import UNK, UNKNOWN, Tokenizer
 from slm_model.tokenizer.document import split_by, tokenizer_document, write
 
@@ -95,3 +96,11 @@ def count_pieces(texts: Iterable[str], split: Callable[[str], Iterable[str]]) ->
 def most_common(counts: Counter[str], min_count: int) -> list[str]:
     """Pieces that occur ``min_count`` times, the commonest first, equally common ones by codepoint."""
     return sorted((piece for piece in counts if counts[piece] >= min_count), key=lambda piece: (-counts[piece], piece))
+
+
+def common_characters(texts: Iterable[str], min_count: int) -> list[str]:
+    """The characters that occur ``min_count`` times, in the order of ``most_common``. Raises UserError if none does."""
+    characters = most_common(count_pieces(texts, list), min_count)
+    if not characters:
+        raise UserError(f"no character of the training stories occurs {min_count:,} times: lower min_count")
+    return characters

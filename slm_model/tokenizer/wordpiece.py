@@ -20,7 +20,7 @@ from slm_model.tokenizer.base import SPECIALS, UNK, Tokenizer
 from slm_model.tokenizer.config import WordPieceConfig
 from slm_model.tokenizer.document import split_by, tokenizer_document, tokens_of
 from slm_model.tokenizer.library import LibraryTokenizer, trained_model
-from slm_model.tokenizer.pieces import WORDS, count_pieces, most_common, word_starts
+from slm_model.tokenizer.pieces import WORDS, common_characters, word_starts
 
 INSIDE = "##"
 
@@ -32,9 +32,9 @@ class WordPieceTokenizer(LibraryTokenizer):
 def build(texts: Iterable[str], config: WordPieceConfig) -> Tokenizer:
     """The alphabet, and the merges learned from the texts, which are read twice.
 
-    Raises UserError if ``size`` has no room for the alphabet.
+    Raises UserError if no character is common enough, or ``size`` has no room for the alphabet.
     """
-    alphabet = sorted(most_common(count_pieces(texts, list), config.min_count))
+    alphabet = sorted(common_characters(texts, config.min_count))
     inside = [INSIDE + character for character in alphabet if character not in " \n"]
     needed = len(SPECIALS) + len(alphabet) + len(inside)
     if config.size < needed:

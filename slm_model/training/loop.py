@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -191,6 +192,8 @@ class Training:
                     found = validate(self.trainee.network, validation, self.run.should_stop, self.trainee.ranks)
                 except Stopped:
                     self._stop()
+                if not math.isfinite(found["val/loss"]):  # the last step's own loss was seen before its weights moved
+                    raise self._gone_wrong(f"after step {self.step}: the validation loss is {found['val/loss']}")
                 self._note(HISTORY, found)
                 for story in tell(self.trainee.network, tokenizer, self.trainee.config):
                     self._note(SAMPLES, story)
@@ -247,10 +250,9 @@ class Training:
         seconds = time.perf_counter() - began
         wrong = self.watch.see(outcome.loss) if outcome.finite else "the loss or the gradient is no longer a number"
         if wrong:
-            raise UserError(
-                f"the training went wrong in step {self.step + 1}: {wrong} (loss {outcome.loss:.4g}, gradient norm "
-                f"{outcome.grad_norm:.4g}, learning rate {outcome.learning_rate:.3g}); {self.resume.describe()}; "
-                "lower train.optimizer.learning_rate, or raise train.schedule.warmup_steps"
+            raise self._gone_wrong(
+                f"in step {self.step + 1}: {wrong} (loss {outcome.loss:.4g}, gradient norm {outcome.grad_norm:.4g}, "
+                f"learning rate {outcome.learning_rate:.3g})"
             )
         self.step += 1
         tokens = self.trainee.batches.tokens_per_step
@@ -263,6 +265,12 @@ class Training:
         self._note(HISTORY, seen)
         self._note(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds)})
         self.run.report(self.step, seen | self.speedometer.see(seconds, self.plan.total_steps - self.step))
+
+    def _gone_wrong(self, how: str) -> UserError:
+        return UserError(
+            f"the training went wrong {how}; {self.resume.describe()}; "
+            "lower train.optimizer.learning_rate, or raise train.schedule.warmup_steps"
+        )
 
     def _note(self, name: str, values: Mapping[str, Any]) -> None:
         self.notes[name] += json.dumps({"step": self.step, **values}, ensure_ascii=False).encode() + b"\n"

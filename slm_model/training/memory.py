@@ -14,7 +14,8 @@ from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
 from slm_model.training.numerics import Numerics
 
-LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in torch's plain RuntimeErrors
+# in torch's plain RuntimeErrors
+LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "size calculation overflowed")
 
 
 def require_memory(network: Network, config: TrainConfig, numerics: Numerics) -> None:

@@ -17,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from slm_model.artifact import StageRun, UserError
+from slm_model.data import clean as clean_stage
 from slm_model.data.clean import clean
 from slm_model.data.config import CleanConfig
 from slm_model.data.download import download
@@ -204,6 +205,40 @@ def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
             check=True,
         )
     assert files(tmp_path / "1") == files(tmp_path / "2")
+
+
+def test_a_killed_run_goes_on_with_the_parts_it_had_judged_and_judges_damaged_ones_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = dirty_raw(tmp_path / "raw")
+    clean(tmp_path / "alone", raw, CleanConfig(), StageRun())
+    (resume := tmp_path / "resume").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(clean_stage, "find_duplicates", killed)
+        clean(tmp_path / "killed", raw, CleanConfig(), StageRun(resume=resume))
+    torn, flipped, sketches, gone = (
+        resume / name for name in ("judged-00001.arrow", "judged-00002.arrow", "sketches-00003.npy", "seal-00004.txt")
+    )
+    torn.write_bytes(torn.read_bytes()[:-100])
+    for path in (flipped, sketches):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    gone.write_bytes(b"")
+
+    judged: list[str] = []
+    monkeypatch.setattr(clean_stage, "repair", lambda text: judged.append(text) or repair(text))
+    clean(tmp_path / "again", raw, CleanConfig(), StageRun(resume=resume))
+    assert len(judged) == 4 * 37
+    assert files(tmp_path / "again") == files(tmp_path / "alone")
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(*_: object) -> None:
+    raise Killed
 
 
 def test_the_genuine_stories_come_out_clean(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from slm_model.artifact import StageRun, UserError
 from slm_model.data import file_formats
@@ -286,11 +287,29 @@ def test_only_the_first_stories_are_taken(tmp_path: Path) -> None:
         ("nothing/here.txt", "no file to read stories from at nothing/here.txt"),
         ("nothing/*.parquet", "no file to read stories from at nothing/"),
         (__file__, "of no known format: wanted .parquet, .jsonl"),
+        ("stories/**.parquet", "--source.path 'stories/[*][*].parquet' cannot be looked up: .*entire path component"),
+        ("~nobody-of-that-name/x.txt", "cannot be looked up: Could not determine home directory"),
+        ("x" * 300, "cannot be looked up: .*too long"),
     ],
 )
 def test_a_path_without_stories_is_refused(path: str | None, error: str) -> None:
     with pytest.raises(UserError, match=error):
         resolve(FilesSource(path=path))
+
+
+def test_a_single_file_below_the_home_folder_is_for_training_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "my-test-stories.txt", STORIES)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    [file] = resolve(FilesSource(path="~/my-test-stories.txt")).files
+    assert file.split == "train"
+
+
+def test_an_empty_path_is_not_the_present_folder() -> None:
+    for name in ("path", "validation_path"):
+        with pytest.raises(ValidationError, match="at least 1 character"):
+            FilesSource.model_validate({name: ""})
 
 
 def test_the_identity_is_the_bytes_and_not_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

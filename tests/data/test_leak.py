@@ -61,6 +61,21 @@ def test_near_duplicates_on_one_side_are_left_where_cleaning_left_them(tmp_path:
     assert max(of_family.values()) > 2
 
 
+@pytest.mark.parametrize("near", [True, False])
+def test_equal_stories_that_cleaning_was_to_keep_are_held_out_once_and_on_one_side(near: bool, tmp_path: Path) -> None:
+    """Very short ones too, which have no 5-grams to resemble each other in."""
+    told = [f"{name} had a {thing}." for name in ("Tom", "Lily", "Ben", "Mia", "Max") for thing in "abcdefghijklm"]
+    found = [*((text, "train") for text in told * 2), *((text, "validation") for text in told[:9] * 2)]
+    config = CleanConfig(reject_duplicates=False, reject_near_duplicates=near, min_chars=1, min_common_share=0)
+    splits = split_of(tmp_path, found, config)
+    ids = {side: Counter(splits.ids(side)) for side in SIDES}
+    assert len(ids["test"]) == ids["test"].total() == 9
+    assert 0 < len(ids["validation"]) == ids["validation"].total()
+    assert ids["train"].total() == len(ids["train"]) * (1 if near else 2)
+    assert not ids["train"].keys() & (ids["validation"].keys() | ids["test"].keys())
+    assert not ids["validation"].keys() & ids["test"].keys()
+
+
 @pytest.mark.parametrize("config", [BY_CLEANING, BY_SPLITTING], ids=["by cleaning", "by splitting"])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_bridge_between_two_stories_moves_neither(config: CleanConfig, first: bool, tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def test_stories_come_from_the_champion_a_version_and_a_folder_alike(built: Path
     assert told["quick"].stdout.count("Once upon a time") == 2
 
 
+def test_a_prompt_that_is_not_read_whole_says_so(built: Path) -> None:
+    done = run_slm(built, "generate", "Once upon a time. " * 50, "--model", "quick", "--max-tokens", "3")
+    assert done.returncode == 0 and "of the prompt are beyond its context of 64 and were not read" in done.stderr
+    done = run_slm(built, "generate", "Once upon a time", "--model", "quick", "--max-tokens", "3")
+    assert done.stderr == "[quick/1]\n"
+
+
 def test_models_lists_the_champion(built: Path) -> None:
     done = run_slm(built, "models")
     assert "quick/1" in done.stdout

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy
 
 from slm_model.evaluation import confidence
-from slm_model.evaluation.confidence import bits_per_byte_interval, wilson_interval
+from slm_model.evaluation.confidence import bits_per_byte_interval, difference_interval, wilson_interval
 from slm_model.evaluation.scores import StoryScore, bits_per_byte
 
 
@@ -81,6 +82,14 @@ def test_the_same_seed_gives_the_same_interval_however_it_is_cut(monkeypatch: py
     assert bits_per_byte_interval(scores, 300, 8) != found
     monkeypatch.setattr(confidence, "RESAMPLED_AT_ONCE", 50 * 7)
     assert bits_per_byte_interval(scores, 300, 7) == found
+
+
+def test_a_difference_is_paired_story_by_story() -> None:
+    """Stories differ far more than models do: what all have in common is not noise of the difference."""
+    theirs = drawn(np.random.default_rng(3), 200)
+    mine = [replace(score, nats=score.nats - 0.1 * math.log(2) * score.num_bytes) for score in theirs]
+    found = difference_interval(mine, theirs, 500, 0)
+    assert (found.low, found.high) == (pytest.approx(-0.1), pytest.approx(-0.1))
 
 
 @pytest.mark.parametrize(

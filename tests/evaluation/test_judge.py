@@ -10,8 +10,9 @@ import pytest
 from small_pipeline import NETWORK, Pipeline
 
 from slm_model.artifact import StageRun
+from slm_model.data.stories import story_numbers
 from slm_model.evaluation.config import GateConfig
-from slm_model.evaluation.judge import Contender, OtherTestSet, Spread, Verdict, judge, story_numbers
+from slm_model.evaluation.judge import Contender, OtherTestSet, Spread, Verdict, judge
 from slm_model.evaluation.score import score_texts
 from slm_model.evaluation.score_card import ScoresFacts
 from slm_model.evaluation.scores import StoryScore

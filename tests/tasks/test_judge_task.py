@@ -17,7 +17,7 @@ from flows.cli import overrides, parser
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from flows.presets import configure
-from slm_model.artifact import UserError, read_manifest, seal_manifest
+from slm_model.artifact import InputRef, UserError, read_manifest, seal_manifest
 from slm_model.evaluation.judge import PRECISION, Verdict
 from tasks.bundle import BundleFailed
 from tasks.judge import compare_versions, contender, judge_model, record_spread, spread_of
@@ -206,6 +206,25 @@ def test_a_champion_whose_stories_are_gone_is_still_judged_and_the_verdict_says_
     found = contender(built.store, built.version(first), other.artifacts["split"])
     shutil.move(tmp_path / "split", split)
     assert found.resembling is None and found.scores
+
+
+def test_a_model_that_went_on_from_another_is_not_judged_on_what_resembles_that_ones_stories(
+    built: Built, first: Planner
+) -> None:
+    other = built.walk("--split.seed", "1").artifacts
+    model, scores, splits = (first.artifacts[name] for name in ("train", "evaluate", "split"))
+    resembling = np.isin([int(i, 16) for i in splits.ids("test")], other["train"].training_stories()).sum()
+    assert resembling > 0
+
+    def verdict(earlier: str) -> Verdict:
+        recipe = model.manifest.recipe
+        recipe = recipe.model_copy(update={"inputs": [*recipe.inputs, InputRef(stage="train", key=earlier, digest="")]})
+        warmed = replace(model, manifest=model.manifest.model_copy(update={"recipe": recipe}))
+        return judge_model(warmed, scores, splits, ReleaseConfig(model_name="warmed"), built.root)[0]
+
+    assert verdict(model.key).num_excluded == 0  # of the same split
+    assert (found := verdict(other["train"].key)).num_resembling == found.num_excluded == resembling
+    assert "was trained on were not looked for" in " ".join(verdict("gone").reasons)
 
 
 def test_a_verdict_that_another_release_has_overtaken_is_not_acted_on_and_the_model_judged_again(

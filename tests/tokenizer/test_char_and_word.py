@@ -58,6 +58,8 @@ def test_unknown_bytes_are_those_of_the_whole_unknown_piece() -> None:
         (WordPieceConfig(size=8), "size 8 is smaller than the 9 tokens that an alphabet of 3 characters"),
         (WordConfig(size=4), "size 4 holds the 4 special tokens at most"),
         (WordConfig(min_count=9), "no word of the training stories occurs 9 times: lower min_count"),
+        (CharConfig(min_count=9), "no character of the training stories occurs 9 times: lower min_count"),
+        (WordPieceConfig(min_count=9), "no character of the training stories occurs 9 times: lower min_count"),
     ],
 )
 def test_a_size_without_room_for_the_alphabet_is_refused_with_both_numbers(

@@ -156,6 +156,22 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_good_sta
     assert f"the last good state, of step {int(last.name.split('-')[1])}, is kept in {tmp_path / 'r'}" in found[0]
 
 
+@pytest.mark.parametrize("sample_tokens", [0, 5])
+def test_a_step_that_ruins_the_weights_is_found_by_the_validation_after_it(
+    inputs: Path, tmp_path: Path, sample_tokens: int
+) -> None:
+    """The loss of a step is that before it: after the last one nothing else would see it."""
+    config = TRAIN | {
+        "max_steps": 1,
+        "optimizer": {"learning_rate": 1e38},
+        "schedule": {"warmup_steps": 0, "floor": 1.0},
+        "sample_tokens": sample_tokens,
+    }
+    with pytest.raises(UserError, match=r"went wrong after step 1: the validation loss is nan; .*learning_rate"):
+        do_train(inputs, tmp_path / "out", NETWORKS["gru"], config, StageRun())
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_of_another_vocabulary_are_refused(inputs: Path, tmp_path: Path) -> None:
     shards, _ = open_inputs(inputs)
     _, other = make_inputs(tmp_path / "other", seed=9)
@@ -163,8 +179,9 @@ def test_shards_of_another_vocabulary_are_refused(inputs: Path, tmp_path: Path) 
         train(tmp_path / "out", shards, other, GruConfig(), TrainConfig(), run=StageRun())
 
 
-def test_too_little_memory_is_an_error_with_advice(inputs: Path, tmp_path: Path) -> None:
-    network = NETWORKS["transformer"] | {"hidden_width": 10**13}  # more bytes than an address can name
+@pytest.mark.parametrize("hidden_width", [10**13, 10**18])  # more bytes than an address can name, or a number can
+def test_too_little_memory_is_an_error_with_advice(inputs: Path, tmp_path: Path, hidden_width: int) -> None:
+    network = NETWORKS["transformer"] | {"hidden_width": hidden_width}
     with pytest.raises(UserError, match=r"does not fit in memory .*raise train.accumulation"):
         do_train(inputs, tmp_path, network, TRAIN, StageRun())
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from slm_model.data.parquet import read_batches
-from slm_model.data.stories import SIDES, Side
+from slm_model.data.stories import SIDES, Side, story_numbers
 
 STORIES_AT_ONCE = 256  # a point of the words' growth for each
 
@@ -71,11 +71,6 @@ class Words:
             self.growth.append((self._num_words, len(self.sample)))
 
 
-def as_numbers(ids: pa.Array) -> NDArray[np.uint64]:
-    """Ids of stories as the numbers that their hex digits write."""
-    return np.array([int(name, 16) for name in ids.to_pylist()], np.uint64)
-
-
 def count_encoded(vocab_size: int, part: Path) -> Encoded:
     """Count a file of token shards."""
     total = Encoded.nothing(vocab_size)
@@ -85,7 +80,7 @@ def count_encoded(vocab_size: int, part: Path) -> Encoded:
             _counted(batch["num_bytes"]),
             _counted(tokens.value_lengths()),
             np.bincount(tokens.flatten().to_numpy(), minlength=vocab_size),
-            as_numbers(batch["id"]),
+            story_numbers(batch["id"].to_pylist()),
         )
         total = total.plus(found)
     return total
@@ -102,7 +97,7 @@ def count_words(share: float, part: Path) -> PartWords:
         text = batch["text"]
         blanks = pc.add(pc.count_substring(text, " "), pc.count_substring(text, "\n"))
         lengths += _counted(pc.add(blanks, 1))
-        chosen = text.filter(pa.array([int(name, 16) < below for name in batch["id"].to_pylist()]))
+        chosen = text.filter(pa.array([number < below for number in story_numbers(batch["id"].to_pylist()).tolist()]))
         if len(chosen):
             sampled.append(words_of("\n".join(chosen.to_pylist())))
             num_stories += len(chosen)

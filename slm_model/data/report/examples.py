@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from slm_model.artifact import StageRun
-from slm_model.data.normalise import normalise, repair
+from slm_model.data.find import raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
-from slm_model.data.report.counting import as_numbers
 from slm_model.data.report.data_report import Family, Reason, RejectedStory, Repair, RepairedStory
-from slm_model.data.stories import RawStories, Stories
+from slm_model.data.stories import RawStories, Stories, story_id, story_numbers
 
 EXAMPLES = 3  # of each kind
 SHOWN = 300  # characters of a story
@@ -32,7 +31,7 @@ def rejected_stories(path: Path, num_found: int) -> tuple[list[Reason], NDArray[
     kept_instead = [np.empty(0, np.uint64)]
     for batch in read_batches(path):
         numbers.update(batch["reason"].to_pylist())
-        kept_instead.append(as_numbers(batch["duplicate_of"].drop_null()))
+        kept_instead.append(story_numbers(batch["duplicate_of"].drop_null().to_pylist()))
         for row in batch.to_pylist():
             hashed = hashlib.blake2b(f"{row['origin']}\n{row['text']}".encode(), digest_size=8).digest()
             best = lowest[row["reason"]]
@@ -50,15 +49,15 @@ def largest_families(path: Path, duplicate_of: NDArray[np.uint64]) -> list[Famil
     """The stories with the most duplicates, each with the text of its first duplicate."""
     ids, numbers = np.unique(duplicate_of, return_counts=True)
     largest = np.lexsort((ids, -numbers))[:FAMILIES]
-    sizes = {f"{int(ids[i]):016x}": int(numbers[i]) for i in largest}
+    sizes = {story_id(int(ids[i])): int(numbers[i]) for i in largest}
     texts: dict[str, str] = {}
     for batch in read_batches(path, ["text", "duplicate_of"]):
         if len(texts) == len(sizes):
             break
         wanted = batch.filter(pc.is_in(batch["duplicate_of"], pa.array(sizes, pa.string())))
-        for story_id, text in zip(wanted["duplicate_of"].to_pylist(), wanted["text"].to_pylist(), strict=True):
-            texts.setdefault(story_id, beginning(text))
-    return [Family(story_id=story_id, num_rejected=n, text=texts[story_id]) for story_id, n in sizes.items()]
+        for kept, text in zip(wanted["duplicate_of"].to_pylist(), wanted["text"].to_pylist(), strict=True):
+            texts.setdefault(kept, beginning(text))
+    return [Family(story_id=kept, num_rejected=n, text=texts[kept]) for kept, n in sizes.items()]
 
 
 def repaired_stories(raw: RawStories, stories: Stories, run: StageRun) -> list[Repair]:
@@ -66,12 +65,12 @@ def repaired_stories(raw: RawStories, stories: Stories, run: StageRun) -> list[R
     of_kind: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     for part, found in enumerate(map_parts(_repaired_in, stories.parts(), run.executor)):
         for kind, ids in found.items():
-            of_kind[kind] = sorted([*of_kind[kind], *((story_id, part) for story_id in ids)])[:EXAMPLES]
+            of_kind[kind] = sorted([*of_kind[kind], *((repaired, part) for repaired in ids)])[:EXAMPLES]
     return [
         Repair(
             kind=kind,
             num_stories=number,
-            examples=[_before_and_after(raw, stories, part, story_id) for story_id, part in of_kind[kind]],
+            examples=[_before_and_after(raw, stories, part, repaired) for repaired, part in of_kind[kind]],
         )
         for kind, number in stories.facts.repaired.items()
     ]
@@ -82,36 +81,27 @@ def _repaired_in(part: Path) -> dict[str, list[str]]:
     of_kind: defaultdict[str, list[str]] = defaultdict(list)
     for batch in read_batches(part, ["id", "repairs"]):
         repaired = batch.filter(pc.greater(pc.list_value_length(batch["repairs"]), 0))
-        for story_id, kinds in zip(repaired["id"].to_pylist(), repaired["repairs"].to_pylist(), strict=True):
+        for kept, kinds in zip(repaired["id"].to_pylist(), repaired["repairs"].to_pylist(), strict=True):
             for kind in kinds:
-                of_kind[kind].append(story_id)
+                of_kind[kind].append(kept)
     return {kind: sorted(ids)[:EXAMPLES] for kind, ids in of_kind.items()}
 
 
-def _before_and_after(raw: RawStories, stories: Stories, part: int, story_id: str) -> RepairedStory:
+def _before_and_after(raw: RawStories, stories: Stories, part: int, wanted: str) -> RepairedStory:
     """Around the first place where a kept story differs from what was found: part i of it came of raw part i."""
-    kept = _text(stories.parts()[part], story_id)
-    for batch in read_batches(raw.parts()[part], ["text"]):
-        for found in batch["text"].to_pylist():
-            if not found.isascii() and normalise(repair(found)[0]) == kept:
-                start = max(0, _common(found, kept) - SHOWN // 4)
-                before, after = (beginning(text[start:], SHOWN // 2) for text in (found, kept))
-                return RepairedStory(story_id=story_id, found=before, kept=after)
-    raise AssertionError(f"the raw text of story {story_id} is not in part {part}")
+    place = story_row([stories.parts()[part]], wanted)
+    found = raw_row(raw, *place) if place else None
+    assert place and found, f"story {wanted} is not in part {part}, or its raw text is not"
+    kept = place[1]["text"]
+    start = max(0, _common(found["text"], kept) - SHOWN // 4)
+    before, after = (beginning(text[start:], SHOWN // 2) for text in (found["text"], kept))
+    return RepairedStory(story_id=wanted, found=before, kept=after)
 
 
 def _common(one: str, other: str) -> int:
     """How many characters two texts have in common from the start."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _text(part: Path, story_id: str) -> str:
-    for batch in read_batches(part, ["id", "text"]):
-        place = pc.index(batch["id"], story_id).as_py()
-        if place >= 0:
-            return str(batch["text"][place].as_py())
-    raise AssertionError(f"story {story_id} is not in {part.name}")
 
 
 def beginning(text: str, length: int = SHOWN) -> str:
