@@ -120,7 +120,7 @@ class _Telling:
         self.prompt = normalise(prompt)
         ids = [tokenizer.bos_id, *tokenizer.encode(self.prompt)]
         self.dropped_tokens = max(0, len(ids) - context)
-        self.ids = ids[self.dropped_tokens :]
+        self.ids = tokenizer.truncate(ids, context, side="left")
         self.prompt_length = len(self.ids)
         seed = hashlib.sha256(f"{options.seed} {index}".encode()).digest()[:8]
         self.generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)

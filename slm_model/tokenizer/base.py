@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 SPECIALS = (PAD, UNK, BOS, EOS)  # ids 0 to 3; a kind that spells every text has no UNK, and ids 0 to 2
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how an unknown piece is decoded
+
+Side = Literal["left", "right"]
 
 
 class Tokenizer(ABC):
@@ -76,6 +78,28 @@ class Tokenizer(ABC):
     @abstractmethod
     def unknown_bytes(self, text: str) -> int:
         """How many of a text's UTF-8 bytes lie in pieces that the vocabulary cannot spell."""
+
+    def pad(
+        self, batch: Sequence[Sequence[int]], length: int | None = None, side: Side = "right"
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Rows of one length, and their mask: 1 for a token, 0 for padding.
+
+        ``length`` None: that of the longest row. Raises ValueError for a row that is longer.
+        """
+        longest = max(map(len, batch), default=0)
+        length = longest if length is None else length
+        if longest > length:
+            raise ValueError(f"a row of {longest} tokens does not fit in {length}: truncate it first")
+        rows, mask = [], []
+        for ids in batch:
+            padding, ones, zeros = [self.pad_id] * (length - len(ids)), [1] * len(ids), [0] * (length - len(ids))
+            rows.append([*ids, *padding] if side == "right" else [*padding, *ids])
+            mask.append(ones + zeros if side == "right" else zeros + ones)
+        return rows, mask
+
+    def truncate(self, ids: Sequence[int], length: int, side: Side = "right") -> list[int]:
+        """At most ``length`` tokens; the others are cut off at ``side``."""
+        return list(ids[:length]) if side == "right" else list(ids[max(len(ids) - length, 0) :])
 
     @abstractmethod
     def to_json(self) -> str:

@@ -194,6 +194,21 @@ def test_neither_hash_seed_nor_threads_nor_process_matter(kind: str, environment
     assert printed.decode() == BUILT[kind].to_json()
 
 
+@EVERY_KIND
+def test_batches_are_padded_and_truncated(kind: str) -> None:
+    tokenizer = BUILT[kind]
+    pad = tokenizer.pad_id
+    assert tokenizer.pad([[5, 6], [7]]) == ([[5, 6], [7, pad]], [[1, 1], [1, 0]])
+    assert tokenizer.pad([[5, 6], [7]], length=3, side="left") == ([[pad, 5, 6], [pad, pad, 7]], [[0, 1, 1], [0, 0, 1]])
+    assert tokenizer.pad([]) == ([], [])
+    with pytest.raises(ValueError, match="a row of 2 tokens does not fit in 1"):
+        tokenizer.pad([[5, 6], [7]], length=1)
+    assert tokenizer.truncate([5, 6, 7], 2) == [5, 6]
+    assert tokenizer.truncate([5, 6, 7], 2, side="left") == [6, 7]
+    assert tokenizer.truncate([5, 6, 7], 0, side="left") == [] == tokenizer.truncate([5, 6, 7], 0)
+    assert tokenizer.truncate([5, 6, 7], 5, side="left") == [5, 6, 7] == tokenizer.truncate([5, 6, 7], 5)
+
+
 def test_a_file_that_is_no_tokenizer_of_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match=r"tokenizer\.json is missing: wanted"):
