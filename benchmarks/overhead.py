@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from benchmarks.bare_flow import NUM_TASKS
 from benchmarks.measure import ROOT, interleaved, leave, machine, run_alone, spread, table, write_log
 from flows.config import PipelineConfig
 from flows.presets import configure
@@ -169,6 +168,8 @@ def called(api: PrefectApi, which: str, small: bool, environment: Mapping[str, s
     """A process of its own that imports a flow and calls it."""
     words = ["--alone", which, *["--small"] * small]
     found = run_alone("benchmarks.overhead", *words, environment=environment)
+    if found["server"] != api.url:  # Prefect was imported before it could know of ours
+        raise RuntimeError(f"{which} reported to {found['server']}, wanted {api.url}")
     return found | {"tasks": tasks_of(api, found["run"])}
 
 
@@ -185,11 +186,16 @@ def call(which: str, config: PipelineConfig) -> dict[str, Any]:
     began = time.perf_counter()
     state = flow(return_state=True)
     seconds = time.perf_counter() - began
-    return {"flow_seconds": seconds, "run": str(state.state_details.flow_run_id), "state": state.name}
+    from prefect.settings import get_current_settings
+
+    run, server = str(state.state_details.flow_run_id), get_current_settings().api.url
+    return {"flow_seconds": seconds, "run": run, "state": state.name, "server": server}
 
 
 def tasks_of(api: PrefectApi, run_id: str) -> dict[str, int]:
     """How many tasks of a run ended how; their states travel by themselves, and may come after the run's."""
+    from benchmarks.bare_flow import NUM_TASKS  # imports Prefect, which a called flow must not do before it is settled
+
     end = time.monotonic() + 20
     while True:
         found = api.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})

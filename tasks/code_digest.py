@@ -61,6 +61,9 @@ class CodeBase:
     def __init__(self, root: Path, packages: Iterable[str] = ("slm_model",), memory: Path | None = None) -> None:
         self.root, self.packages, self.memory = root, frozenset(packages), memory
         self._texts = {path: path.read_bytes() for top in self.packages for path in (root / top).rglob("*.py")}
+        self._paths = {_module_of(path.relative_to(root)): path for path in sorted(self._texts, key=_is_package)}
+        self._sources: dict[tuple[str, frozenset[str]], Source] = {}  # the same for every stage's closure
+        self._bare: set[Path] = set()  # packages that define nothing
         self._own = Path(__file__).read_bytes()
         self._known: dict[str, Source] = {}
         self._used: set[str] = set()  # what others remembered is not kept: it would grow with every edit
@@ -94,7 +97,7 @@ class CodeBase:
                 self._follow(module, imported, todo, found)
         built = built_configs(sources.values())
         for (module, path), source in sources.items():
-            if fields_of := built & source.configs.keys():
+            if fields_of := frozenset(built & source.configs.keys()):
                 found.code[module] = self._read(module, path, fields_of).digest
         return Closure(dict(sorted(found.code.items())), dict(sorted(found.libraries.items())))
 
@@ -141,21 +144,27 @@ class CodeBase:
         path = self._path(name)
         if path is None:
             raise ImportNotFollowed(f"{module} imports {name}, which has no source below {self.root}")
-        if path.name == "__init__.py":
+        if _is_package(path):
             wanted = f"{member} from {name}" if member else name
             raise ImportNotFollowed(f"{module} imports {wanted}, a package: import from the module that defines it")
         todo.append(name)
 
     def _path(self, module: str) -> Path | None:
-        base = self.root.joinpath(*module.split("."))
-        return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path in self._texts), None)
+        return self._paths.get(module)
 
-    def _read(self, module: str, path: Path, fields_of: Set[str] = frozenset()) -> Source:
+    def _read(self, module: str, path: Path, fields_of: frozenset[str] = frozenset()) -> Source:
+        if (module, fields_of) not in self._sources:
+            self._sources[module, fields_of] = self._read_once(module, path, fields_of)
+        return self._sources[module, fields_of]
+
+    def _read_once(self, module: str, path: Path, fields_of: frozenset[str]) -> Source:
         text = self._texts[path]
         for parent in list(path.relative_to(self.root).parents)[:-1]:
             init = self.root / parent / "__init__.py"
-            if not all(_is_text(node) for node in ast.parse(self._texts.get(init, b"")).body):
-                raise ImportNotFollowed(f"{init} defines something: an __init__.py may hold a docstring only")
+            if init not in self._bare:
+                if not all(_is_text(node) for node in ast.parse(self._texts.get(init, b"")).body):
+                    raise ImportNotFollowed(f"{init} defines something: an __init__.py may hold a docstring only")
+                self._bare.add(init)
         names = " ".join([module, *sorted(fields_of)])
         key = hashlib.sha256(b"\0".join([self._own, names.encode(), text])).hexdigest()
         self._used.add(key)
@@ -166,6 +175,15 @@ class CodeBase:
             )
             self._fresh = True
         return self._known[key]
+
+
+def _module_of(path: Path) -> str:
+    """A source's name, from its path below the root."""
+    return ".".join(path.parent.parts if _is_package(path) else path.with_suffix("").parts)
+
+
+def _is_package(path: Path) -> bool:
+    return path.name == "__init__.py"
 
 
 @cache

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from slm_model.artifact import hash_json
 from slm_model.markdown import blocks, picture, plain, quote, table
+from tasks.files import write_atomically
 from tasks.kept_vocab import learned_elsewhere
 
 if TYPE_CHECKING:
@@ -185,7 +189,7 @@ def _left_out(verdict: Verdict) -> str:
 
 
 def _score_card(scores: Scores) -> str:
-    from slm_model.evaluation.figures import MEASURES, score_card
+    from slm_model.evaluation.figures import MEASURES
 
     found = scores.table()
     copying, told, held_out = found.copying, found.stories, found.held_out_stories
@@ -198,7 +202,7 @@ def _score_card(scores: Scores) -> str:
     places = zip_longest(found.test.by_position, found.validation.by_position)
     return blocks(
         "## Score card",
-        picture("Minimal pairs, story measures, loss by position, copying", score_card(found)),
+        picture("Minimal pairs, story measures, loss by position, copying", _drawn_once(scores)),
         f"Stories: {told.num_stories:,} told from nothing, beside as many test stories.",
         table(("", "model", "held out"), measures),
         "**The model memorises its training stories.**"
@@ -213,6 +217,30 @@ def _score_card(scores: Scores) -> str:
             [((one or other).start, one and one.loss, other and other.loss) for one, other in places],
         ),
     )
+
+
+def _drawn_once(scores: Scores) -> bytes:
+    """The score card's picture, kept under all that it is made of: to draw it takes longer than to find all the rest.
+
+    What the file holds is used only if it is what was written.
+    """
+    from tasks.recipe import code_of_this_process
+
+    root = scores.folder.parents[1]
+    code = code_of_this_process(root)
+    made_of = code.closure(["slm_model.evaluation.figures"])
+    kept = root / ".cache" / "pictures" / hash_json([scores.digest, made_of.code, made_of.libraries])
+    with suppress(FileNotFoundError):
+        data = kept.read_bytes()
+        if hashlib.sha256(data[32:]).digest() == data[:32]:
+            return data[32:]
+    from slm_model.evaluation.figures import score_card
+
+    png = score_card(scores.table())
+    if not code.edited(made_of.code):  # else it cannot be told which form has drawn it
+        write_atomically(kept, hashlib.sha256(png).digest() + png)
+        code.remember()
+    return png
 
 
 def walk_page(walk: WalkPage) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,12 +23,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.context import TagsContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from slm_model.artifact import UserError
+from slm_model.artifact import Artifact, UserError
 from slm_model.data.source import SourceUnreachable
 from tasks.pages import loss_page, run_page, version_page
 from tasks.registry import RegistryUnreachable
@@ -35,6 +36,7 @@ from tasks.release import Release
 from tasks.runner import Runner, Work
 from tasks.stage import Engine, Outcome, Stage, Watcher
 
+A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
 
 
@@ -47,8 +49,12 @@ class PrefectStages(Runner):
         super().__init__(engine)
         self._last: State[Any] | None = None
 
+    def __call__(self, stage: Stage[A], *args: Any) -> A:
+        """A stage whose result is there has no tag: it takes no place under a tag's limit, and need not ask for one."""
+        return super().__call__(replace(stage, tags=()) if self.engine.stands(stage, args) else stage, *args)
+
     def step(
-        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...], timeout_seconds: float | None = None
+        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...] = (), timeout_seconds: float | None = None
     ) -> T:
         def body() -> Any:
             result, cached = work()
@@ -57,7 +63,6 @@ class PrefectStages(Runner):
         as_task = task(
             name=name,
             task_run_name=name,
-            tags=list(tags),
             retries=retries,
             retry_delay_seconds=5,
             retry_condition_fn=worth_another_try,
@@ -65,7 +70,10 @@ class PrefectStages(Runner):
             cache_policy=NO_CACHE,
             persist_result=False,
         )(body)
-        state: State[Any] = as_task(return_state=True, wait_for=[self._last] if self._last else None)
+        # These tags alone, not those that the run was started with: Prefect asks its server for a place under the limit
+        # of each, and is sent away for seconds where SQLite is busy (DECISIONS.md, 27 November 2026).
+        with TagsContext(current_tags=set(tags)):
+            state: State[Any] = as_task(return_state=True, wait_for=[self._last] if self._last else None)
         self._last = state
         return state.result()  # type: ignore[no-any-return]
 

@@ -53,7 +53,7 @@ class Runner:
             source = pin(config, self.engine.store.root, self.engine.placement.offline)
             return source, source.describe(), False
 
-        return self.told("resolve", work, 2, "data")
+        return self.told("resolve", work, 2)
 
     def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]:
         """The model that a warm start goes on from; looked up every time, since an alias moves."""
@@ -66,7 +66,7 @@ class Runner:
             model, name = find_model(reference, self.engine.store.root)
             return model, f"{name}: train {model.key[:12]}, content {model.digest[:12]}", False
 
-        return (self.told("warm_start", work, 2, "model"),)
+        return (self.told("warm_start", work, 2),)
 
     def kept(self, config: VocabConfig, model_name: str) -> Vocab | None:
         """A registered model's vocabulary, where the settings want it kept; looked up every time, as an alias moves."""
@@ -80,7 +80,7 @@ class Runner:
             self.engine.watcher.noted("build_vocab", text, None)
             return vocab, True
 
-        vocab = self.step("build_vocab", work, 2, ("tokenizer",))
+        vocab = self.step("build_vocab", work, 2)
         if self.engine.placement.until == "build_vocab":
             raise Reached("build_vocab")
         return vocab
@@ -98,7 +98,7 @@ class Runner:
             verdict, known = judge_model(model, scores, splits, config, self.engine.store.root)
             return verdict, ("passed: " if verdict.passed else "not passed: ") + "; ".join(verdict.reasons), known
 
-        return self.told("judge", work, 0, "model")
+        return self.told("judge", work, 0)
 
     def register(
         self,
@@ -120,13 +120,13 @@ class Runner:
                 return None, "not yet: another run was faster, so that the model has to be judged again", known
             return release, release.name + (f" ({', '.join(release.aliases)})" if release.aliases else ""), known
 
-        return self.told("register", work, 2, "model")
+        return self.told("register", work, 2)
 
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
         """Write a page about artifacts; the model's MLflow run keeps those written before it is registered."""
         self.pages[name] = page(*artifacts)
 
-    def told(self, name: str, work: Callable[[], tuple[T, str, bool]], retries: int, tag: str) -> T:
+    def told(self, name: str, work: Callable[[], tuple[T, str, bool]], retries: int) -> T:
         """A step that is no stage. ``work`` also says in words what came of it, for whoever looks on."""
 
         def timed() -> tuple[T, bool]:
@@ -135,12 +135,12 @@ class Runner:
             self.engine.watcher.noted(name, text, None if known else time.perf_counter() - began)
             return result, known
 
-        return self.step(name, timed, retries, (tag,))
+        return self.step(name, timed, retries)
 
     def step(
-        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...], timeout_seconds: float | None = None
+        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...] = (), timeout_seconds: float | None = None
     ) -> T:
-        """Do one step."""
+        """Do one step. ``tags``: what it takes a place of, for as long as it lasts."""
         return work()[0]
 
 

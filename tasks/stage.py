@@ -117,6 +117,10 @@ class Engine:
         """All that the stage's key is made of."""
         return recipe_of(stage.name, stage.function, args, self.code)
 
+    def stands(self, stage: Stage[Any], args: tuple[Any, ...]) -> bool:
+        """Whether there is something under the stage's key; ``run`` decides whether it can be used."""
+        return self.store.folder(stage.name, self.recipe(stage, args).key()).exists()
+
     def run(self, stage: Stage[A], *args: Any) -> Outcome[A]:
         """The stage's artifact, made if no trustworthy one is there.
 

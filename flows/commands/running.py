@@ -39,7 +39,6 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     config, placement = configure(options.preset, settings), placement_of(options)
     root = artifacts_root()
     settle_environment(root)
-    calm_threads()
     plan = walked(config, Engine.at(root, placement))
     if plan.nothing_to_do and options.until:
         console.print(f"Nothing to do: {_kept(plan, root, options.until)}")
@@ -57,6 +56,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     _estimate(console, config, plan, root)
     from tasks.terminal import Terminal
 
+    calm_threads()
     began = time.perf_counter()
     with under_prefect(Terminal(console), root):
         from prefect import tags

@@ -10,17 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from slm_model.artifact import UserError
 from slm_model.data.stories import story_numbers
-from slm_model.evaluation.confidence import difference_interval
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.score_card import Interval, ScoresFacts
 from slm_model.evaluation.scores import StoryScore, bits_per_byte
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PRECISION = 1e-6  # bits per byte by which two scorings of one model may differ, batched otherwise or on another machine
 SPREADS = 2  # that a margin is at least
@@ -37,7 +39,7 @@ class Contender:
     version: str  # as the verdict shall name it
     test_digest: str  # of the test stories that ``scores`` are of
     scores: Mapping[str, StoryScore]  # by story id
-    trained_on: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # story_numbers
+    trained_on: NDArray[np.uint64] = field(default_factory=lambda: story_numbers([]))
     resembling: frozenset[str] | None = frozenset()  # test stories with a near duplicate in it; None: nobody looked
 
 
@@ -173,6 +175,8 @@ def compare(one: Contender, other: Contender, config: GateConfig) -> tuple[Compa
 
 def _unseen(contenders: Sequence[Contender]) -> tuple[list[str], int]:
     """The test stories that none was trained on, and how many of them went out for a near duplicate that one was."""
+    import numpy as np
+
     ids = list(contenders[0].scores)
     trained_on = np.isin(story_numbers(ids), np.concatenate([one.trained_on for one in contenders]))
     resembling = frozenset[str]().union(*(one.resembling or () for one in contenders))
@@ -182,6 +186,8 @@ def _unseen(contenders: Sequence[Contender]) -> tuple[list[str], int]:
 
 
 def _compare(mine: Sequence[StoryScore], other: Contender, kept: Sequence[str], config: GateConfig) -> Comparison:
+    from slm_model.evaluation.confidence import difference_interval
+
     theirs = [other.scores[story_id] for story_id in kept]
     value = bits_per_byte(theirs)
     difference = bits_per_byte(mine) - value
