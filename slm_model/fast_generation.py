@@ -3,8 +3,8 @@
 A small network's token costs torch some 150 operations of a few microseconds each, most of them not arithmetic. Here
 projections that read the same input are one matrix, gains stand in the matrix behind them, and an operation costs
 about one microsecond. Only the weights are multiplied by torch: NumPy's OpenBLAS keeps threads that spin, and was 15
-times slower beside other work (DECISIONS.md). The prompt is read by the network itself. benchmarks/generation.py has
-both ways side by side.
+times slower beside other work; oneDNN does what is large in 0.4 to 0.8 of MKL's time (DECISIONS.md). The prompt is
+read by the network itself. benchmarks/generation.py has both ways side by side.
 """
 
 # B rows, D width, F hidden width, V vocabulary, L layers, G key and value heads, R query heads to each of them,
@@ -26,7 +26,8 @@ from slm_model.networks.config import TransformerConfig
 if TYPE_CHECKING:
     from slm_model.networks.transformer import TransformerCache
 
-SHARED_OUT = 2**28  # multiplications a step from which torch's threads share them; below, waking them costs more
+LARGE = 2**23  # multiplications; a product of more is worth waking threads for
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None: a torch built without it
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -43,11 +44,12 @@ def fast_step(network: Network) -> TransformerStep | None:
 class TransformerStep:
     """``step(tokens_B, cache)``: logits_BV of the token after these, which are read into the cache.
 
-    It holds a copy of the weights: make another one when they have changed. A small step is done in one thread.
+    It holds a copy of the weights: make another one when they have changed. All but large products is done in one
+    thread.
     """
 
     def __init__(self, network: Network, config: TransformerConfig) -> None:
-        self.config, self.context, self.num_parameters = config, network.context, network.num_parameters
+        self.config, self.context = config, network.context
         weights = {name: cast(FloatArray, tensor.numpy()) for name, tensor in network.state_dict().items()}
         self.embed_VD = weights["embed_tokens.weight"]
         self.unembed_DV = joined([self.embed_VD], weights["norm.weight"])
@@ -87,16 +89,14 @@ class TransformerStep:
         self.swapped_LN2J = np.ascontiguousarray(self.gains_LN2J[:, :, ::-1])
 
     def __call__(self, tokens_B: Sequence[int], cache: Cache) -> FloatArray:
-        if len(tokens_B) * self.num_parameters >= SHARED_OUT:
-            return self._logits(tokens_B, cache)
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # both calls together take 0.3 microseconds
         try:
-            return self._logits(tokens_B, cache)
+            return self._logits(tokens_B, cache, num_threads)
         finally:
             torch.set_num_threads(num_threads)
 
-    def _logits(self, tokens_B: Sequence[int], cache: Cache) -> FloatArray:
+    def _logits(self, tokens_B: Sequence[int], cache: Cache, num_threads: int) -> FloatArray:
         c, end = self.config, cache.length + 1
         assert end <= self.context
         rows, group = len(tokens_B), (c.num_kv_heads, -1, c.head_width)
@@ -109,7 +109,7 @@ class TransformerStep:
         other_LN2J = self.swapped_LN2J * self.sin_P2J[end - 1]
         x_BD: Any = self.embed_VD[list(tokens_B)]
         for layer, (qkv_DE, out_ED, gate_up_DF, down_FD) in enumerate(self.layers):
-            qkv_BNK = times(self._normed(x_BD), qkv_DE).reshape(rows, -1, c.head_width)
+            qkv_BNK = times(self._normed(x_BD), qkv_DE, num_threads).reshape(rows, -1, c.head_width)
             qk_BN2J = self._normed(qkv_BNK[:, :num_heads]).reshape(rows, num_heads, 2, -1)
             qk_BN2J = qk_BN2J * same_LN2J[layer] + qk_BN2J[:, :, ::-1] * other_LN2J[layer]
             qk_BNK = qk_BN2J.reshape(rows, num_heads, -1)
@@ -121,16 +121,16 @@ class TransformerStep:
             np.exp(shares_BGRP, out=shares_BGRP)
             y_BGRK = shares_BGRP @ values_BGPK
             y_BGRK /= shares_BGRP.sum(-1, keepdims=True)
-            x_BD += times(y_BGRK.reshape(rows, -1), out_ED)
-            gate_up_BF = times(self._normed(x_BD), gate_up_DF)
+            x_BD += times(y_BGRK.reshape(rows, -1), out_ED, num_threads)
+            gate_up_BF = times(self._normed(x_BD), gate_up_DF, num_threads)
             half_BF, up_BF = gate_up_BF[:, : c.hidden_width], gate_up_BF[:, c.hidden_width :]
             hidden_BF = np.tanh(half_BF)
             hidden_BF += 1
             hidden_BF *= half_BF
             hidden_BF *= up_BF
-            x_BD += times(hidden_BF, down_FD)
+            x_BD += times(hidden_BF, down_FD, num_threads)
         cache.length = end
-        return times(self._normed(x_BD), self.unembed_DV)
+        return times(self._normed(x_BD), self.unembed_DV, num_threads)
 
     def _normed(self, x: Any) -> Any:
         """RMSNorm over the last axis, without its gain."""
@@ -143,5 +143,12 @@ def joined(matrices: Sequence[FloatArray], gain_D: FloatArray | None = None) -> 
     return torch.from_numpy(np.ascontiguousarray(joined_DE))
 
 
-def times(x_BD: FloatArray, w_DE: Tensor) -> FloatArray:
-    return cast(FloatArray, torch.mm(torch.from_numpy(x_BD), w_DE).numpy())
+def times(x_BD: FloatArray, w_DE: Tensor, num_threads: int) -> FloatArray:
+    """A large product of several rows is oneDNN's, by all threads. Any other is MKL's, by the one thread set."""
+    x, rows = torch.from_numpy(x_BD), len(x_BD)
+    if rows == 1 or rows * w_DE.numel() <= LARGE or ONEDNN is None:
+        return cast(FloatArray, torch.mm(x, w_DE).numpy())
+    torch.set_num_threads(num_threads)
+    y_BE = ONEDNN(x, w_DE.t(), None, "none", [], "")
+    torch.set_num_threads(1)
+    return cast(FloatArray, y_BE.numpy())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from slm_model.fast_generation import fast_step
+from slm_model import fast_generation
+from slm_model.fast_generation import LARGE, fast_step
 from slm_model.generation import Generator
 from slm_model.networks.config import GruConfig, TransformerConfig
 from slm_model.networks.transformer import Transformer
@@ -24,10 +25,13 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("rows", "large"), [(1, LARGE), (3, LARGE), (1, 0), (3, 0)])  # 0: every product is large
 @pytest.mark.parametrize("config", CONFIGS)
 @torch.no_grad()
-def test_the_fast_step_gives_the_logits_of_the_full_forward(config: TransformerConfig, rows: int) -> None:
+def test_the_fast_step_gives_the_logits_of_the_full_forward(
+    config: TransformerConfig, rows: int, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_generation, "LARGE", large)
     network = built(config)
     for name, parameter in network.named_parameters():
         if "norm" in name:  # gains of ones would hide where they stand
@@ -69,13 +73,15 @@ def test_a_trained_network_tells_the_same_stories_by_both_ways() -> None:
         assert plain == fast and len({story.text for story in plain}) >= 3
 
 
-def test_the_number_of_threads_is_left_as_it_was() -> None:
+@pytest.mark.parametrize("large", [LARGE, 0])
+def test_the_number_of_threads_is_left_as_it_was(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_generation, "LARGE", large)
     network = built(CONFIGS[0])
     step, before = fast_step(network), torch.get_num_threads()
     assert step is not None
     torch.set_num_threads(3)
     try:
-        step([7], network.new_cache(1))
+        step([7, 8], network.new_cache(2))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
