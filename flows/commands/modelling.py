@@ -90,12 +90,14 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Give an alias to a version, whatever the gate said."""
     settle_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    version = version_of(store, options.reference)
-    before = aliased(store, version.model_name, options.alias)
-    bundle_folder(store, version)  # a version whose files are gone is no champion
+    bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
+    from tasks.connection import registering
     from tasks.tracking import set_alias
 
-    set_alias(store, version, options.alias, options.why)
+    with registering(store.root):
+        version = version_of(store, options.reference)
+        before = aliased(store, version.model_name, options.alias)
+        set_alias(store, version, options.alias, options.why)
     print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before and before != version else ""))
     return 0
 
@@ -104,14 +106,16 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Make the champion before the present one champion again."""
     settle_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    before, present = previous_champion(store, options.name), aliased(store, options.name)
-    if before is None:
-        raise UserError(
-            f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
-        )
+    from tasks.connection import registering
     from tasks.tracking import set_alias
 
-    set_alias(store, before, CHAMPION, options.why)
+    with registering(store.root):
+        before, present = previous_champion(store, options.name), aliased(store, options.name)
+        if before is None:
+            raise UserError(
+                f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
+            )
+        set_alias(store, before, CHAMPION, options.why)
     print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
     return 0
 
