@@ -144,12 +144,20 @@ def _add_lineage(command: Command) -> None:
 
 def _add_services(command: Command) -> None:
     up = command("up", "serve Prefect's and MLflow's pages and carry out runs started there, until Ctrl-C")
+    supervise = command("supervise", "have killed runs of the server at PREFECT_API_URL run again, until Ctrl-C")
     doctor = command("doctor", "look at the environment and say what to do; disk use by stage")
     for made in (up, doctor):
-        made.add_argument("--prefect-port", type=int, default=4200, metavar="N")
-        made.add_argument("--mlflow-port", type=int, default=5000, metavar="N")
+        made.add_argument("--prefect-port", type=partial(_number, 1, 65535), default=4200, metavar="N")
+        made.add_argument("--mlflow-port", type=partial(_number, 1, 65535), default=5000, metavar="N")
     reruns = "how often a run whose process was killed is run again; default: 5"
-    up.add_argument("--reruns", type=int, default=5, metavar="N", help=reruns)
+    for made in (up, supervise):
+        made.add_argument("--reruns", type=partial(_number, 0, 1000), default=5, metavar="N", help=reruns)
+
+
+def _number(least: int, most: int, text: str) -> int:
+    if not (text.isdecimal() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:,} to {most:,}")
+    return int(text)
 
 
 SAMPLING: tuple[tuple[str, type, str], ...] = (
@@ -177,14 +185,21 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         print(f"slm: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except BrokenPipeError:  # the reader of our output left; nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        from tasks.home import not_ours
+
+        if (said := not_ours(error)) is None:
+            raise
+        print(f"slm: {said}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except (KeyboardInterrupt, Stopped, _Terminated):
         again = f"`slm {' '.join(arguments)}` goes on from there" if options.command in GO_ON else ""
         print(f"\nslm: stopped; what was finished is kept{'; ' + again if again else ''}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output left; nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[dict[str, Any], list[str]]:

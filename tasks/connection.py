@@ -51,6 +51,11 @@ def reaches(function: Callable[P, R]) -> Callable[P, R]:
     return reaching
 
 
+def registering(root: Path) -> FileLock:
+    """The turn of a run that registers, or of a person who moves an alias: what is read in it holds until it ends."""
+    return locked(root, "register")
+
+
 def locked(folder: Path, name: str) -> FileLock:
     """One process at a time, by a file in the folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)

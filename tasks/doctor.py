@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from slm_model.training.compiler import lack_of_compiler
-from tasks.home import running_up
+from tasks.home import REMEDY, running_up
 from tasks.placement import num_cores
 
 LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes
@@ -81,8 +81,7 @@ def writable(root: Path) -> Finding:
             file.flush()
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        remedy = "make it yours (chown), or name another folder in SLM_ARTIFACTS"
-        return Finding("artifacts", "wrong", f"{root} cannot be written: {error}", remedy)
+        return Finding("artifacts", "wrong", f"{root} cannot be written: {error.strerror or error}", REMEDY)
     return Finding("artifacts", "well", f"{root} can be written")
 
 
@@ -164,6 +163,6 @@ def device() -> Finding:
 
 def use_by_stage(root: Path) -> dict[str, int]:
     """Bytes below each folder of the artifacts, the largest first."""
-    folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.exists() else []
+    folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
     sizes = {folder.name: sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file()) for folder in folders}
     return dict(sorted(sizes.items(), key=lambda pair: -pair[1]))

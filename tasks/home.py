@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+REMEDY = "make it yours (chown), or name another folder in SLM_ARTIFACTS"
 LOAD = Path("/proc/loadavg")
 LOOKS = 5
 
@@ -19,11 +21,24 @@ def artifacts_root() -> Path:
     return Path(os.environ.get("SLM_ARTIFACTS") or REPOSITORY / "artifacts").expanduser().absolute()
 
 
+def not_ours(error: OSError) -> str | None:
+    """What to tell a user whose artifacts cannot be written, if that is what the error says."""
+    root = artifacts_root()
+    if not isinstance(error.filename, str) or not Path(error.filename).is_relative_to(root):
+        return None
+    if root.exists() and not root.is_dir():
+        return f"{root} is a file, and the artifacts stand in a folder: name one in SLM_ARTIFACTS"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename} cannot be used ({error.strerror}): {REMEDY}"
+    return None
+
+
 def calm_threads() -> None:
     """Have OpenMP's threads wait as suits the machine now; to be called before torch is imported.
 
     On a machine of its own, threads that spin for some 0.1 ms before they sleep train 1.4 times faster than threads
-    that sleep at once; beside busy processes they train two times slower (DECISIONS.md, 23 November 2026).
+    that sleep at once; beside busy processes they train two times slower (DECISIONS.md, 23 November 2026). Whether it
+    is busy later is not looked at: libgomp reads this once.
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}.isdisjoint(os.environ):
         name, value = ("OMP_WAIT_POLICY", "PASSIVE") if _others_compute() else ("GOMP_SPINCOUNT", "10000")
@@ -56,7 +71,7 @@ def running_up(root: Path) -> dict[str, Any] | None:
             except BlockingIOError:
                 found: dict[str, Any] = json.load(file)
                 return found
-    except (FileNotFoundError, ValueError):  # no file, or one that is being written
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file, or one that is being written
         pass
     return None
 

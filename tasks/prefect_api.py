@@ -8,6 +8,7 @@ import os
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -24,14 +25,16 @@ class PrefectApi:
         headers = {"Content-Type": "application/json"}
         if login := os.environ.get("PREFECT_API_AUTH_STRING"):
             headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         try:
+            request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
             with urllib.request.urlopen(request, timeout=20) as response:
                 text = response.read()
+            return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             error.close()
             raise
-        return json.loads(text) if text else None
+        except (HTTPException, ValueError) as error:  # half an answer, another program's, or no address
+            raise OSError(str(error)) from error
 
     def found(self, path: str) -> Any:
         """What stands at a path, or None."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.judge import Verdict
-from tasks.connection import locked
+from tasks.connection import registering
 from tasks.environment import kept_code
 from tasks.judge import opponents
 from tasks.kept_vocab import kept_by
@@ -65,7 +65,7 @@ def register_model(
     released a model or judged this one: judge again. Runs that share ``root`` take turns. Raises RegistryUnreachable.
     """
     store = MlflowStore.at(root)
-    with locked(root, "register"):
+    with registering(root):
         version = find_version(store, config.model_name, model.key)
         if known := version is not None and VERDICT_TAG in version.tags:
             given = Verdict.model_validate_json(version.tags[VERDICT_TAG])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from slm_model.artifact import MANIFEST, UserError
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
 
+ELSEWHERE = "see to that server, or have MLFLOW_TRACKING_URI name another registry"
+REFERENCES = re.compile(r"([^/@:]+)(?:/([0-9]+)|@([^/@:]+))?")
 CHAMPION, CHALLENGER = "champion", "challenger"
 REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
@@ -207,18 +210,26 @@ def version_of(store: MlflowStore, reference: str | None) -> Version:
         if not champions:
             raise UserError("there is no champion yet: run `slm run quick` first")
         return max(champions, key=lambda version: version.created)
-    name, slash, number = reference.partition("/")
-    name, _, alias = name.partition("@")
-    if slash:
-        version = next((v for v in list_versions(store, name) if str(v.number) == number), None)
-    else:
-        version = aliased(store, name, alias or CHAMPION)
-    if version is None:
-        raise UserError(
-            f"{reference!r} is no folder and no registered model's {alias or CHAMPION if not slash else 'version'}: "
-            "`slm models` lists them"
-        )
-    return version
+    found = REFERENCES.fullmatch(reference)
+    if found is None:
+        raise UserError(f"{reference!r} is no folder, and no NAME, NAME/VERSION or NAME@ALIAS of `slm models`")
+    name, number, alias = found[1], found[2], found[3] or CHAMPION
+    for version in list_versions(store, name):
+        if version.number == int(number) if number else alias in version.aliases:
+            return version
+    registered(store, name)
+    wanted = f"{name} has no version {number}" if number else f"no version of {name} is {alias}"
+    raise UserError(f"{wanted}: `slm models {name}` lists its versions with their aliases")
+
+
+def registered(store: MlflowStore, name: str | None = None) -> list[str]:
+    """The names of all registered models, or this one. Raises UserError if there is none such, RegistryUnreachable."""
+    names = list_models(store)
+    wanted = names if name is None else [name]
+    if not wanted or wanted[0] not in names:
+        found = f"there are {', '.join(names)}" if names else "run `slm run quick` first"
+        raise UserError(f"no model {'' if name is None else f'{name!r} '}is registered in {store.uri}: {found}")
+    return wanted
 
 
 def find_model(reference: str | None, root: Path) -> tuple[Checkpoint, str]:
@@ -283,7 +294,7 @@ def _select(database: Path, *queries: str, **values: str) -> list[list[Any]]:
     except sqlite3.Error as error:
         if str(error).startswith("no such table"):
             return [[] for _ in queries]
-        raise RegistryUnreachable(f"{database}: {error}") from None
+        raise RegistryUnreachable(f"{database} cannot be read ({error}): `slm doctor` looks at it") from None
 
 
 def _by_rest(uri: str, model_name: str) -> Iterator[Version]:
@@ -335,10 +346,13 @@ def _get(uri: str, path: str, query: dict[str, str]) -> dict[str, Any]:
         with error:
             if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
                 raise FileNotFoundError(path) from None
-        remedy = ": MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD say who asks" if error.code == 401 else ""
-        raise RegistryUnreachable(f"{uri} answered {error.code} {error.reason} to {path}{remedy}") from None
+        login = error.code in (401, 403)
+        remedy = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD say who asks" if login else ELSEWHERE
+        raise RegistryUnreachable(f"{uri} answered {error.code} {error.reason} to {path}: {remedy}") from None
     except (OSError, HTTPException, ValueError) as error:
-        raise RegistryUnreachable(f"{uri}: {error}") from None
+        reason = getattr(error, "reason", error)
+        said = getattr(reason, "strerror", None) or reason
+        raise RegistryUnreachable(f"{uri} did not answer as MLflow's server does ({said}): {ELSEWHERE}") from None
 
 
 def _authorization() -> dict[str, str]:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-START_SECONDS = 90.0
+from slm_model.artifact import UserError
+
+START_SECONDS = 180.0  # a busy machine took 90; a program that ends is seen at once
 END_SECONDS = 8.0
 # Linux tells a program of the death of whoever started it (1 is PR_SET_PDEATHSIG); it takes its own children along.
 END_WITH_PARENT = """\
@@ -22,8 +24,11 @@ ctypes.CDLL(None).prctl(1, signal.SIGUSR2)
 RUN = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 
 
-class ServiceFailed(RuntimeError):
+class ServiceFailed(UserError):
     """A program in the background did not come up."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; `slm doctor` looks for the cause")
 
 
 class Service:

@@ -1,5 +1,7 @@
 """Runs whose process was killed are brought to a final state and, if they came from a deployment, run again.
 
+For ``slm up``, and for ``slm supervise``, which shares nothing with the runs but the artifacts and the server.
+
 Prefect notices a dead process only while its worker lives, and its heartbeats take longer than a minute. What is
 finished is cached and a training goes on where it was, so running again costs little and ends
 with the very same bytes.
@@ -12,6 +14,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,8 +25,9 @@ from tasks.holder import file_of, process_of, unheld
 from tasks.prefect_api import FINAL, PrefectApi
 
 FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling")  # those that hold their runs (holder.py)
+LOOK_SECONDS = 2.0
 OPEN = ("PENDING", "RUNNING", "CANCELLING")
-AGAIN = "slm up: its process was killed"
+AGAIN = "its process was killed"
 WORD_SECONDS = 8.0  # a living worker tells of a dead process (twice), or ends a cancelled one, sooner
 HAND_OVER_SECONDS = 20.0  # from a worker's taking a run to a process of it
 TAKE_UP_SECONDS = 120.0  # from a process's start to its holding the run
@@ -36,12 +40,31 @@ Run = dict[str, Any]
 class Supervisor:
     """Looks after the runs of a server."""
 
-    def __init__(self, api: PrefectApi, root: Path, reruns: int, say: Callable[[str], None]) -> None:
-        """``reruns``: how often a run is run again. ``say``: where a line for a person goes."""
-        self.api, self.root, self.reruns, self.say = api, root, reruns, say
+    def __init__(
+        self, api: PrefectApi, root: Path, reruns: int, say: Callable[[str], None], sees_processes: bool = True
+    ) -> None:
+        """``reruns``: how often a run is run again. ``say``: where a line for a person goes. ``sees_processes``: the
+        runs' processes are of this machine and container, so that their ids mean something here."""
+        self.api, self.root, self.reruns, self.sees_processes = api, root, reruns, sees_processes
+        self.say: Callable[[str], None] = lambda line: say(f"{datetime.now():%H:%M:%S}  {line}")
+        self._failed = ""
         self._dead_since: dict[str, float] = {}
         self._asked: set[str] = set()
         self._told: dict[str, str] = {}
+
+    def tries_to_look(self) -> bool:
+        """Look once, whatever comes of it; whether the server answered. What is wrong is said when it begins."""
+        failed, answered = "", True
+        try:
+            self.look()
+        except OSError as error:  # busy, or about to be started again
+            failed, answered = f"Prefect's server did not answer ({error}); the next look goes on", False
+        except Exception:  # ours, but no reason to look no more
+            failed = f"a look at the runs failed, the next goes on:\n{traceback.format_exc()}"
+        if failed and failed != self._failed:
+            self.say(failed)
+        self._failed = failed
+        return answered
 
     def look(self) -> None:
         """Look once. Raises OSError if the server does not answer; the next look goes on."""
@@ -63,11 +86,12 @@ class Supervisor:
             run = self.api.found(f"/flow_runs/{path.name}")
             if not nobody:
                 orphan = run and run["state_type"] == "CANCELLING" and age(run["state"]) > WORD_SECONDS
-                if orphan and path.name not in self._asked and (process := process_of(path)):
+                if orphan and self.sees_processes and path.name not in self._asked and (process := process_of(path)):
                     self._asked.add(path.name)  # once: a second signal would not wait for the checkpoint
                     os.kill(process, signal.SIGTERM)  # its worker is gone, or it would have
                 return
-            process, state = process_of(path), run["state_type"] if run else None
+            state = run["state_type"] if run else None
+            process = None if state == "PENDING" else process_of(path)  # PENDING: the file names that of an earlier try
             if run is None or state in ("COMPLETED", "FAILED", "CANCELLED"):
                 path.unlink()
             elif not process and self._starts(run):
@@ -90,7 +114,8 @@ class Supervisor:
     def _starts(self, run: Run) -> bool:
         """Whether a process is about to take the run up."""
         pid = run["infrastructure_pid"] or ""
-        return pid.isdigit() and lives(int(pid)) and age(run["state"]) < TAKE_UP_SECONDS
+        lives_still = pid.isdigit() and lives(int(pid)) if self.sees_processes else run["state_type"] in OPEN
+        return lives_still and age(run["state"]) < TAKE_UP_SECONDS
 
     def _again(self, path: Path, run: Run, killed: bool) -> None:
         """Run a crashed run again, unless it crashed by itself, was being cancelled, or has had its share."""

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,9 +24,8 @@ from tasks.home import REPOSITORY, running_up, up_file
 from tasks.prefect_api import PrefectApi
 from tasks.prefect_server import prefect_server
 from tasks.service import Service, ServiceFailed
-from tasks.supervisor import Supervisor, lives
+from tasks.supervisor import LOOK_SECONDS, Supervisor, lives
 
-LOOK_SECONDS = 2.0
 CHECKPOINT_SECONDS = 60.0  # for runs to come to where they can go on
 MOST_STARTS = 20  # of one service within STEADY_SECONDS; more is no accident
 STEADY_SECONDS = 300.0
@@ -45,7 +43,7 @@ class Up:
         self.ports = {"--prefect-port": prefect_port, "--mlflow-port": mlflow_port}
         self.prefect, self.mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
         self.api = PrefectApi(f"{self.prefect}/api")
-        self.supervisor = Supervisor(self.api, root, reruns, lambda line: say(f"{datetime.now():%H:%M:%S}  {line}"))
+        self.supervisor = Supervisor(self.api, root, reruns, say)
         self.environment = {
             "SLM_ARTIFACTS": str(root),
             "PREFECT_API_URL": self.api.url,
@@ -65,7 +63,7 @@ class Up:
         self._asked = Event()
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises UserError, with all taken down, if something is in the way."""
+        """Serve until SIGINT or SIGTERM. Raises UserError, ServiceFailed too, with all taken down, if it cannot."""
         before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with ExitStack() as down:
@@ -82,17 +80,8 @@ class Up:
                 *servers, worker = self.services
                 while not self._asked.wait(LOOK_SECONDS):
                     self._mend(servers)
-                    try:
-                        self.supervisor.look()
+                    if self.supervisor.tries_to_look():
                         self._mend([worker])  # which needs a server that answers
-                    except OSError as error:  # busy, or about to be started again: the next look goes on
-                        self.supervisor.say(f"Prefect's server did not answer: {error}")
-                    except ServiceFailed:
-                        raise
-                    except Exception:  # ours, but no reason to take down what others use
-                        self.supervisor.say(f"a look at the runs failed, the next goes on:\n{traceback.format_exc()}")
-        except ServiceFailed as failed:
-            raise UserError(f"{failed}; `slm doctor` looks for the cause") from failed
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -126,6 +115,8 @@ class Up:
                 path.unlink()
 
     def _refuse_taken_ports(self) -> None:
+        if len({*self.ports.values()}) == 1:
+            raise UserError(f"{' and '.join(self.ports)} are both {self.ports['--prefect-port']}: give each its own")
         for option, port in self.ports.items():
             if refused := refusal(port):
                 raise UserError(

@@ -18,9 +18,9 @@ from tasks.registry import (
     aliased,
     bundle_folder,
     find_model,
-    list_models,
     list_versions,
     previous_champion,
+    registered,
     version_of,
 )
 from tasks.release import ReleaseConfig
@@ -75,7 +75,7 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if options.compare:
         return _compare(store, *options.compare)
     console = Console(highlight=False)
-    names = [options.name] if options.name else list_models(store)
+    names = registered(store, options.name)
     columns = ("model", "aliases", "verdict", "bits/byte", "test set", "made (UTC)", "checkpoint")
     table = Table(*columns, box=None, pad_edge=False)
     versions = [version for name in names for version in list_versions(store, name)]
@@ -85,8 +85,6 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         aliases = ", ".join(version.aliases)
         stories, checkpoint = version.tags.get("slm.test_digest", "")[:8], (version.key or "")[:10]
         table.add_row(version.name, aliases, version.verdict or "", bits, stories, made, checkpoint)
-    if not versions:
-        raise UserError("no model is registered yet: run `slm run quick` first")
     console.print(table)
     for version in versions:
         console.print(f"\n{version.name}: {version.reasons}" if version.reasons else "", end="", markup=False)
@@ -104,13 +102,18 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Give an alias to a version, whatever the gate said."""
     settle_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    version = version_of(store, options.reference)
-    before = aliased(store, version.model_name, options.alias)
-    bundle_folder(store, version)  # a version whose files are gone is no champion
+    bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
+    from tasks.connection import registering
     from tasks.tracking import set_alias
 
-    set_alias(store, version, options.alias, options.why)
-    print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before and before != version else ""))
+    with registering(store.root):
+        version = version_of(store, options.reference)
+        before = aliased(store, version.model_name, options.alias)
+        if before == version:
+            print(f"{version.name} is {options.alias} already: nothing was changed")
+            return 0
+        set_alias(store, version, options.alias, options.why)
+    print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before else ""))
     return 0
 
 
@@ -118,14 +121,17 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Make the champion before the present one champion again."""
     settle_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    before, present = previous_champion(store, options.name), aliased(store, options.name)
-    if before is None:
-        raise UserError(
-            f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
-        )
+    from tasks.connection import registering
     from tasks.tracking import set_alias
 
-    set_alias(store, before, CHAMPION, options.why)
+    registered(store, options.name)
+    with registering(store.root):
+        before, present = previous_champion(store, options.name), aliased(store, options.name)
+        if before is None:
+            raise UserError(
+                f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
+            )
+        set_alias(store, before, CHAMPION, options.why)
     print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
     return 0
 

@@ -136,6 +136,9 @@ def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         damaged, whole = damaged + bool(reasons), whole + (not reasons)
         for reason in reasons:
             print(f"damaged  {folder.parent.name}/{folder.name}: {reason}")
+    if options.stage and not whole + damaged:
+        there = ", ".join(sorted({folder.parent.name for folder, _ in store.everything()})) or "none"
+        raise UserError(f"no artifact of a stage {options.stage!r} is in {store.root}: there are those of {there}")
     print(f"{whole} whole, {damaged} damaged, {size / 1e6:,.1f} MB hashed")
     if damaged:
         print("the next run sets a damaged one aside and makes it again")

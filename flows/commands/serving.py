@@ -1,12 +1,16 @@
-"""``slm`` up and doctor. Each returns its exit code."""
+"""``slm`` up, supervise and doctor. Each returns its exit code."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from slm_model.artifact import UserError
 from tasks.home import artifacts_root, settle_environment
 
 if TYPE_CHECKING:
@@ -23,6 +27,23 @@ def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     settle_environment(root)
     Up(root, options.prefect_port, options.mlflow_port, options.reruns, lambda line: print(line, flush=True)).run()
     return 0
+
+
+def supervise(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Look after the runs of a server that others serve, until Ctrl-C or SIGTERM."""
+    from tasks.prefect_api import PrefectApi
+    from tasks.supervisor import LOOK_SECONDS, Supervisor
+
+    url, root = os.environ.get("PREFECT_API_URL"), artifacts_root()
+    if not url:
+        raise UserError("PREFECT_API_URL names no server whose runs to look after; `slm up` looks after its own")
+    (root / "runs").mkdir(parents=True, exist_ok=True)
+    say = partial(print, flush=True)
+    supervisor = Supervisor(PrefectApi(url), root, options.reruns, say, sees_processes=False)
+    supervisor.say(f"looking after the runs of {url} that leave their artifacts in {root}")
+    while True:
+        supervisor.tries_to_look()
+        time.sleep(LOOK_SECONDS)
 
 
 def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:

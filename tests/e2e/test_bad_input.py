@@ -152,7 +152,12 @@ def test_a_context_longer_than_all_that_there_is(tmp_path: Path) -> None:
         (["generate", "Once"], "no champion yet"),
         (["generate", "Once", "--model", "nobody"], "nobody"),
         (["generate", "Once", "--temperature", "-1"], "--temperature"),
-        (["models"], "no model is registered yet"),
+        (["models"], "no model is registered in sqlite:///"),
+        (["models", "--compare", "quick/1", "quick/2"], "no model 'quick' is registered in"),
+        (["rollback", "quick"], "no model 'quick' is registered in"),
+        (["promote", "quick/1/2"], "NAME/VERSION"),
+        (["replay", "quick@"], "NAME@ALIAS"),
+        (["up", "--prefect-port", "4242", "--mlflow-port", "4242"], "are both 4242"),
         (["show", "feedbeef"], "feedbeef"),
         (["walk", "quick"], "slm run"),
         (["accept", "quick", "--stage", "cleen"], "cleen"),
@@ -161,6 +166,50 @@ def test_a_context_longer_than_all_that_there_is(tmp_path: Path) -> None:
 )
 def test_a_mistake_on_the_command_line(tmp_path: Path, words: list[str], said: str) -> None:
     assert said in refused(tmp_path / "artifacts", *words)
+
+
+def test_a_name_that_is_not_registered_is_told_from_an_empty_registry(built: Path) -> None:
+    for words, said in {
+        "models nobody": "no model 'nobody' is registered in sqlite:///",
+        "rollback quick/1": "no model 'quick/1' is registered in sqlite:///",
+        "promote quick/7": "quick has no version 7: `slm models quick`",
+        "trace quick@challenger": "no version of quick is challenger",
+        "verify cleen": "no artifact of a stage 'cleen'",
+    }.items():
+        assert said in refused(built, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "said"),
+    [
+        (["models"], {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "(Connection refused): see to that server"),
+        (["models"], {"MLFLOW_TRACKING_URI": "mlruns"}, "wanted sqlite:///<file>"),
+        (["run", "quick"], {"PREFECT_API_URL": "nowhere"}, "Prefect's server at nowhere did not answer"),
+        (["run", "quick"], {"PREFECT_API_URL": "http://127.0.0.1:x"}, "(nonnumeric port: 'x')"),
+    ],
+)
+def test_a_server_that_is_none(tmp_path: Path, words: list[str], variables: dict[str, str], said: str) -> None:
+    assert said in refused(tmp_path / "artifacts", *words, **variables)
+
+
+def test_a_server_of_ours_that_does_not_come_up(tmp_path: Path) -> None:
+    (database := tmp_path / "artifacts/prefect/prefect.db").parent.mkdir(parents=True)
+    database.write_text("Once upon a time there was no database. " * 100)
+    assert "`slm doctor` looks for the cause" in refused(tmp_path / "artifacts", "run", "quick")
+
+
+@pytest.mark.parametrize("command", ["up", "run quick", "plan quick", "sweep quick --over train.max_steps=1,2"])
+def test_artifacts_that_cannot_be_written(tmp_path: Path, command: str) -> None:
+    (file := tmp_path / "file").touch()
+    assert "is a file" in refused(file, *command.split())
+    if os.geteuid() != 0:
+        pytest.skip("mounting a read-only tmpfs needs root")
+    (folder := tmp_path / "artifacts").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], check=True)
+    try:
+        assert "SLM_ARTIFACTS" in refused(folder, *command.split())
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"])

@@ -171,6 +171,12 @@ def watch(page: Any, served: Up, run_id: str) -> None:
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=RUN_PATIENCE)
     loaded(page)
     take(page, "run")
+    page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
+    listed = page.get_by_role("tabpanel").get_by_role("link")
+    for key in ("data-page", "walk-page", "mlflow-run", "model-version"):
+        expect(listed.filter(has_text=key)).to_be_visible()
+    listed.filter(has_text="model-page").click()
+    expect(page.get_by_role("heading", name="Score card")).to_be_visible()
 
 
 def read_pages(page: Any, served: Up, run_id: str) -> tuple[str, str]:

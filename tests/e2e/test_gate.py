@@ -43,11 +43,14 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     assert done.stdout == "quick/1 is champion again, quick/2 no longer\n"
     done = run_slm(artifacts, "promote", "quick/2", "--alias", "reference", "--why", "a good month")
     assert done.stdout == "quick/2 is reference, quick/1 no longer\n"
+    done = run_slm(artifacts, "promote", "quick/2", "--alias", "reference", "--why", "once more")
+    assert done.stdout == "quick/2 is reference already: nothing was changed\n"
     done = run_slm(artifacts, "promote", "quick/9")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
     said = " ".join(run_slm(artifacts, "models").stdout.split())
     assert said.count(first) == said.count(second) == 1 and said.count("by the gate") == 2
+    assert "once more" not in said
     for line in (first, second, "too glum", "a good month"):
         assert line in said
     assert said.index("a good month") < said.index("first release")  # each on its own version, newest first

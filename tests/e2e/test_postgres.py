@@ -5,6 +5,8 @@ They run as processes of this machine, by the commands and with the variables of
 
 import base64
 import json
+import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -110,6 +112,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         done = subprocess.run(compose.command("deploy"), env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         start("worker", "worker", PREFECT_WORKER_WEBSERVER_PORT=health)
+        start("supervise", "supervise")
         start("worker", "worker-2", PREFECT_WORKER_WEBSERVER_PORT=str(free_port()))
         wait("worker")
         basic = base64.b64encode(SETTINGS["PREFECT_LOGIN"].encode()).decode()
@@ -183,7 +186,7 @@ def test_nobody_logged_an_error(deployment: Deployment, six: list[str]) -> None:
     worse = {"flow_run_id": {"any_": six}, "level": {"ge_": 30}}
     assert [entry["message"] for entry in deployment.prefect.ask("POST", "/logs/filter", {"logs": worse})] == []
     logs = {path.stem: path.read_text() for path in deployment.folder.glob("*.log")}
-    assert {"prefect", "mlflow", "worker", "worker-2"} == set(logs)
+    assert {"prefect", "mlflow", "worker", "worker-2", "supervise"} == set(logs)
     assert {name: text for name, text in logs.items() if "Traceback" in text or "ERROR" in text} == {}
     assert logs["worker"].count("Completed()") and logs["worker-2"].count("Completed()")  # both had some of the runs
 
@@ -238,6 +241,25 @@ def test_a_dump_restores_to_the_same_registry(deployment: Deployment, six: list[
         query = f"SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} t"
         counts[name] = {deployment.postgres.psql(query, database=one) for one in (name, f"{name}_again")}
     assert [len(found) for found in counts.values()] == [1, 1]
+
+
+def test_a_run_whose_container_was_killed_goes_on_in_another(deployment: Deployment) -> None:
+    prefect = deployment.prefect
+    long = SMALL["train"] | {"max_steps": 1500, "checkpoint_seconds": 1.0}
+    run = prefect.start({"config": CONFIG | {"train": long}})
+    end = time.monotonic() + 240
+    while not list(prefect.artifacts.glob("train/*.resume/*.safetensors")):
+        assert time.monotonic() < end, prefect.logs(run)
+        time.sleep(0.2)
+    process = int((prefect.artifacts / "runs" / run).read_text().split()[0])
+    worker = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    for one in (worker, process):  # the worker first: it has no time to tell of its run
+        os.kill(one, signal.SIGKILL)
+    state = prefect.until(run, {"COMPLETED", "FAILED", "CANCELLED"}, 600)["state_type"]
+    assert state == "COMPLETED", prefect.logs(run)
+    history = [state["name"] for state in prefect.ask("GET", f"/flow_run_states/?flow_run_id={run}")]
+    assert history.count("Crashed") == 1 and "AwaitingRetry" in history
+    assert "it goes on (1 of 5)" in (deployment.folder / "supervise.log").read_text()
 
 
 def _options(prefix: str, settings: Any) -> list[str]:

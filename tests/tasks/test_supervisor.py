@@ -14,7 +14,6 @@ from tasks.holder import file_of, holders, unheld
 from tasks.prefect_api import PrefectApi
 from tasks.supervisor import AGAIN, Supervisor
 
-LONG_AGO = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
 HOLD = "import sys, time; from pathlib import Path; from tasks.holder import held\n"
 WAIT = "with held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(60)"
 FAIL = "with held(Path(sys.argv[1]), 'run'): raise ValueError"
@@ -23,15 +22,16 @@ FAIL = "with held(Path(sys.argv[1]), 'run'): raise ValueError"
 class Recorder(PrefectApi):
     """One run and its states, kept as Prefect would keep them."""
 
-    def __init__(self, *states: tuple[str, str], deployment: str | None = "quick") -> None:
+    def __init__(self, *states: tuple[str, str], deployment: str | None = "quick", minutes_ago: float = 60) -> None:
         super().__init__("http://nowhere")
+        self.since = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
         self.states: list[dict[str, Any]] = []
         self.deployment = deployment
         for type, message in states:
             self.set_state("flow_runs", "run", type, message)
 
     def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
-        self.states.append({"type": type, "name": name or type, "message": message, "timestamp": LONG_AGO})
+        self.states.append({"type": type, "name": name or type, "message": message, "timestamp": self.since})
         return True
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -117,6 +117,39 @@ def test_a_process_killed_before_it_took_the_run_up_is_replaced(tmp_path: Path) 
 
 def test_a_pending_run_that_its_worker_left_goes_on(tmp_path: Path) -> None:
     assert looked(tmp_path, Recorder(("PENDING", ""))) == ["PENDING", "CRASHED", "SCHEDULED"]
+
+
+def test_a_run_that_a_worker_has_taken_is_not_judged_by_the_process_of_an_earlier_try(
+    killed: Path,
+) -> None:
+    """A supervisor that was killed before it had emptied the run's file leaves such a process there."""
+    assert looked(killed, Recorder(("SCHEDULED", AGAIN), ("PENDING", ""), minutes_ago=0)) == ["SCHEDULED", "PENDING"]
+
+
+def test_processes_of_other_containers_are_neither_signalled_nor_missed(tmp_path: Path) -> None:
+    def look(api: Recorder) -> None:
+        supervisor = Supervisor(api, tmp_path, 2, lambda line: None, sees_processes=False)
+        for _ in range(2):
+            supervisor.look()
+            supervisor._dead_since = {name: at - 60 for name, at in supervisor._dead_since.items()}
+
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        look(Recorder(("RUNNING", ""), ("CANCELLING", "")))
+        assert process.poll() is None  # its id may be another's here
+        process.kill()
+    look(api := Recorder(("RUNNING", "")))
+    assert [state["type"] for state in api.states][:2] == ["RUNNING", "CRASHED"]
+    file_of(tmp_path, "run").write_bytes(b"")
+    look(api := Recorder(("RUNNING", ""), minutes_ago=1))
+    assert [state["type"] for state in api.states] == ["RUNNING"]  # its process may still be starting
+
+
+def test_a_server_that_does_not_answer_is_told_of_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(PrefectApi("http://127.0.0.1:9"), tmp_path, 2, said.append)
+    assert [supervisor.tries_to_look() for _ in range(3)] == [False] * 3
+    assert len(said) == 1 and "did not answer" in said[0]
 
 
 def test_a_cancelled_run_is_not_run_again(killed: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 
 from slm_model.artifact import UserError
 from slm_model.checkpoint import open_checkpoint
-from tasks.connection import connect
+from tasks.connection import connect, registering
 from tasks.registry import (
     CHALLENGER,
     CHAMPION,
@@ -37,6 +37,7 @@ from tasks.registry import (
     previous_champion,
 )
 from tasks.tracking import Dataset, Description, fill_run, register_version, set_alias, set_model_tag, set_tags
+from tests.e2e.conftest import environment, slm_command
 
 
 def register(store: MlflowStore, checkpoint: Path, key: str, verdict: str = "passed", name: str = "tales") -> Version:
@@ -108,6 +109,29 @@ def test_an_alias_has_one_bearer_and_a_champion_is_no_challenger(store: MlflowSt
     assert before.number == 1
     set_alias(store, before, CHAMPION, "by hand")  # back, and forth again
     assert [v and v.number for v in (aliased(store, "tales"), previous_champion(store, "tales"))] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rollback", "tales"], "tales/2 is champion again, tales/3 no longer"),
+        (["promote", "tales/1"], "tales/1 is champion, tales/3 no longer"),
+    ],
+)
+def test_a_person_who_moves_an_alias_waits_for_a_run_that_registers_and_goes_by_what_it_left(
+    store: MlflowStore, checkpoint: Path, words: list[str], said: str
+) -> None:
+    for key in ("key-1", "key-2"):
+        set_alias(store, register(store, checkpoint, key), CHAMPION, "better")
+    third = register(store, checkpoint, "key-3")
+    with registering(store.root):
+        command = [slm_command(), *words]
+        moving = subprocess.Popen(command, env=environment(store.root), stdout=subprocess.PIPE, text=True)
+        with suppress(subprocess.TimeoutExpired):
+            moving.wait(12)  # more than it takes to move the alias at once
+        set_alias(store, third, CHAMPION, "better")
+    assert moving.communicate(timeout=60)[0] == f"{said}\n"
 
 
 def test_each_alias_that_a_version_was_given_stands_on_it_with_who_when_and_why(
