@@ -18,6 +18,7 @@ from slm_model.evaluation.score_card import Scores
 from slm_model.evaluation.scores import bits_per_byte
 from slm_model.sampling import SamplingConfig
 from tasks.pages import _score_card
+from tests.made_artifacts import finish
 
 CONFIG = EvaluateConfig(
     prompts=("One day, Lily", "Ж"),
@@ -169,7 +170,8 @@ def test_minimal_pairs_are_scored_by_phenomenon(scores: Scores) -> None:
 def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
     scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = _score_card(scores)
+    named = Scores(scores.folder, scores.facts, finish(scores.folder, "evaluate", scores.facts))
+    page = _score_card(named)
     table = scores.table()
     assert "![Minimal pairs" in page and "data:image/png;base64,iVBO" in page
     for found in table.minimal_pairs:
@@ -180,4 +182,4 @@ def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
     assert "No sign of memorising" in page and "**The model memorises" not in page
     flagged = table.model_copy(update={"copying": table.copying.model_copy(update={"memorises": True})})
     monkeypatch.setattr(Scores, "table", lambda _: flagged)
-    assert "**The model memorises its training stories.**" in _score_card(scores)
+    assert "**The model memorises its training stories.**" in _score_card(named)
