@@ -13,6 +13,7 @@ from slm_model.artifact import hash_json
 from slm_model.markdown import blocks, picture, plain, quote, table
 from tasks.files import write_atomically
 from tasks.kept_vocab import learned_elsewhere
+from tasks.registry import page_of_version
 
 if TYPE_CHECKING:
     from slm_model.artifact import Artifact
@@ -248,16 +249,11 @@ def walk_page(walk: WalkPage) -> str:
     return walk.markdown()
 
 
-def run_page(release: Release) -> str:
-    """Where MLflow's server shows the training."""
-    return f"{release.tracking_uri.rstrip('/')}/#/runs/{release.run_id}"
-
-
 def version_page(tracking_uri: str, version: str) -> str:
     """Where MLflow's server shows NAME/VERSION; without a server, how to have one show it."""
     if not tracking_uri.startswith("http"):
         return f"`{tracking_uri}` (`mlflow server --backend-store-uri {tracking_uri}` shows it)"
-    return f"{tracking_uri.rstrip('/')}/#/models/{version.replace('/', '/versions/')}"
+    return page_of_version(tracking_uri, version)
 
 
 def retrain_page(decision: Decision) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
 from typing import Any, TypeVar
@@ -30,8 +31,8 @@ from prefect.states import Completed
 
 from slm_model.artifact import Artifact, UserError
 from slm_model.data.source import SourceUnreachable
-from tasks.pages import loss_page, run_page, version_page
-from tasks.registry import RegistryUnreachable
+from tasks.pages import loss_page
+from tasks.registry import RegistryUnreachable, page_of_run, page_of_version
 from tasks.release import Release
 from tasks.runner import Runner, Work
 from tasks.stage import Engine, Outcome, Stage, Watcher
@@ -84,9 +85,12 @@ class PrefectStages(Runner):
     def register(self, *args: Any) -> Release | None:
         release = super().register(*args)
         if release and release.tracking_uri.startswith("http"):
-            page = version_page(release.tracking_uri, release.name)
+            uri = release.tracking_uri
+            page = page_of_version(uri, release.name)
             create_link_artifact(page, release.name, key="model-version", description="In MLflow")
-            create_link_artifact(run_page(release), release.run_id, key="mlflow-run", description="The training")
+            with suppress(FileNotFoundError):  # somebody has removed the run of a model that was there
+                page = page_of_run(uri, release.run_id)
+                create_link_artifact(page, release.run_id, key="mlflow-run", description="The training")
         return release
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
 
 ELSEWHERE = "see to that server, or have MLFLOW_TRACKING_URI name another registry"
+OF_TRAININGS = "?workflowType=machine_learning"  # else MLflow shows a run among what it has for GenAI
 REFERENCES = re.compile(r"([^/@:]+)(?:/([0-9]+)|@([^/@:]+))?")
 CHAMPION, CHALLENGER = "champion", "challenger"
 REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
@@ -230,6 +231,17 @@ def registered(store: MlflowStore, name: str | None = None) -> list[str]:
         found = f"there are {', '.join(names)}" if names else "run `slm run quick` first"
         raise UserError(f"no model {'' if name is None else f'{name!r} '}is registered in {store.uri}: {found}")
     return wanted
+
+
+def page_of_version(uri: str, name: str) -> str:
+    """Where MLflow's server at ``uri`` shows NAME/VERSION."""
+    return f"{uri.rstrip('/')}/#/models/{name.replace('/', '/versions/')}{OF_TRAININGS}"
+
+
+def page_of_run(uri: str, run_id: str) -> str:
+    """Where MLflow's server at ``uri`` shows a run. Raises RegistryUnreachable, and FileNotFoundError if it is gone."""
+    experiment = _get(uri, "runs/get", {"run_id": run_id})["run"]["info"]["experiment_id"]
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}{OF_TRAININGS}"
 
 
 def find_model(reference: str | None, root: Path) -> tuple[Checkpoint, str]:

@@ -23,7 +23,7 @@ from tasks.code_digest import CodeBase, ImportNotFollowed
 from tasks.differences import flatten
 from tasks.environment import kept_code
 from tasks.lineage import needed
-from tasks.registry import DIGEST, MlflowStore, Version, bundle_folder, checkpoint_folder
+from tasks.registry import DIGEST, MlflowStore, Version, bundle_folder, checkpoint_folder, page_of_version
 from tasks.store import Store
 
 Name = tuple[str, str]  # of an artifact: stage and key
@@ -194,4 +194,4 @@ def aliases_of(version: Version) -> str:
 def _mlflow(registry: MlflowStore, version: Version) -> str:
     if registry.database is not None:
         return registry.uri
-    return f"{registry.uri.rstrip('/')}/#/models/{version.model_name}/versions/{version.number}"
+    return page_of_version(registry.uri, version.name)

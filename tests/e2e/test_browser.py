@@ -199,6 +199,7 @@ def read_pages(page: Any, served: Up, run_id: str) -> tuple[str, str]:
 def look_into_mlflow(page: Any, mlflow: str, training: str, version: str) -> None:
     assert training.startswith(mlflow) and version.startswith(mlflow)
     page.goto(training)
+    page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()  # it takes a third of the window
     page.get_by_placeholder("Search parameters").fill("train.optimizer.learning_rate")
     expect(page.get_by_text("0.003", exact=True)).to_be_visible()
     page.get_by_role("tab", name="Model metrics").click()
@@ -208,6 +209,6 @@ def look_into_mlflow(page: Any, mlflow: str, training: str, version: str) -> Non
     page.goto(version)
     expect(page.get_by_text("@ champion").first).to_be_visible()
     take(page, "mlflow-version")
-    page.goto(f"{mlflow}/#/models/quick")
+    page.goto(f"{mlflow}/#/models/quick?workflowType=machine_learning")
     expect(page.get_by_text("@ champion").first).to_be_visible()
     take(page, "mlflow-model")
