@@ -10,6 +10,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 INIT_STD = 0.02
 
@@ -40,11 +41,20 @@ class Network(nn.Module):
         With a cache the tokens go on from those it has read, and it has read them too afterwards.
         Raises ValueError if they would come to more than ``context``.
         """
+        return linear(self.hidden(tokens_BT, cache), self.output_weight), cache
+
+    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """What the output layer reads, (B, T, D), as ``forward`` has it."""
         raise NotImplementedError
 
-    def compiled(self) -> Callable[[Tensor], tuple[Tensor, Cache | None]]:
-        """``forward`` of rows of one length, without a cache, compiled at the first call."""
-        return torch.compile(self)
+    @property
+    def output_weight(self) -> Tensor:
+        """The output layer, (V, D)."""
+        raise NotImplementedError
+
+    def compiled(self) -> Callable[[Tensor], Tensor]:
+        """``hidden`` of equally many rows of one length, without a cache, compiled at the first call."""
+        return torch.compile(self.hidden, dynamic=False)
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for ``batch_size`` rows, on the network's device, with room for ``context`` tokens."""

@@ -8,7 +8,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from slm_model.networks.base import INIT_STD, Cache, Embedding, Linear, Network
 from slm_model.networks.config import GruConfig, LstmConfig
@@ -66,7 +65,7 @@ class Recurrent(Network):
         self.dropout = nn.Dropout(config.dropout)
         self.projection = Linear(config.hidden_width, config.width)
 
-    def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
+    def hidden(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
         num_tokens = tokens_BT.shape[1]
         self.check_fits(num_tokens, cache)
         assert cache is None or isinstance(cache, RecurrentCache)
@@ -75,8 +74,12 @@ class Recurrent(Network):
         if cache:
             cache.state_LBE = after if isinstance(after, tuple) else (after,)
             cache.length += num_tokens
-        x_BTD = self.projection(self.dropout(self.norm(hidden_BTE.to(self.norm.weight.dtype))))
-        return linear(x_BTD, self.embedding.weight), cache
+        x_BTD: Tensor = self.projection(self.dropout(self.norm(hidden_BTE.to(self.norm.weight.dtype))))
+        return x_BTD
+
+    @property
+    def output_weight(self) -> Tensor:
+        return self.embedding.weight
 
     def new_cache(self, batch_size: int) -> RecurrentCache:
         shape = self.config.num_layers, batch_size, self.config.hidden_width

@@ -135,6 +135,11 @@ def dtype(numerics: Numerics) -> torch.dtype:
     return torch.float64 if numerics.precision == "fp64" else torch.float32
 
 
+def product_dtype(numerics: Numerics) -> torch.dtype:
+    """Of the factors of matrix products in training."""
+    return torch.bfloat16 if numerics.precision == "bf16" else dtype(numerics)
+
+
 def autocast(numerics: Numerics) -> AbstractContextManager[object]:
     """Products in bf16 where that is the precision; sums, norms, losses and weights stay as ``dtype`` says."""
     return torch.autocast(numerics.device, torch.bfloat16, enabled=numerics.precision == "bf16")

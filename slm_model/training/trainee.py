@@ -1,6 +1,6 @@
 """The network in training: its weights and optimizer, and what one step does to them."""
 
-# B rows, T tokens, V vocabulary
+# B rows, T tokens, D width
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
+from slm_model.training.loss import MeanLoss
 from slm_model.training.numerics import Numerics, autocast, dtype
 from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.processes import ALONE, Ranks
@@ -53,7 +53,10 @@ class Trainee:
         self.weights = weights
         self._ahead: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         network.attend(explicit=numerics.attention == "explicit")
-        self.forward = network.compiled() if numerics.compile else network
+        if numerics.compile:
+            torch.compiler.reset()  # else a shape after another would be compiled as any shape, to other bytes
+        self.hidden = network.compiled() if numerics.compile else network.hidden
+        self.mean_loss = MeanLoss(numerics)
         self.begin()
 
     def begin(self) -> None:
@@ -108,9 +111,9 @@ class Trainee:
         ahead = (step, part) in self._ahead
         inputs_BT, targets_BT = self._ahead.pop((step, part)) if ahead else self._rows(step, part)
         with autocast(self.numerics):
-            logits_BTV, _ = self.forward(inputs_BT)
-        mean = cross_entropy(logits_BTV.flatten(0, 1).to(dtype(self.numerics)), targets_BT.flatten())
-        loss: Tensor = mean / self._num_parts
+            hidden_BTD = self.hidden(inputs_BT)
+        mean = self.mean_loss(hidden_BTD.flatten(0, 1), self.network.output_weight, targets_BT.flatten())
+        loss = mean / self._num_parts
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

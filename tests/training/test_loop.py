@@ -263,6 +263,20 @@ def test_bf16_products_change_a_training_little_and_its_weights_stay_fp32(
 
 
 @pytest.mark.slow
+def test_what_a_process_compiled_before_changes_no_byte(inputs: Path, tmp_path: Path) -> None:
+    """torch compiles a second shape as any shape, and a ninth not at all, if it is let."""
+    numerics = {"num_threads": 1, "compile": "on", "precision": "fp32"}
+    torch.compiler.reset()
+    found = [
+        do_train(inputs, tmp_path / str(turn), NETWORKS["transformer"], config, StageRun())
+        for turn, batch_size in enumerate((4, 2, 4))
+        for config in [TRAIN | {"batch_size": batch_size, "numerics": numerics}]
+    ]
+    first, _, again = (model.file("model.safetensors").read_bytes() for model in found)
+    assert first == again
+
+
+@pytest.mark.slow
 def test_compiled_bf16_trains_to_the_same_bytes_again(inputs: Path, tmp_path: Path) -> None:
     config = TRAIN | {"numerics": {"num_threads": 1, "compile": "on", "precision": "bf16"}}
     plain, *compiled = (
