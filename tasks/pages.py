@@ -209,6 +209,10 @@ def _score_card(scores: Scores) -> str:
         "**The model memorises its training stories.**"
         if copying.memorises
         else "No sign of memorising: copying is not far above that of held-out stories.",
+        f"{found.num_unsearched:,} more stories, which the model that this one began as was trained on, are not here "
+        "and were not searched for copies."
+        if found.num_unsearched
+        else "",
         table(
             ("minimal pairs", "right", "95 % from", "to"),
             [(p.name.replace("_", " "), p.share, p.interval.low, p.interval.high) for p in found.minimal_pairs],

@@ -79,6 +79,7 @@ def evaluate(
         stories=measure(texts, [story.ended == "eos" for story in told], num_words),
         held_out_stories=measure(held_out, [True] * len(held_out), num_words),
         copying=compare(copied[: len(told)], copied[len(told) :]),
+        num_unsearched=len(np.setdiff1d(model.training_stories(), shards.load("train").ids)),
         minimal_pairs_version=VERSION,
         minimal_pairs=pairs,
     )

@@ -85,6 +85,7 @@ class ScoresTable(Record):
     stories: StoryMeasures
     held_out_stories: StoryMeasures  # the same of test stories
     copying: Copying
+    num_unsearched: int = 0  # stories that an earlier model was trained on, whose texts are not here to be searched
     minimal_pairs_version: int
     minimal_pairs: list[Phenomenon]
 

@@ -88,6 +88,11 @@ class Network(nn.Module):
         return 6 * sum(parameter.numel() for parameter in self.parameters() if parameter.dim() >= 2)
 
     @property
+    def kept_per_token(self) -> int:
+        """Values of a token that a training step keeps for its backward pass, at the very least."""
+        return 0
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

@@ -81,6 +81,11 @@ class Recurrent(Network):
     def output_weight(self) -> Tensor:
         return self.embedding.weight
 
+    @property
+    def kept_per_token(self) -> int:
+        """A layer's state."""
+        return self.config.num_layers * self.config.hidden_width
+
     def new_cache(self, batch_size: int) -> RecurrentCache:
         shape = self.config.num_layers, batch_size, self.config.hidden_width
         return RecurrentCache(

@@ -94,6 +94,12 @@ class Transformer(Network):
         c = self.config
         return super().flops_per_token + 12 * c.num_layers * c.num_heads * c.head_width * c.context
 
+    @property
+    def kept_per_token(self) -> int:
+        """A block's residual, queries, keys, values, and both products of its feed-forward part."""
+        c = self.config
+        return c.num_layers * (c.width + (c.num_heads + 2 * c.num_kv_heads) * c.head_width + 2 * c.hidden_width)
+
     def attend(self, explicit: bool) -> None:
         future_PP = future(self.config.context).to(self.embed_tokens.weight.device) if explicit else None
         for module in self.layers.modules():
@@ -194,9 +200,9 @@ def explicit_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, future_PP
     The first half of the queries is not shown the second half of the keys: a quarter of the work less.
     """
     num_tokens = q_BHTK.shape[2]
-    half = num_tokens // 2
-    q1, q2 = (q_BHTK * q_BHTK.shape[3] ** -0.5).split((half, num_tokens - half), 2)
-    (k1, k2), (v1, v2) = (x_BGTK.split((half, num_tokens - half), 2) for x_BGTK in (k_BGTK, v_BGTK))
+    halves = [half := num_tokens // 2, num_tokens - half]
+    q1, q2 = torch.split(q_BHTK * q_BHTK.shape[3] ** -0.5, halves, 2)
+    (k1, k2), (v1, v2) = torch.split(k_BGTK, halves, 2), torch.split(v_BGTK, halves, 2)
     # Joined again, the keys' gradient is quicker to add up than through the whole that they are parts of.
     k12, v12 = torch.cat((k1, k2), 2), torch.cat((v1, v2), 2)
     y1 = _all_attention(q1, k1, v1, future_PP[:half, :half])
@@ -206,7 +212,9 @@ def explicit_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, future_PP
 
 def _all_attention(q_BHTK: Tensor, k_BGPK: Tensor, v_BGPK: Tensor, future_TP: Tensor) -> Tensor:
     """Of scaled queries to all of these keys, but for what ``future_TP`` adds to the scores."""
-    q_BGRTK = q_BHTK.unflatten(1, (k_BGPK.shape[1], -1))
+    batch_size, num_heads, num_tokens, head_width = q_BHTK.shape
+    num_groups = k_BGPK.shape[1]
+    q_BGRTK = q_BHTK.reshape(batch_size, num_groups, num_heads // num_groups, num_tokens, head_width)
     scores_BGRTP = q_BGRTK @ k_BGPK.unsqueeze(2).transpose(-1, -2)
     weights_BGRTP = (scores_BGRTP + future_TP).softmax(-1)
     y_BGRTK: Tensor = weights_BGRTP.to(v_BGPK.dtype) @ v_BGPK.unsqueeze(2)

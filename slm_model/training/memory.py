@@ -12,7 +12,8 @@ import torch
 from slm_model.artifact import UserError
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
-from slm_model.training.numerics import Numerics
+from slm_model.training.loss import PART
+from slm_model.training.numerics import Numerics, product_dtype
 
 # in torch's plain RuntimeErrors
 LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "size calculation overflowed")
@@ -25,11 +26,13 @@ def require_memory(network: Network, config: TrainConfig, numerics: Numerics) ->
     so itself.
     """
     free = _free_bytes() if numerics.device == "cpu" else None
-    rows = config.batch_size // config.accumulation
-    logits = 2 * 4 * rows * network.context * network.vocab_size  # and their gradient
-    kept = 3 * 4 * network.num_parameters * numerics.num_processes  # weights, gradient, and one running mean
-    if free is not None and logits + kept > free:
-        raise MemoryError(f"a step needs {(logits + kept) / 1e9:.1f} GB and more, {free / 1e9:.1f} GB are free")
+    tokens = config.batch_size // config.accumulation * network.context  # of all processes
+    values = tokens * network.kept_per_token * product_dtype(numerics).itemsize
+    logits = 2 * 4 * min(tokens, PART["cpu"]) * network.vocab_size  # and their gradient
+    weights = 3 * 4 * network.num_parameters * numerics.num_processes  # their gradient, and one running mean
+    needed = values + logits + weights
+    if free is not None and needed > free:
+        raise MemoryError(f"a step needs {needed / 1e9:.1f} GB and more, {free / 1e9:.1f} GB are free")
 
 
 @contextmanager

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_pipeline import NETWORK, Pipeline
 
 from slm_model.artifact import StageRun, Stopped, UserError
+from slm_model.checkpoint import TRAINING_STORIES
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
 from slm_model.evaluation.score import score_texts
@@ -161,6 +164,20 @@ def test_the_baseline_is_the_test_side_and_copying_is_from_the_training_side(
     assert table.copying.held_out_share == pytest.approx(copied / total) and 0 < copied < total
 
 
+def test_an_earlier_models_stories_that_were_not_searched_for_copies_are_counted(
+    pipeline: Pipeline, scores: Scores, tmp_path: Path
+) -> None:
+    assert scores.table().num_unsearched == 0
+    shutil.copytree(pipeline.model.folder, tmp_path / "model")
+    ids = np.union1d(pipeline.model.training_stories(), np.array([1, 2, 3], np.uint64))
+    np.save(tmp_path / "model" / TRAINING_STORIES, ids)
+    warm = replace(pipeline.model, folder=tmp_path / "model")
+    found = evaluate(tmp_path / "out", warm, pipeline.shards, pipeline.splits, CONFIG, StageRun())
+    assert found.table().num_unsearched == 3
+    named = Scores(found.folder, found.facts, finish(found.folder, "evaluate", found.facts))
+    assert "\n3 more stories" in _score_card(named)
+
+
 def test_minimal_pairs_are_scored_by_phenomenon(scores: Scores) -> None:
     found = scores.table().minimal_pairs
     assert sum(phenomenon.num_pairs for phenomenon in found) == 950
@@ -179,6 +196,7 @@ def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
     assert f"| self-BLEU | {table.stories.self_bleu:.4g} | {table.held_out_stories.self_bleu:.4g} |" in page
     for place in table.test.by_position:
         assert f"| {place.start} | {place.loss:.4g} | " in page
+    assert "more stories" not in page
     assert "No sign of memorising" in page and "**The model memorises" not in page
     flagged = table.model_copy(update={"copying": table.copying.model_copy(update={"memorises": True})})
     monkeypatch.setattr(Scores, "table", lambda _: flagged)
