@@ -42,7 +42,7 @@ class BpeConfig(SampleConfig):
     module: ClassVar[str | None] = "slm_model.tokenizer.bpe"
     kind: Literal["bpe"] = "bpe"
     size: int = Field(
-        2048, ge=1, le=1 << 20, description="Tokens at most; fewer where the stories run out of pairs to merge."
+        4096, ge=1, le=1 << 20, description="Tokens at most; fewer where the stories run out of pairs to merge."
     )
     min_count: int = Field(2, ge=1, description="Times a pair must occur to be merged.")
 
@@ -53,7 +53,7 @@ class WordPieceConfig(SampleConfig):
     module: ClassVar[str | None] = "slm_model.tokenizer.wordpiece"
     kind: Literal["wordpiece"] = "wordpiece"
     size: int = Field(
-        2048, ge=1, le=1 << 20, description="Tokens at most; fewer where the stories run out of pairs to merge."
+        4096, ge=1, le=1 << 20, description="Tokens at most; fewer where the stories run out of pairs to merge."
     )
     min_count: int = Field(2, ge=1, description="Times a character, and a pair to be merged, must occur.")
 

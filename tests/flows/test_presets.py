@@ -116,7 +116,7 @@ def test_the_form_tells_kinds_defaults_and_bounds() -> None:
     vocab = sections["vocab"]["properties"]
     assert vocab["kind"]["enum"] == ["char", "word", "bpe", "wordpiece", "kept"] and vocab["kind"]["default"] == "bpe"
     assert "*bpe, wordpiece*: Tokens at most" in vocab["size"]["description"]
-    assert "At least 1 and at most 1,048,576. Default 2048." in vocab["size"]["description"]
+    assert "At least 1 and at most 1,048,576. Default 4096." in vocab["size"]["description"]
     assert "default" not in vocab["size"], "another kind would be sent it"
     assert sections["vocab"]["default"] == {"kind": "bpe"}
     optimizer = form()["definitions"]["OptimizerConfig"]["properties"]
