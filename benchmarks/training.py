@@ -72,8 +72,8 @@ def carry_out(job: Job, folder: Path) -> dict[str, Any]:
     network, vocab_size = network_of(job)
     shards = TokenShards.open(folder)
     batch_size = job.batch_size or BATCH_SIZE[job.size]
-    config = TrainConfig.model_validate({"batch_size": batch_size, **(job.train or {}), "seed": job.turn})
-    batches = PackedBatches(shards.load("train"), config.batch_size, network.context, job.turn)
+    config = TrainConfig.model_validate({"batch_size": batch_size, **(job.train or {}), "seed": job.seed})
+    batches = PackedBatches(shards.load("train"), config.batch_size, network.context, job.seed)
     arguments = network, vocab_size, batches, config, job.learning_rate
     with learner(CANDIDATES[job.candidate], *arguments, long=job.long) as who:
         if job.part == "speed":

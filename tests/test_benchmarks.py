@@ -71,6 +71,11 @@ def test_the_kinds_are_compared(tmp_path: Path) -> None:
     assert [run["kind"] for run in runs] == ["char", "word", "bpe", "wordpiece"]
 
 
+def test_rounds_of_speed_compute_the_same_and_seeds_of_quality_do_not() -> None:
+    jobs = [Job(part, "ours", "1M", 1.0, turn) for part in ("speed", "quality") for turn in (0, 2)]
+    assert [job.seed for job in jobs] == [0, 0, 0, 2]
+
+
 def test_a_digest_tells_bags_of_sequences_apart_and_not_their_order() -> None:
     def digest(*sequences: bytes) -> str:
         found = Digest()
