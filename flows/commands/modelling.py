@@ -6,11 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from flows.presets import checked
 from slm_model.artifact import ArtifactDamaged, UserError
+from tasks.console import Console
 from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.registry import (
     CHAMPION,

@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from flows.commands.surroundings import placement_of, under_prefect, walked
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
+from tasks.console import Console
 from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.plan import Planned, Planner
 from tasks.registry import (

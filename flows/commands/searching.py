@@ -6,7 +6,6 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from flows.commands.surroundings import placement_of, under_prefect, walked
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure
 from slm_model.artifact import UserError
+from tasks.console import Console
 from tasks.home import artifacts_root, calm_threads, settle_environment
 from tasks.registry import (
     MlflowStore,

@@ -8,9 +8,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from slm_model.artifact import UserError
+from tasks.console import Console
 from tasks.home import artifacts_root, settle_environment
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError
+from tasks.console import Console
 from tasks.home import artifacts_root, calm_threads
 from tasks.registry import (
     MlflowStore,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from slm_model.networks.config import TransformerConfig
@@ -100,11 +101,12 @@ def test_the_default_network_has_a_million_parameters() -> None:
     assert Transformer(TransformerConfig(), 2048).num_parameters == 1_000_832
 
 
-def test_explicit_attention_is_the_fused_one() -> None:
+@pytest.mark.parametrize("num_tokens", [1, 2, 23, 24])  # halves of none, and unequal ones, among them
+def test_explicit_attention_is_the_fused_one(num_tokens: int) -> None:
     config = TransformerConfig(context=24, width=32, num_heads=6, num_kv_heads=2, head_width=8)
     network = config.implementation().build(config, 50)
     network.initialise(torch.Generator().manual_seed(0))
-    tokens = torch.randint(50, (3, 24), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(50, (3, num_tokens), generator=torch.Generator().manual_seed(1))
     gradients = []
     for explicit in (False, True):
         network.attend(explicit)

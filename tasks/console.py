@@ -1,0 +1,12 @@
+"""rich's console, but that a reader who leaves (``slm models | head``) is no failure."""
+
+from __future__ import annotations
+
+import rich.console
+
+
+class Console(rich.console.Console):
+    """Raises BrokenPipeError where rich ends the process with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
