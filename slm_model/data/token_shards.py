@@ -69,6 +69,15 @@ class TokenShards(Artifact):
                 f"run the shard stage with that vocabulary"
             )
 
+    def ids(self, side: Side) -> NDArray[np.uint64]:
+        """The ids of a side's stories, as `SideTokens` has them, without their tokens."""
+        import numpy as np
+
+        from slm_model.data.parquet import read_batches
+
+        batches = (batch for path in self.files(f"{side}-") for batch in read_batches(path, ["id"]))
+        return np.concatenate([np.empty(0, np.uint64), *(story_numbers(b["id"].to_pylist()) for b in batches)])
+
     def load(self, side: Side) -> SideTokens:
         """A side in memory: a token takes as many bytes as in its file, and a story 24 more."""
         import numpy as np

@@ -79,7 +79,7 @@ def evaluate(
         stories=measure(texts, [story.ended == "eos" for story in told], num_words),
         held_out_stories=measure(held_out, [True] * len(held_out), num_words),
         copying=compare(copied[: len(told)], copied[len(told) :]),
-        num_unsearched=len(np.setdiff1d(model.training_stories(), shards.load("train").ids)),
+        num_unsearched=_num_unsearched(model, shards),
         minimal_pairs_version=VERSION,
         minimal_pairs=pairs,
     )
@@ -91,6 +91,13 @@ def evaluate(
     _write_json(out / "measured.json", measured)
     write_table(out / "per_story.parquet", _as_table(per_story))
     return Scores(out, _facts(table))
+
+
+def _num_unsearched(model: Checkpoint, shards: TokenShards) -> int:
+    """Stories that the model was trained on and that are no training stories here: an earlier model's."""
+    if model.facts.warm_start is None:
+        return 0
+    return len(np.setdiff1d(model.training_stories(), shards.ids("train")))
 
 
 def _pairs(network: Network, tokenizer: Tokenizer) -> list[Phenomenon]:

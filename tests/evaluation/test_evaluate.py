@@ -168,10 +168,12 @@ def test_an_earlier_models_stories_that_were_not_searched_for_copies_are_counted
     pipeline: Pipeline, scores: Scores, tmp_path: Path
 ) -> None:
     assert scores.table().num_unsearched == 0
+    assert pipeline.shards.ids("train").tolist() == pipeline.shards.load("train").ids.tolist()
     shutil.copytree(pipeline.model.folder, tmp_path / "model")
     ids = np.union1d(pipeline.model.training_stories(), np.array([1, 2, 3], np.uint64))
     np.save(tmp_path / "model" / TRAINING_STORIES, ids)
-    warm = replace(pipeline.model, folder=tmp_path / "model")
+    facts = pipeline.model.facts.model_copy(update={"warm_start": "0" * 64})
+    warm = replace(pipeline.model, folder=tmp_path / "model", facts=facts)
     found = evaluate(tmp_path / "out", warm, pipeline.shards, pipeline.splits, CONFIG, StageRun())
     assert found.table().num_unsearched == 3
     named = Scores(found.folder, found.facts, finish(found.folder, "evaluate", found.facts))
