@@ -29,10 +29,11 @@ class Numerics(BaseModel):
     precision: Literal["fp32", "bf16", "fp64"]
     compile: bool
     attention: Literal["fused", "explicit"]
+    muon: Literal["fp32", "bf16", "fp64"]  # precision of the products that orthogonalise an update
     num_threads: int  # of each process
     num_processes: int
     torch: str
-    processor: str  # a CPU's widest instructions, a GPU's name
+    processor: str  # a CPU's name and the instructions that its kernels choose by; a GPU's name
     notes: tuple[str, ...] = ()  # what was wanted and could not be had
 
 
@@ -48,15 +49,17 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
     lack = None if can_compile else "torch.compile gains a recurrent network nothing"
     lack = lack or (_no_compiler(device) if wanted else None)
     compiled = wanted and lack is None
-    bf16_pays = (device == "cuda" and torch.cuda.is_bf16_supported()) or (
-        device == "cpu" and compiled and torch.cpu._is_avx512_bf16_supported()
-    )
+    bf16 = _has_bf16(device)
+    precision = asked.precision
+    if precision == "auto":
+        precision = "bf16" if bf16 and (compiled or device != "cpu") else "fp32"
     explicit = asked.attention == "explicit" or (asked.attention == "auto" and compiled and device == "cpu")
     return Numerics(
         device=device,
-        precision=asked.precision if asked.precision != "auto" else "bf16" if bf16_pays else "fp32",
+        precision=precision,
         compile=compiled,
         attention="explicit" if explicit else "fused",
+        muon="fp64" if precision == "fp64" else "bf16" if bf16 else "fp32",
         num_threads=torch.get_num_threads() if asked.num_threads == "auto" else asked.num_threads,
         num_processes=asked.processes,
         torch=torch.__version__,
@@ -130,6 +133,9 @@ def arithmetic(numerics: Numerics) -> Iterator[None]:
             memory.fill_uninitialized_memory = filling
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+
 def dtype(numerics: Numerics) -> torch.dtype:
     """Of weights, sums, norms and losses in training."""
     return torch.float64 if numerics.precision == "fp64" else torch.float32
@@ -137,7 +143,7 @@ def dtype(numerics: Numerics) -> torch.dtype:
 
 def product_dtype(numerics: Numerics) -> torch.dtype:
     """Of the factors of matrix products in training."""
-    return torch.bfloat16 if numerics.precision == "bf16" else dtype(numerics)
+    return DTYPES[numerics.precision]
 
 
 def autocast(numerics: Numerics) -> AbstractContextManager[object]:
@@ -186,7 +192,17 @@ def _has(device: Device) -> bool:
 def _processor(device: Device) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    known = torch.cpu.get_capabilities()
+    special = [name for name in ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16") if known.get(name)]
+    words = (platform.machine(), torch.backends.cpu.get_cpu_capability(), *special, known.get("cpu_name", ""))
+    return " ".join(filter(None, words))
+
+
+def _has_bf16(device: Device) -> bool:
+    """Whether products in bf16 have instructions of their own: emulated ones take several times as long as fp32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _no_compiler(device: Device) -> str | None:

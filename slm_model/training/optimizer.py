@@ -9,15 +9,27 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slm_model.networks.base import Network
 from slm_model.training.config import OptimizerConfig
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, with matrices of one shape orthogonalised together: a step at 1M parameters takes a fifth of the
-    time."""
+    """torch's Muon, with matrices of one shape orthogonalised together (a step at 1M parameters takes a fifth of the
+    time), in a precision that may be chosen."""
+
+    def __init__(
+        self,
+        matrices: Sequence[nn.Parameter],
+        dtype: torch.dtype = torch.bfloat16,
+        *,
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+    ) -> None:
+        super().__init__(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -30,20 +42,19 @@ class Muon(torch.optim.Muon):
                 mean.lerp_(parameter.grad, 1 - momentum)
                 alike[parameter.shape].append((parameter, parameter.grad.lerp(mean, momentum)))  # Nesterov's
             for shape, pairs in alike.items():
-                updates_NRC = orthogonalised(
-                    torch.stack([update for _, update in pairs]), group["ns_coefficients"], group["ns_steps"]
-                )
+                stacked_NRC = torch.stack([update for _, update in pairs]).to(self.dtype)
+                updates_NRC = orthogonalised(stacked_NRC, group["ns_coefficients"], group["ns_steps"])
                 length = rate * math.sqrt(max(1, shape[0] / shape[1]))
                 for (parameter, _), update_RC in zip(pairs, updates_NRC, strict=True):
                     parameter.mul_(1 - rate * group["weight_decay"]).add_(update_RC, alpha=-length)
 
 
 def orthogonalised(matrices_NRC: Tensor, coefficients: tuple[float, float, float], num_steps: int) -> Tensor:
-    """Each of N matrices of R rows and C columns with its singular values brought near 1, in bf16: a quintic
-    Newton-Schulz iteration (Jordan et al., 2024)."""
+    """Each of N matrices of R rows and C columns with its singular values brought near 1, in their own precision: a
+    quintic Newton-Schulz iteration (Jordan et al., 2024), which bf16 is enough for."""
     x, x2, x4 = coefficients
     tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
-    wide = (matrices_NRC.mT if tall else matrices_NRC).bfloat16()
+    wide = matrices_NRC.mT if tall else matrices_NRC
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value above 1
     for _ in range(num_steps):
         gram = wide @ wide.mT
@@ -51,8 +62,11 @@ def orthogonalised(matrices_NRC: Tensor, coefficients: tuple[float, float, float
     return wide.mT if tall else wide
 
 
-def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, with weight decay on matrices and none on gains and biases; and Muon for the network's inner matrices."""
+def optimizers(
+    network: Network, config: OptimizerConfig, muon: torch.dtype = torch.bfloat16
+) -> list[torch.optim.Optimizer]:
+    """AdamW, with weight decay on matrices and none on gains and biases; and Muon for the network's inner matrices,
+    with products of type ``muon``."""
     inner = network.inner_matrices() if config.matrices == "muon" else []
     outer = [parameter for parameter in network.parameters() if not any(parameter is matrix for matrix in inner)]
     groups = [
@@ -65,7 +79,7 @@ def optimizers(network: Network, config: OptimizerConfig) -> list[torch.optim.Op
     ]
     if inner:
         rate, decay, momentum = config.matrix_learning_rate, config.weight_decay, config.momentum
-        found.append(Muon(inner, lr=rate, weight_decay=decay, momentum=momentum))
+        found.append(Muon(inner, muon, lr=rate, weight_decay=decay, momentum=momentum))
     for group in (group for optimizer in found for group in optimizer.param_groups):
         group["peak"] = group["lr"]
     return found

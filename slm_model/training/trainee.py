@@ -16,7 +16,7 @@ from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
 from slm_model.training.config import TrainConfig
 from slm_model.training.loss import MeanLoss
-from slm_model.training.numerics import Numerics, autocast, dtype
+from slm_model.training.numerics import DTYPES, Numerics, autocast, dtype
 from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.processes import ALONE, Ranks
 from slm_model.training.schedule import share_of_peak
@@ -65,7 +65,7 @@ class Trainee:
             self.network.initialise(torch.Generator().manual_seed(self.config.seed))
         else:
             self.network.load_state_dict(self.weights)
-        self.optimizers = optimizers(self.network, self.config.optimizer)
+        self.optimizers = optimizers(self.network, self.config.optimizer, DTYPES[self.numerics.muon])
 
     def step(self, step: int, total_steps: int) -> Outcome:
         """Take step ``step``, counted from 0.

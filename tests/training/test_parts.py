@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from slm_model.networks.config import GruConfig, TransformerConfig
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import NumericsConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from slm_model.training.divergence import PATIENCE, DivergenceWatch
-from slm_model.training.numerics import resolve
+from slm_model.training.numerics import hindrance, resolve
 from slm_model.training.optimizer import Muon, optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.schedule import share_of_peak, trunk_steps
 from slm_model.training.state import Plan, ResumeFolder, State
@@ -101,12 +102,15 @@ def test_muon_trains_the_matrices_inside_a_transformer_and_adamw_all_else() -> N
 
 
 @pytest.mark.parametrize("shapes", [[(8, 20), (8, 20), (20, 8)], [(12, 12)], [(20, 8), (6, 30), (20, 8)]])
-def test_matrices_orthogonalised_together_are_trained_as_by_torchs_muon(shapes: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_matrices_orthogonalised_together_are_trained_as_by_torchs_muon(
+    shapes: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
     options = {"lr": 0.1, "weight_decay": 0.2, "momentum": 0.9}
-    muon, torchs = Muon(ours, **options), torch.optim.Muon(theirs, **options)
+    muon, torchs = Muon(ours, dtype, **options), torch.optim.Muon(theirs, **options)
     for _ in range(4):
         for one, other in zip(ours, theirs, strict=True):
             one.grad = torch.randn_like(one)
@@ -192,6 +196,30 @@ def test_a_long_training_is_compiled_and_a_short_one_is_not(inputs: Path) -> Non
         assert found.precision == ("bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32")
     asked = resolve(NumericsConfig(device="cpu", compile="off", attention="explicit"), "cpu", True, is_long=True)
     assert (asked.compile, asked.attention, asked.precision) == (False, "explicit", "fp32")
+
+
+def test_products_are_in_bf16_only_where_it_has_instructions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(**asked: Any) -> tuple[str, str]:
+        numerics = resolve(NumericsConfig(device="cpu", **asked), "cpu", True)
+        return numerics.precision, numerics.muon
+
+    monkeypatch.setattr("slm_model.training.numerics._no_compiler", lambda device: None)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert found(compile="on") == found(compile="off") == ("fp32", "fp32")
+    assert found(precision="bf16") == ("bf16", "fp32"), "asked for, of the products that it is asked for"
+    assert found(precision="fp64") == ("fp64", "fp64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert found(compile="on") == ("bf16", "bf16") and found(compile="off") == ("fp32", "bf16")
+    assert found(precision="fp64") == ("fp64", "fp64")
+
+
+def test_a_training_is_not_gone_on_with_by_a_processor_of_other_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = torch.cpu.get_capabilities()
+    began = resolve(NumericsConfig(device="cpu"), "cpu", True)
+    assert hindrance(began) is None
+    for other in ({"avx512_bf16": not known.get("avx512_bf16")}, {"amx_bf16": True}, {"cpu_name": "a newer one"}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda other=other: known | other)
+        assert re.search(f"this machine computes with .*, not {re.escape(began.processor)}", hindrance(began) or "")
 
 
 def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused() -> None:
