@@ -87,9 +87,9 @@ class Network(nn.Module):
         (Kaplan et al., 2020, arXiv:2001.08361)."""
         return 6 * sum(parameter.numel() for parameter in self.parameters() if parameter.dim() >= 2)
 
-    @property
-    def kept_per_token(self) -> int:
-        """Values of a token that a training step keeps for its backward pass, at the very least."""
+    def kept_per_token(self, explicit: bool) -> int:
+        """Values of a token that a training step keeps for its backward pass, at the very least; ``explicit``: with
+        attention as ``attend`` takes it."""
         return 0
 
     @property

@@ -81,10 +81,9 @@ class Recurrent(Network):
     def output_weight(self) -> Tensor:
         return self.embedding.weight
 
-    @property
-    def kept_per_token(self) -> int:
-        """A layer's state."""
-        return self.config.num_layers * self.config.hidden_width
+    def kept_per_token(self, explicit: bool) -> int:
+        """What enters and leaves a layer's gates, and the gradients of both."""
+        return 4 * (4 if self.config.kind == "lstm" else 3) * self.config.num_layers * self.config.hidden_width
 
     def new_cache(self, batch_size: int) -> RecurrentCache:
         shape = self.config.num_layers, batch_size, self.config.hidden_width

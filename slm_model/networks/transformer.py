@@ -94,11 +94,13 @@ class Transformer(Network):
         c = self.config
         return super().flops_per_token + 12 * c.num_layers * c.num_heads * c.head_width * c.context
 
-    @property
-    def kept_per_token(self) -> int:
-        """A block's residual, queries, keys, values, and both products of its feed-forward part."""
+    def kept_per_token(self, explicit: bool) -> int:
+        """A block's residual stream twice and normed twice; queries and keys, twice, values and what they come to; the
+        feed-forward part's four; and explicit attention's weights, three quarters of a square."""
         c = self.config
-        return c.num_layers * (c.width + (c.num_heads + 2 * c.num_kv_heads) * c.head_width + 2 * c.hidden_width)
+        attention = (3 * c.num_heads + 3 * c.num_kv_heads) * c.head_width
+        weights = c.num_heads * c.context * 3 // 4 if explicit else 0
+        return c.num_layers * (4 * c.width + attention + 4 * c.hidden_width + weights)
 
     def attend(self, explicit: bool) -> None:
         future_PP = future(self.config.context).to(self.embed_tokens.weight.device) if explicit else None

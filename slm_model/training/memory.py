@@ -15,6 +15,7 @@ from slm_model.training.config import TrainConfig
 from slm_model.training.loss import PART
 from slm_model.training.numerics import Numerics, product_dtype
 
+CONTAINER = Path("/sys/fs/cgroup")
 # in torch's plain RuntimeErrors
 LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "size calculation overflowed")
 
@@ -26,13 +27,18 @@ def require_memory(network: Network, config: TrainConfig, numerics: Numerics) ->
     so itself.
     """
     free = _free_bytes() if numerics.device == "cpu" else None
-    tokens = config.batch_size // config.accumulation * network.context  # of all processes
-    values = tokens * network.kept_per_token * product_dtype(numerics).itemsize
-    logits = 2 * 4 * min(tokens, PART["cpu"]) * network.vocab_size  # and their gradient
-    weights = 3 * 4 * network.num_parameters * numerics.num_processes  # their gradient, and one running mean
-    needed = values + logits + weights
+    needed = step_bytes(network, config, numerics)
     if free is not None and needed > free:
         raise MemoryError(f"a step needs {needed / 1e9:.1f} GB and more, {free / 1e9:.1f} GB are free")
+
+
+def step_bytes(network: Network, config: TrainConfig, numerics: Numerics) -> int:
+    """Bytes that a step takes beside the weights, of all processes: a lower bound, some six tenths of what is seen."""
+    tokens = config.batch_size // config.accumulation * network.context
+    kept = tokens * network.kept_per_token(numerics.attention == "explicit") * product_dtype(numerics).itemsize
+    logits = 2 * 4 * min(tokens, PART["cpu"]) * network.vocab_size  # and their gradient
+    weights = 3 * 4 * network.num_parameters * numerics.num_processes  # their gradient, and one running mean
+    return kept + logits + weights
 
 
 @contextmanager
@@ -58,5 +64,7 @@ def _free_bytes() -> int | None:
         if found := re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE):
             free.append(int(found[1]) * 1024)
     with suppress(OSError, ValueError):  # "max": no limit
-        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        files = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M)))
+        free.append(limit - used + files)  # what is cached of files is given up first
     return min(free, default=None)

@@ -18,10 +18,8 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.evaluation.score import score_texts
 from slm_model.evaluation.scores import bits_per_byte
 from slm_model.networks.config import GruConfig
-from slm_model.training import memory
 from slm_model.training.config import TrainConfig
 from slm_model.training.loop import train
-from slm_model.training.memory import memory_advice
 from slm_model.training.watching import validation_steps
 
 
@@ -177,36 +175,6 @@ def test_shards_of_another_vocabulary_are_refused(inputs: Path, tmp_path: Path) 
     _, other = make_inputs(tmp_path / "other", seed=9)
     with pytest.raises(UserError, match="run the shard stage with that vocabulary"):
         train(tmp_path / "out", shards, other, GruConfig(), TrainConfig(), run=StageRun())
-
-
-@pytest.mark.parametrize("hidden_width", [10**13, 10**18])  # more bytes than an address can name, or a number can
-def test_too_little_memory_is_an_error_with_advice(inputs: Path, tmp_path: Path, hidden_width: int) -> None:
-    network = NETWORKS["transformer"] | {"hidden_width": hidden_width}
-    with pytest.raises(UserError, match=r"does not fit in memory .*raise train.accumulation"):
-        do_train(inputs, tmp_path, network, TRAIN, StageRun())
-
-
-def test_a_batch_larger_than_the_memory_is_refused_before_the_first_step(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Linux would let it begin, and kill it."""
-    monkeypatch.setattr(memory, "_free_bytes", lambda: 300_000)
-    with pytest.raises(UserError, match=r"needs 0.0 GB and more, 0.0 GB are free.*raise train.accumulation"):
-        do_train(inputs, tmp_path / "one", NETWORKS["gru"], TRAIN, StageRun())
-    monkeypatch.setattr(memory, "_free_bytes", lambda: None)
-    do_train(inputs, tmp_path / "other", NETWORKS["gru"], TRAIN, StageRun())
-
-
-def test_the_memory_of_this_machine_is_known() -> None:
-    if not Path("/proc/meminfo").exists():
-        pytest.skip("Linux alone tells")
-    assert 1e8 < (memory._free_bytes() or 0) < 1e14
-
-
-def test_any_other_error_is_passed_on_as_it_is() -> None:
-    with pytest.raises(RuntimeError, match="shapes of memory") as error, memory_advice(TrainConfig()):
-        raise RuntimeError("shapes of memory")
-    assert not isinstance(error.value, UserError)
 
 
 def test_a_training_leaves_torch_as_it_found_it(inputs: Path, tmp_path: Path) -> None:
