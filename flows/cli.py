@@ -88,7 +88,9 @@ def _add_models(command: Command) -> None:
     generate.add_argument(
         "--model", default=None, metavar="REF", help="NAME (its champion), NAME/VERSION, or a checkpoint folder"
     )
-    generate.add_argument("--num", type=int, default=1, help="stories to tell")
+    generate.add_argument(
+        "--num", type=int, default=1, help="stories to tell; several are told together, one as it comes"
+    )
     for option, kind, text in SAMPLING:
         generate.add_argument(option, type=kind, default=None, help=text)
     generate.add_argument("--stop", action="append", default=None, help="end before this text; may be repeated")

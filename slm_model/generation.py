@@ -188,11 +188,16 @@ class Generator:
         whichever others are told beside it (but for the rounding of a network that adds up in another order in another
         batch). An empty prompt starts from the beginning mark alone.
         """
+        return list(self.in_batches(prompts, options, num))
+
+    def in_batches(self, prompts: Sequence[str], options: SamplingConfig, num: int = 1) -> Iterator[Story]:
+        """The stories of ``generate``, those of a batch as soon as all of it are told."""
         all_tellings = [self._telling(prompt, options, index) for prompt in prompts for index in range(num)]
         for start in range(0, len(all_tellings), self.batch_size):
-            for _ in self._tell(all_tellings[start : start + self.batch_size], options):
+            batch = all_tellings[start : start + self.batch_size]
+            for _ in self._tell(batch, options):
                 pass
-        return [telling.story() for telling in all_tellings]
+            yield from (telling.story() for telling in batch)
 
     def stream(self, prompt: str, options: SamplingConfig, index: int = 0) -> Iterator[str]:
         """The text of ``generate([prompt], options, num)[index]`` in pieces as they come, the prompt first."""

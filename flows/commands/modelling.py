@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Tell stories, as they come."""
+    """Tell a story as it comes, or several, in batches."""
     from slm_model.sampling import SamplingConfig
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
@@ -50,10 +50,13 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     generator = Generator(network, tokenizer)
     print(f"[{name}]", file=sys.stderr)
     _tell_what_is_not_read(options.prompt, network, tokenizer)
-    for number in range(options.num):
-        for piece in generator.stream(options.prompt, sampling, index=number):
+    if options.num == 1:
+        for piece in generator.stream(options.prompt, sampling):
             print(piece, end="", flush=True)
-        print("\n" if number + 1 < options.num else "")
+        print()
+        return 0
+    for number, story in enumerate(generator.in_batches([options.prompt], sampling, options.num)):
+        print(("\n" if number else "") + story.text, flush=True)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from dataclasses import replace
@@ -14,14 +15,20 @@ from small_pipeline import NETWORK, Pipeline
 
 from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.checkpoint import TRAINING_STORIES
+from slm_model.data.shards import ShardConfig, shard
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
 from slm_model.evaluation.score import score_texts
 from slm_model.evaluation.score_card import Scores
 from slm_model.evaluation.scores import bits_per_byte
 from slm_model.sampling import SamplingConfig
+from slm_model.tokenizer.build import build_vocab
+from slm_model.tokenizer.config import WordConfig
+from slm_model.training.config import TrainConfig
+from slm_model.training.loop import train
 from tasks.pages import _score_card
 from tests.made_artifacts import finish
+from tests.made_stories import splits_of
 
 CONFIG = EvaluateConfig(
     prompts=("One day, Lily", "Ж"),
@@ -178,6 +185,34 @@ def test_an_earlier_models_stories_that_were_not_searched_for_copies_are_counted
     assert found.table().num_unsearched == 3
     named = Scores(found.folder, found.facts, finish(found.folder, "evaluate", found.facts))
     assert "\n3 more stories" in _score_card(named)
+
+
+@pytest.mark.slow
+def test_a_model_that_learned_its_stories_by_heart_is_flagged(tmp_path: Path) -> None:
+    """Trained on sixteen stories without sense, which nothing but memory can tell; and the same, stopped early."""
+    draw = random.Random(0)
+    words = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me", "sa") for b in ("n", "r", "l", "st", "mp", "nd")]
+
+    def tale() -> str:
+        return " ".join(" ".join(draw.choices(words, k=8)) + "." for _ in range(3))
+
+    sides = {"train": 16, "validation": 6, "test": 30}
+    splits = splits_of(tmp_path / "split", {side: [tale() for _ in range(num)] for side, num in sides.items()}, 100)
+    vocab = build_vocab(tmp_path / "vocab", splits, WordConfig(), StageRun())
+    shards = shard(tmp_path / "shard", splits, vocab, ShardConfig(), StageRun())
+    network = NETWORK.model_copy(
+        update={"context": 32, "width": 64, "num_layers": 2, "head_width": 32, "hidden_width": 128}
+    )
+    config = CONFIG.model_copy(update={"measured_sampling": SamplingConfig(temperature=0.8, max_tokens=40)})
+    found = []
+    for steps in (20, 250):
+        settings = TrainConfig(max_steps=steps, batch_size=4, num_validations=1, sample_tokens=0)
+        model = train(tmp_path / f"train{steps}", shards, vocab, network, settings, run=StageRun())
+        scores = evaluate(tmp_path / f"scores{steps}", model, shards, splits, config, StageRun())
+        found.append(scores.table().copying)
+    early, late = found
+    assert not early.memorises and early.copies == 0
+    assert late.memorises and late.copies > late.num_stories / 2 and late.held_out_copies == 0
 
 
 def test_minimal_pairs_are_scored_by_phenomenon(scores: Scores) -> None:

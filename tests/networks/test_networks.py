@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,12 +58,45 @@ def test_cached_decoding_equals_the_full_forward(network: Network, tokens_BT: to
 
 
 @torch.no_grad()
+def check_causal(read: Callable[[torch.Tensor], torch.Tensor], tokens_BT: torch.Tensor) -> None:
+    """What is read of a token hangs on no later one, on either side of the context's middle."""
+    before_BTX = read(tokens_BT)
+    for position in (CONTEXT // 3, CONTEXT - 2):
+        changed_BT = tokens_BT.clone()
+        changed_BT[:, position] = (changed_BT[:, position] + 1) % VOCAB_SIZE
+        after_BTX = read(changed_BT)
+        assert torch.equal(before_BTX[:, :position], after_BTX[:, :position])
+        assert not torch.allclose(before_BTX[:, position:], after_BTX[:, position:])
+
+
 def test_a_later_token_cannot_change_an_earlier_logit(network: Network, tokens_BT: torch.Tensor) -> None:
-    changed_BT = tokens_BT.clone()
-    changed_BT[:, 10] = (changed_BT[:, 10] + 1) % VOCAB_SIZE
-    before_BTV, after_BTV = network(tokens_BT)[0], network(changed_BT)[0]
-    assert torch.equal(before_BTV[:, :10], after_BTV[:, :10])
-    assert not torch.allclose(before_BTV[:, 10:], after_BTV[:, 10:])
+    check_causal(lambda tokens: network(tokens)[0], tokens_BT)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_later_token_cannot_change_an_earlier_state_as_it_is_trained(compiled: bool, tokens_BT: torch.Tensor) -> None:
+    network = built(CONFIGS["transformer"])
+    network.attend(explicit=True)
+    torch.compiler.reset()
+    check_causal(network.compiled() if compiled else network.hidden, tokens_BT)
+
+
+def test_the_check_for_later_tokens_catches_a_leak(network: Network, tokens_BT: torch.Tensor) -> None:
+    with pytest.raises(AssertionError):
+        check_causal(lambda tokens: network.hidden(tokens.roll(-1, dims=1)), tokens_BT)
+
+
+def test_the_check_for_later_tokens_catches_a_mask_that_is_one_too_wide(
+    tokens_BT: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_too_wide(context: int) -> torch.Tensor:
+        return torch.full((context, context), -torch.inf).triu(2)
+
+    monkeypatch.setattr("slm_model.networks.transformer.future", one_too_wide)
+    network = built(CONFIGS["transformer"])
+    network.attend(explicit=True)
+    with pytest.raises(AssertionError):
+        check_causal(network.hidden, tokens_BT)
 
 
 @torch.no_grad()
