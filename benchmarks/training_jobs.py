@@ -15,8 +15,9 @@ from slm_model.networks.config import TransformerConfig
 from slm_model.training.budget import LONG_SECONDS
 
 CEILING = report.CEILING
+IN_SPEED_ALONE = ["Trainer", "Trainer, given ours"]  # the same network and rate as in a loop of one's own
 IN_SPEED = [name for name in CANDIDATES if name != "ours, compiled"]
-IN_QUALITY = ["ours", "ours, compiled", "GPT-2", "GPT-2, given ours", "transformers, given ours", "litgpt, given ours"]
+IN_QUALITY = [name for name in CANDIDATES if name != "ours, fp32 eager" and name not in (*RECURRENT, *IN_SPEED_ALONE)]
 START_SECONDS, COMPILE_SECONDS, SCORE_SECONDS = 10, 40, 1.0  # about, for the plan
 
 
@@ -94,7 +95,7 @@ def quality_jobs(arguments: argparse.Namespace, names: Sequence[str], rows: Sequ
             job = replace(job, num_points=arguments.points)
             if CANDIDATES[name].ours:
                 job = replace(job, train=arguments.train)
-            elif tuned := report.tuned(rows, name):
+            elif tuned := report.tuned(rows, name, arguments.vocab_size):
                 job = replace(job, batch_size=tuned["batch_size"], learning_rate=tuned["learning_rate"])
             if not seed and seconds == min(arguments.seconds) and CANDIDATES[name].numerics.compile == "on":
                 yield replace(job, compile_cache="cold")

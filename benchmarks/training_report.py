@@ -39,9 +39,12 @@ def time_to_target(points: Sequence[dict[str, float]], target: float) -> float |
     return next((point["seconds"] for point in points if point["bits_per_byte"] <= target), None)
 
 
-def tuned(rows: Sequence[Row], name: str) -> dict[str, Any] | None:
-    """The learning rate and batch size with which a peer came furthest in its sweep."""
+def tuned(rows: Sequence[Row], name: str, vocab_size: int) -> dict[str, Any] | None:
+    """The learning rate and batch size with which a peer came furthest in its longest sweep at this vocabulary."""
     mine = [row for row in of(rows, "sweep") if row["job"]["candidate"] == name and row["validation"] is not None]
+    mine = [row for row in mine if row["job"]["vocab_size"] == vocab_size]
+    longest = max((row["job"]["seconds"] for row in mine), default=0)
+    mine = [row for row in mine if row["job"]["seconds"] == longest]
     found: dict[str, Any] | None = min(mine, key=lambda row: float(row["validation"]))["job"] if mine else None
     return found
 
@@ -74,12 +77,14 @@ def is_ours(row: Row) -> bool:
     return str(row["job"]["candidate"]).split(",")[0] in OURS
 
 
-def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, str], list[Row]]:
-    """Rows that differ in nothing but their seed or round, by candidate, seconds and state of the compiler's cache."""
-    found: dict[tuple[str, float, str], list[Row]] = {}
+def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, str, int], list[Row]]:
+    """Rows that differ in nothing but their seed or round, by candidate, seconds, state of the compiler's cache and
+    vocabulary."""
+    found: dict[tuple[str, float, str, int], list[Row]] = {}
     for row in rows:
         job = row["job"]
-        found.setdefault((job["candidate"], job["seconds"], job["compile_cache"]), []).append(row)
+        key = job["candidate"], job["seconds"], job["compile_cache"], job["vocab_size"]
+        found.setdefault(key, []).append(row)
     return found
 
 
@@ -141,23 +146,23 @@ def speed_table(rows: Sequence[Row], size: str) -> str:
 def sweep_table(rows: Sequence[Row]) -> str:
     """Validation bits per byte of every setting; the chosen one is bold."""
     mine = of(rows, "sweep")
-    batches = sorted({row["job"]["batch_size"] for row in mine})
     rates = sorted({row["job"]["learning_rate"] for row in mine})
-    found = {tuple(row["job"][key] for key in ("candidate", "batch_size", "learning_rate")): row for row in mine}
-    lines = []
-    for name in dict.fromkeys(row["job"]["candidate"] for row in mine):
-        chosen = tuned(rows, name)
-        for batch_size in batches:
-            of_rate = {rate: found.get((name, batch_size, rate)) for rate in rates}
-            cells = [bits(row["validation"]) if row else "" for row in of_rate.values()]
-            best = [row is not None and row["job"] == chosen for row in of_rate.values()]
-            lines.append([name, batch_size, *(f"**{c}**" if b else c for c, b in zip(cells, best, strict=True))])
-    return table(["sweep: validation bits per byte", "batch", *(f"{rate:g}" for rate in rates)], lines)
+    lines: dict[tuple[Any, ...], dict[float, str]] = {}
+    for row in mine:
+        job = row["job"]
+        key = job["candidate"], job["vocab_size"], job["seconds"], job["batch_size"]
+        best = job == tuned(rows, job["candidate"], job["vocab_size"])
+        lines.setdefault(key, {})[job["learning_rate"]] = (
+            f"**{bits(row['validation'])}**" if best else bits(row["validation"])
+        )
+    header = ["sweep: validation bits per byte", "vocabulary", "seconds", "batch", *(f"{rate:g}" for rate in rates)]
+    return table(header, [[*key, *(cells.get(rate, "") for rate in rates)] for key, cells in sorted(lines.items())])
 
 
 def quality_table(rows: Sequence[Row], target: float | None) -> str:
     lines = []
-    for (name, seconds, cache), own in sorted(grouped(of(rows, "quality")).items(), key=lambda group: group[0][1]):
+    groups = sorted(grouped(of(rows, "quality")).items(), key=lambda group: group[0][1])
+    for (name, seconds, cache, vocab_size), own in groups:
         reached = [] if target is None else [time_to_target(row["points"], target) for row in own]
         there = [found for found in reached if found is not None]
         numerics, job = own[0]["numerics"], own[0]["job"]
@@ -167,6 +172,7 @@ def quality_table(rows: Sequence[Row], target: float | None) -> str:
                 name,
                 f"{seconds:g}",
                 f"{numerics['precision']}{f', compiled, {cache}' * numerics['compile']}",
+                vocab_size,
                 tuned_to or "defaults",
                 ", ".join(bits(row["validation"]) for row in own),
                 spread([row["validation"] for row in own if row["validation"] is not None] or [float("nan")], 3),
@@ -176,8 +182,12 @@ def quality_table(rows: Sequence[Row], target: float | None) -> str:
                 f"{spread(there)}{f', {len(there)} of {len(reached)}' * (len(there) < len(reached))}" if there else "-",
             ]
         )
-    header = ["", "seconds", "arithmetic", "rate, batch", "validation by seed", "validation", "test"]
-    header += ["first step after, s", "million tokens", f"seconds to {bits(target)}"]
+    header = ["", "seconds", "arithmetic", "vocabulary", "rate, batch", "validation by seed", "validation", "test"]
+    header += [
+        "first step after, s",
+        "million tokens",
+        "seconds to the target" if target is None else f"seconds to {bits(target)}",
+    ]
     stories = sorted({str(row["stories"]) for row in of(rows, "quality")})
     return table(header, lines) + f"\n\nStories: {', '.join(stories)}"
 
@@ -199,7 +209,7 @@ def draw(rows: Sequence[Row], target: float | None) -> bytes:
     for number, seconds in enumerate(budgets, 1):
         axes = figure.add_subplot(1, len(budgets), number)
         groups = grouped([row for row in quality if row["job"]["seconds"] == seconds])
-        for (name, _, cache), own in groups.items():
+        for (name, _, cache, _), own in groups.items():
             line: dict[str, Any] = {"color": colours.get(name, BLUE)}
             line["linestyle"] = "--" if cache == "cold" else "-." if name != "ours" and is_ours(own[0]) else "-"
             for row in own:

@@ -171,7 +171,8 @@ def test_a_budget_is_kept_and_scoring_takes_none_of_it(
 
 def row(candidate: str, seconds: float, seed: int, curve: list[tuple[float, float]], part: str = "quality") -> Any:
     points = [{"seconds": at, "tokens": 1e6 * at, "bits_per_byte": bits} for at, bits in curve]
-    job = Job(part, candidate, "1M", seconds, seed, 4 + seed, None if candidate == "ours" else 1e-3, "warm")
+    rate = None if candidate == "ours" else 1e-3
+    job = Job(part, candidate, "1M", seconds, seed, 4 + seed, rate, "warm", vocab_size=2048)
     end = curve[-1][1] if curve else None
     times = {"start_seconds": 1.0, "first_step_seconds": 2.0}
     numerics = {"precision": "fp32", "compile": False}
@@ -190,7 +191,10 @@ def test_the_target_is_the_best_tuned_peers_median_after_the_longest_budget() ->
     rows += [row("ours", 300, 0, [(300, 0.5)]), row("GPT-2", 60, 0, [(60, 0.6)]), row("GPT-2", 300, 3, [])]
     assert report.best_peer(rows) == 1.1
     sweep = [row("GPT-2", 30, number, curve, "sweep") for number, curve in enumerate(([(30, 2.0)], [(30, 1.9)], []))]
-    assert report.tuned(rows + sweep, "GPT-2") == sweep[1]["job"] and report.tuned(rows + sweep, "litgpt") is None
+    assert report.tuned(rows + sweep, "GPT-2", 2048) == sweep[1]["job"]
+    assert report.tuned(rows + sweep, "litgpt", 2048) is None and report.tuned(rows + sweep, "GPT-2", 4096) is None
+    longer = row("GPT-2", 40, 0, [(40, 1.95)], "sweep")
+    assert report.tuned([*rows, *sweep, longer], "GPT-2", 2048) == longer["job"], "a short one is not held against it"
 
 
 def test_a_planted_log_is_told_and_drawn(tmp_path: Path) -> None:
