@@ -3,7 +3,7 @@
 A small network's token costs torch some 150 operations of a few microseconds each, most of them not arithmetic. Here
 projections that read the same input are one matrix, gains stand in the matrix behind them, and an operation costs
 about one microsecond. Only the weights are multiplied by torch: NumPy's OpenBLAS keeps threads that spin, and was 15
-times slower beside other work; oneDNN does what is large in 0.4 to 0.8 of MKL's time (DECISIONS.md). The prompt is
+times slower beside other work; oneDNN does the largest in a half of MKL's time (DECISIONS.md). The prompt is
 read by the network itself. benchmarks/generation.py has both ways side by side.
 """
 

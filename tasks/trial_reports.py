@@ -139,9 +139,10 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
     curves = {setting.results[0].label: _curve(setting) for setting in settings}
     fitted = {label: curve for label, curve in curves.items() if curve}
     trained = {s.results[0].label: max(seconds for seconds, _ in _points(s)) for s in settings}
-    choices = [_choice(max(trained.values()) * factor, fitted, trained) for factor in BUDGETS]
     tables: list[Table] = [(("size", *HEAD), list(map(_row, settings)))]
-    tables += [(("budget", *fitted, "take"), choices)] if fitted else []
+    if fitted:
+        choices = [_choice(max(trained.values()) * factor, fitted, trained) for factor in BUDGETS]
+        tables.append((("budget", *fitted, "take"), choices))
     notes = [
         VALIDATION_ONLY,
         HOW_SURE,

@@ -209,7 +209,7 @@ def test_a_planted_log_is_told_and_drawn(tmp_path: Path) -> None:
     where = {"cores": 2, "cpu": "a processor", "commit": "abc", "corpus": "sample"}
     path.write_text(json.dumps({"sessions": [where], "runs": rows}))
     told = report.write(path)
-    assert "seconds to 1.400" in told and "| ours | 60 | fp32 | defaults | 1.000, 1.100, 1.200 |" in told
+    assert "seconds to 1.400" in told and "| ours | 60 | fp32 | 2048 | defaults | 1.000, 1.100, 1.200 |" in told
     picture = path.with_suffix(".png").read_bytes()
     assert (
         picture.startswith(b"\x89PNG") and picture != report.draw(rows[:-1], 1.4) and picture == report.draw(rows, 1.4)

@@ -107,6 +107,12 @@ def test_a_scaling_report_takes_for_each_budget_the_size_that_is_ahead_there() -
     assert "256x8, seed 0: the training went wrong" in report.page()
 
 
+def test_a_scaling_report_without_a_curve_says_so_and_recommends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Result, "curve", [(50, 2.1), (100, 2.0)])
+    report = scaling_report([trained({"size": "16x1"}, 2.0)], str)
+    assert len(report.tables) == 1 and "size 16x1 has too few validations for a curve" in report.page()
+
+
 def test_trainings_are_nested_under_their_sweep_and_made_once(store: MlflowStore) -> None:
     for _ in range(2):  # the second time it goes on
         with open_run(store, SWEEP) as parent:
