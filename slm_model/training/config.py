@@ -54,7 +54,9 @@ class NumericsConfig(Config):
         "with a stable schedule; not on MPS.",
     )
     attention: Literal["auto", "fused", "explicit"] = Field(
-        "auto", description="torch's fused kernel, or products written out. auto: explicit if compiled for a CPU."
+        "auto",
+        description="torch's fused kernel, or products written out. auto: explicit if compiled for a CPU "
+        "and of a context of 1,024 or less.",
     )
     num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
         "auto",

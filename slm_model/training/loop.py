@@ -118,7 +118,7 @@ def learn(
         batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
         long = is_long(config, batches, model.num_parameters)
         numerics = plan.numerics if plan else _held_to(run)
-        numerics = numerics or ranks.same(resolve(config.numerics, run.device, model.compiles, long))
+        numerics = numerics or ranks.same(resolve(config.numerics, run.device, model.compiles, long, model.context))
         for note in () if plan else numerics.notes:
             log.warning(note)
         require_memory(model, config, numerics)

@@ -18,6 +18,7 @@ from slm_model.training.compiler import lack_of_compiler
 from slm_model.training.config import NumericsConfig
 
 Device = Literal["cpu", "cuda", "mps"]
+EXPLICIT_CONTEXT = 1024  # tokens up to which attention written out is the quicker one, if compiled for a CPU
 
 
 class Numerics(BaseModel):
@@ -37,9 +38,9 @@ class Numerics(BaseModel):
     notes: tuple[str, ...] = ()  # what was wanted and could not be had
 
 
-def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False) -> Numerics:
+def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False, context: int = 0) -> Numerics:
     """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open. ``is_long``:
-    long enough for a compilation, which takes half a minute, to pay.
+    long enough for a compilation, which takes half a minute, to pay. ``context``: tokens a row.
 
     Raises UserError as ``choose_device`` does. Compilation falls back, and a note says why.
     """
@@ -53,7 +54,9 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
     precision = asked.precision
     if precision == "auto":
         precision = "bf16" if bf16 and (compiled or device != "cpu") else "fp32"
-    explicit = asked.attention == "explicit" or (asked.attention == "auto" and compiled and device == "cpu")
+    explicit = asked.attention == "explicit"
+    if asked.attention == "auto":
+        explicit = compiled and device == "cpu" and context <= EXPLICIT_CONTEXT
     return Numerics(
         device=device,
         precision=precision,

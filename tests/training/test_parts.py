@@ -194,6 +194,8 @@ def test_a_long_training_is_compiled_and_a_short_one_is_not(inputs: Path) -> Non
         found = resolve(NumericsConfig(device="cpu"), "cpu", True, is_long=True)
         assert (found.compile, found.attention) == (True, "explicit")
         assert found.precision == ("bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32")
+        far = [resolve(NumericsConfig(device="cpu"), "cpu", True, True, context).attention for context in (1024, 1025)]
+        assert far == ["explicit", "fused"], "its memory and time grow with the square"
     asked = resolve(NumericsConfig(device="cpu", compile="off", attention="explicit"), "cpu", True, is_long=True)
     assert (asked.compile, asked.attention, asked.precision) == (False, "explicit", "fp32")
 
