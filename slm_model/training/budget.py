@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slm_model.data.batches import PackedBatches
 
 WARM_UP_STEPS = 2  # the first ones compile and fill caches
-LONG_SECONDS, LONG_WORK = 60, 400_000 * 1_000_000  # seconds; tokens times parameters
+LONG_SECONDS, LONG_WORK = 120, 1_000_000 * 1_000_000  # seconds; tokens times parameters
 LEAST_STEPS, LEAST_SECONDS = 5, 3.0
 
 
@@ -39,7 +39,7 @@ def total_steps(
 
 
 def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) -> bool:
-    """Whether a training is long enough to be compiled: a minute, or the work that two cores do in about so long.
+    """Whether a training is long enough to be compiled: two minutes, or the work that two cores do in about so long.
 
     A stable schedule always is: its trunk is there to be gone on from, and its arithmetic may not hang on the budget.
     """

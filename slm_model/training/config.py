@@ -50,8 +50,8 @@ class NumericsConfig(Config):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="torch.compile. auto: for trainings long enough to earn the half minute that it takes, and for all "
-        "with a stable schedule; not on MPS.",
+        description="torch.compile. auto: for trainings long enough to earn what it takes at first (two minutes of a "
+        "million parameters on two cores), and for all with a stable schedule; not on MPS.",
     )
     attention: Literal["auto", "fused", "explicit"] = Field(
         "auto",

@@ -40,7 +40,7 @@ class Numerics(BaseModel):
 
 def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False, context: int = 0) -> Numerics:
     """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open. ``is_long``:
-    long enough for a compilation, which takes half a minute, to pay. ``context``: tokens a row.
+    long enough for a compilation to pay. ``context``: tokens a row.
 
     Raises UserError as ``choose_device`` does. Compilation falls back, and a note says why.
     """

@@ -185,9 +185,9 @@ def test_a_long_training_is_compiled_and_a_short_one_is_not(inputs: Path) -> Non
     def long(num_parameters: int = 1_000_000, **budget: Any) -> bool:
         return is_long(TrainConfig(batch_size=8, **budget), batches, num_parameters)
 
-    assert long(max_tokens=400_000) and not long(max_tokens=399_999) and long(8_000_000, max_tokens=60_000)
-    assert long(max_steps=3_125) and not long(max_steps=3_124) and not long(max_steps=3_125, max_tokens=1000)
-    assert long(max_minutes=1) and not long(max_minutes=0.9) and not long(max_minutes=0.5, max_tokens=10**12)
+    assert long(max_tokens=1_000_000) and not long(max_tokens=999_999) and long(8_000_000, max_tokens=130_000)
+    assert long(max_steps=7_813) and not long(max_steps=7_812) and not long(max_steps=7_813, max_tokens=1000)
+    assert long(max_minutes=2) and not long(max_minutes=1.9) and not long(max_minutes=1, max_tokens=10**12)
     assert not long(), "one pass over few stories"
     assert long(max_steps=1, schedule={"decay": "stable"}), "a trunk is there to be gone on from"
     if shutil.which("g++"):
