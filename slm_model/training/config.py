@@ -18,7 +18,7 @@ class OptimizerConfig(Config):
     )
     matrix_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of Muon, reached after warm-up.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Decay of Muon's running mean of the gradient.")
-    learning_rate: float = Field(8e-3, gt=0, description="Peak learning rate of AdamW, reached after warm-up.")
+    learning_rate: float = Field(0.016, gt=0, description="Peak learning rate of AdamW, reached after warm-up.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's running mean.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient's running mean.")
     epsilon: float = Field(1e-8, gt=0, description="Added to the root of the squared gradient's running mean.")
