@@ -28,8 +28,8 @@ from benchmarks.measure import MB
 from slm_model.artifact import UserError
 from slm_model.data.parts import map_parts
 from slm_model.data.storygen.generate import stories
-from tasks.home import artifacts_root
-from tasks.placement import Placement
+from tasks.engine.paths import artifacts_root
+from tasks.engine.placement import Placement
 
 STORIES_PER_FILE = 8192  # of storygen; a retold file is as long as the sample
 SHARE_OF_WORDS = 0.25

@@ -22,18 +22,18 @@ from benchmarks import corpora, peers
 from benchmarks.measure import MB, Digest, interleaved, leave, machine, run_alone, spread, table, warm, write_log
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.shards import ShardConfig
-from slm_model.data.source import FilesSource
+from slm_model.data.sources.config import FilesSource
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.vocab import TOKENIZER, Vocab
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
 from tasks.download import download
-from tasks.home import artifacts_root
-from tasks.placement import Placement
+from tasks.engine.paths import artifacts_root
+from tasks.engine.placement import Placement
+from tasks.engine.stage import Engine
 from tasks.resolve import pin
 from tasks.shard import shard
 from tasks.split import split
-from tasks.stage import Engine
 
 ALONE = "benchmarks.data_pipeline"
 NEAR = "reject_near_duplicates"

@@ -18,10 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from slm_model.artifact import StageRun
-from slm_model.data.clean import clean
+from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.download import SCHEMA
 from slm_model.data.parquet import PartWriter, read_table
+from slm_model.data.sources.download import SCHEMA
 from slm_model.data.split import split
 from slm_model.data.stories import SIDES, RawFacts, RawStories, Splits, Stories
 from slm_model.data.storygen.generate import story

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Digest, interleaved, leave, machine, run_alone, spread, table, write_log
-from slm_model.generation import Generator
+from slm_model.generation.config import SamplingConfig
+from slm_model.generation.generator import Generator
 from slm_model.networks.base import INIT_STD, Network
 from slm_model.networks.config import TransformerConfig
 from slm_model.networks.transformer import build
-from slm_model.sampling import SamplingConfig
 from slm_model.tokenizer.base import BOS, EOS, PAD, Tokenizer
 
 SIZES = {  # network and vocabulary

@@ -32,7 +32,7 @@ from slm_model.networks.transformer import explicit_attention, future
 from slm_model.training.config import NumericsConfig, ScheduleConfig, TrainConfig
 from slm_model.training.numerics import Numerics, arithmetic, autocast, resolve
 from slm_model.training.schedule import share_of_peak
-from slm_model.training.trainee import Trainee
+from slm_model.training.train_step import Trainee
 
 SIZES: dict[str, tuple[TransformerConfig, int]] = {  # network and vocabulary
     "1M": SIZES_TO_TELL["1M"],

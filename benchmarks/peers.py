@@ -12,9 +12,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from slm_model.data.cleaning.filters import reason_to_reject
 from slm_model.data.config import CleanConfig
-from slm_model.data.filters import reason_to_reject
-from slm_model.data.normalise import normalise, repair
+from slm_model.text.normalise import normalise, repair
 
 Clean = Callable[[str], str | None]  # a story in its clean form, or None: rejected
 

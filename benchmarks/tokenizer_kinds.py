@@ -15,7 +15,7 @@ from benchmarks.data_pipeline import linked
 from benchmarks.encoding import unique_parts
 from benchmarks.measure import MB, interleaved, leave, machine, run_alone, spread, table, write_log
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.source import FilesSource
+from slm_model.data.sources.config import FilesSource
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
 from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.open import open_tokenizer
@@ -23,11 +23,11 @@ from slm_model.tokenizer.vocab import TOKENIZER, Vocab
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
 from tasks.download import download
-from tasks.home import artifacts_root
-from tasks.placement import Placement
+from tasks.engine.paths import artifacts_root
+from tasks.engine.placement import Placement
+from tasks.engine.stage import Engine
 from tasks.resolve import pin
 from tasks.split import split
-from tasks.stage import Engine
 
 CONFIGS = {"char": CharConfig, "word": WordConfig, "bpe": BpeConfig, "wordpiece": WordPieceConfig}
 

@@ -57,7 +57,7 @@ from slm_model.artifact import UserError
 from slm_model.data.batches import PackedBatches
 from slm_model.data.token_shards import SideTokens, TokenShards
 from slm_model.training.config import TrainConfig
-from slm_model.training.watching import validate
+from slm_model.training.validation import validate
 
 WARM_UP_STEPS = 3  # the digest of the weights after them stands beside a speed
 
@@ -219,7 +219,7 @@ class Log:
 
 def run(job: Job, shards: Path) -> dict[str, Any]:
     """Carry a job out in its own process. A failure is a row too, with its ``error``."""
-    from tasks.home import artifacts_root
+    from tasks.engine.paths import artifacts_root
 
     cache = artifacts_root() / "benchmarks" / "compiled" / job.cache
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -258,17 +258,17 @@ def token_shards(corpus: str, vocab_size: int) -> Path:
     """The folder of a corpus's token shards, made by our own stages or already there."""
     from slm_model.data.config import CleanConfig, SplitConfig
     from slm_model.data.shards import ShardConfig
-    from slm_model.data.source import FilesSource, StorygenSource
+    from slm_model.data.sources.config import FilesSource, StorygenSource
     from slm_model.tokenizer.config import BpeConfig
     from tasks.build_vocab import build_vocab
     from tasks.clean import clean
     from tasks.download import download
-    from tasks.home import artifacts_root
-    from tasks.placement import Placement
+    from tasks.engine.paths import artifacts_root
+    from tasks.engine.placement import Placement
+    from tasks.engine.stage import Engine
     from tasks.resolve import pin
     from tasks.shard import shard
     from tasks.split import split
-    from tasks.stage import Engine
 
     sample = FilesSource(path=os.environ.get("SLM_SAMPLE_DIR"))
     source = sample if corpus == "sample" else StorygenSource(num_stories=8_000)  # as many as the sample has

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import spread, table
-from slm_model.drawing import BLUE, new_figure, style, to_png
+from slm_model.reporting.plots import BLUE, new_figure, style, to_png
 
 Row = dict[str, Any]  # a job, and what was found
 CEILING = "matrix product"

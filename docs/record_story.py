@@ -59,12 +59,12 @@ STORY = [
     Scene(f'small="{SMALL}"', "Real commands, real output; long waits are played faster.", read=0.3),
     Scene("slm run quick $small", at_most=6, read=3),
     Scene(
-        r"sed -i 's/0xAD, 0x61C/0x61C/' slm_model/data/normalise.py",
+        r"sed -i 's/0xAD, 0x61C/0x61C/' slm_model/text/normalise.py",
         "Edit a helper. What would run, and why?",
         read=0.3,
     ),
     Scene("slm plan quick $small", read=4),
-    Scene("git restore slm_model/data/normalise.py; slm plan quick $small", read=2),
+    Scene("git restore slm_model/text/normalise.py; slm plan quick $small", read=2),
     Scene(
         "slm run quick $small --model.kind lstm",
         "Would an LSTM do better? Stopped half-way through its training, and killed.",

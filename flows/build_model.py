@@ -7,14 +7,14 @@ from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from tasks.holder import held
-from tasks.home import artifacts_root, calm_threads
-from tasks.placement import Placement
-from tasks.prefect_stages import PrefectStages
-from tasks.release import Release
-from tasks.runner import to_the_end
-from tasks.stage import Engine
-from tasks.watch import onlooker
+from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.placement import Placement
+from tasks.engine.stage import Engine
+from tasks.running.current_observer import onlooker
+from tasks.running.prefect_runner import PrefectStages
+from tasks.running.runner import to_the_end
+from tasks.services.run_lock import held
+from tasks.tracking.release import Release
 
 
 def _run_name() -> str:

@@ -60,12 +60,12 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
         return made
 
-    _add_runs(partial(command, "running"))
-    _add_models(partial(command, "modelling"))
-    _add_searches(partial(command, "searching"))
-    _add_lineage(partial(command, "tracing"))
-    _add_services(partial(command, "serving"))
-    command("running", "settings", "list every setting with its default and meaning")
+    _add_runs(partial(command, "build"))
+    _add_models(partial(command, "models"))
+    _add_searches(partial(command, "trials"))
+    _add_lineage(partial(command, "lineage"))
+    _add_services(partial(command, "services"))
+    command("build", "settings", "list every setting with its default and meaning")
     return top
 
 
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        from tasks.home import not_ours
+        from tasks.engine.paths import not_ours
 
         if (said := not_ours(error)) is None:
             raise

@@ -11,11 +11,11 @@ from tasks.build_vocab import build_vocab
 from tasks.clean import clean
 from tasks.describe import describe
 from tasks.download import download
+from tasks.engine.stage import Stage
 from tasks.evaluate import evaluate
-from tasks.pages import data_page, model_page, walk_page
+from tasks.running.pages import data_page, model_page, walk_page
 from tasks.shard import shard
 from tasks.split import split
-from tasks.stage import Stage
 from tasks.train import train
 from tasks.walk import walk
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
-    from slm_model.data.source import PinnedSource, SourceConfig
+    from slm_model.data.sources.config import PinnedSource, SourceConfig
     from slm_model.data.stories import Splits
     from slm_model.data.token_shards import TokenShards
-    from slm_model.evaluation.judge import Verdict
+    from slm_model.evaluation.gate import Verdict
     from slm_model.evaluation.score_card import Scores
     from slm_model.tokenizer.config import VocabConfig
     from slm_model.tokenizer.vocab import Vocab
-    from tasks.release import Release, ReleaseConfig
+    from tasks.tracking.release import Release, ReleaseConfig
 
 A = TypeVar("A", bound=Artifact)
 

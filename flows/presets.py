@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from flows.config import PipelineConfig
 from slm_model.artifact import Config, UserError
-from tasks.home import REPOSITORY
+from tasks.engine.paths import REPOSITORY
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -20,19 +20,24 @@ from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import validated
 from slm_model.artifact import Config, UserError
-from slm_model.data.source import SourceUnreachable
-from slm_model.markdown import plain
+from slm_model.data.sources.config import SourceUnreachable
+from slm_model.reporting.markdown import plain
 from slm_model.tokenizer.config import KeptConfig
-from tasks.bundle import BundleFailed
-from tasks.events import emit
-from tasks.holder import held
-from tasks.home import artifacts_root, calm_threads
-from tasks.lineage import report_of, source_digest
-from tasks.pages import retrain_page
-from tasks.placement import Placement
-from tasks.plan import Planner
-from tasks.prefect_stages import PrefectStages
-from tasks.registry import (
+from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.placement import Placement
+from tasks.engine.stage import Engine, Reached
+from tasks.engine.store import Store
+from tasks.lineage.ancestors import report_of, source_digest
+from tasks.resolve import pin
+from tasks.running.current_observer import onlooker
+from tasks.running.events import emit
+from tasks.running.pages import retrain_page
+from tasks.running.planner import Planner
+from tasks.running.prefect_runner import PrefectStages
+from tasks.running.runner import Runner, to_the_end
+from tasks.services.run_lock import held
+from tasks.tracking.bundle import BundleFailed
+from tasks.tracking.registry import (
     VERDICT_TAG,
     MlflowStore,
     RegistryUnreachable,
@@ -41,17 +46,12 @@ from tasks.registry import (
     find_version,
     list_versions,
 )
-from tasks.release import Decision
-from tasks.resolve import pin
-from tasks.runner import Runner, to_the_end
-from tasks.stage import Engine, Reached
-from tasks.store import Store
-from tasks.watch import onlooker
+from tasks.tracking.release import Decision
 
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
-    from slm_model.evaluation.judge import Verdict
+    from slm_model.evaluation.gate import Verdict
 
 Tell = Callable[[str, str, dict[str, Any]], None]  # event, resource id, payload
 

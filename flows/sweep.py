@@ -16,21 +16,21 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows.grid import ScalingConfig, SweepConfig, Trial
 from flows.pipeline import pipeline
+from flows.search_space import ScalingConfig, SweepConfig, Trial
 from slm_model.artifact import UserError
-from slm_model.data.source import SourceUnreachable
-from tasks.holder import held
-from tasks.home import artifacts_root, calm_threads
-from tasks.pages import to_html
-from tasks.placement import Placement
-from tasks.prefect_stages import Both, PrefectStages
-from tasks.registry import MlflowStore, RegistryUnreachable
-from tasks.runner import to_the_end
-from tasks.stage import Engine, Nobody, Outcome, Reached
-from tasks.trial_reports import Report
-from tasks.trials import EXPERIMENT, Result, keep_result
-from tasks.watch import onlooker
+from slm_model.data.sources.config import SourceUnreachable
+from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.placement import Placement
+from tasks.engine.stage import Engine, Nobody, Outcome, Reached
+from tasks.running.current_observer import onlooker
+from tasks.running.pages import to_html
+from tasks.running.prefect_runner import Both, PrefectStages
+from tasks.running.runner import to_the_end
+from tasks.services.run_lock import held
+from tasks.tracking.registry import MlflowStore, RegistryUnreachable
+from tasks.trials.reports import Report
+from tasks.trials.results import EXPERIMENT, Result, keep_result
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
 
     Raises UserError if none of them could be trained.
     """
-    from tasks.tracking import Description, keep_files, open_run
+    from tasks.tracking.runs import Description, keep_files, open_run
 
     calm_threads()
     trials, results = search.trials(), list[Result]()

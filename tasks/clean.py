@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.stage import Stage
+from tasks.engine.stage import Stage
 
 if TYPE_CHECKING:
     from slm_model.data.stories import Stories
@@ -18,7 +18,7 @@ def headline(stories: Stories) -> str:
 
 clean: Stage[Stories] = Stage(
     name="clean",
-    function="slm_model.data.clean:clean",
+    function="slm_model.data.cleaning.clean:clean",
     artifact="slm_model.data.stories:Stories",
     headline=headline,
     tags=("data",),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slm_model.artifact import Manifest
-from tasks.stage import Stage
-from tasks.store import Store
+from tasks.engine.stage import Stage
+from tasks.engine.store import Store
 
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.stage import Stage
+from tasks.engine.stage import Stage
 
 if TYPE_CHECKING:
     from slm_model.data.stories import RawStories
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 download: Stage[RawStories] = Stage(
     name="download",
-    function="slm_model.data.download:download",
+    function="slm_model.data.sources.download:download",
     artifact="slm_model.data.stories:RawStories",
     headline=lambda raw: f"{raw.facts.num_stories:,} stories, {raw.facts.num_bytes / 1e6:.1f} MB",
     retries=2,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slm_model.artifact import Artifact, ArtifactDamaged, Manifest, UserError, read_manifest
-from slm_model.evaluation.judge import Comparison, Contender, Spread, Verdict, compare, judge
-from tasks.bundle import BundleFailed, score_with_bundle
-from tasks.lineage import ancestors
-from tasks.registry import (
+from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, compare, judge
+from tasks.engine.store import Store
+from tasks.lineage.ancestors import ancestors
+from tasks.tracking.bundle import BundleFailed, score_with_bundle
+from tasks.tracking.registry import (
     CHAMPION,
     REFERENCE,
     SPREAD,
@@ -27,7 +28,6 @@ from tasks.registry import (
     find_version,
     model_tag,
 )
-from tasks.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.stories import Splits
     from slm_model.evaluation.score_card import Scores
-    from slm_model.evaluation.scores import StoryScore
-    from tasks.release import ReleaseConfig
+    from slm_model.evaluation.story_score import StoryScore
+    from tasks.tracking.release import ReleaseConfig
 
 
 def judge_model(
@@ -127,7 +127,7 @@ def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
 
 def record_spread(store: MlflowStore, model_name: str, scores: Sequence[Scores]) -> Spread:
     """Keep with a registered model how far reseeded trainings, given by their scores, lie apart."""
-    from tasks.tracking import set_model_tag
+    from tasks.tracking.runs import set_model_tag
 
     spread = Spread(
         bits_per_byte=[one.facts.test_bits_per_byte for one in scores],
@@ -172,8 +172,8 @@ def _scored(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
 def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozenset[str] | None:
     """The test stories that are near duplicates of what a model was trained on, or one that it went on from; None: some
     of that is no longer there. In the split that the test stories are from there are none: splitting has seen to it."""
+    from slm_model.data.cleaning.resemblance import resembling
     from slm_model.data.config import SplitConfig
-    from slm_model.data.resemblance import resembling
 
     store, found = Store(root), frozenset[str]()
     while manifest:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError
-from tasks.registry import MlflowStore, version_of
-from tasks.store import Store
+from tasks.engine.store import Store
+from tasks.tracking.registry import MlflowStore, version_of
 
 if TYPE_CHECKING:
     from slm_model.tokenizer.vocab import Vocab

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_model.artifact import OBSERVATIONS
-from slm_model.evaluation.judge import Verdict
-from tasks.connection import registering
-from tasks.environment import kept_code
+from slm_model.evaluation.gate import Verdict
+from tasks.engine.provenance import kept_code
+from tasks.engine.store import Store
 from tasks.judge import opponents
 from tasks.kept_vocab import kept_by
-from tasks.lineage import ancestors
-from tasks.registry import (
+from tasks.lineage.ancestors import ancestors
+from tasks.tracking.connection import registering
+from tasks.tracking.registry import (
     BITS_PER_BYTE,
     CHALLENGER,
     CHAMPION,
@@ -30,8 +31,7 @@ from tasks.registry import (
     aliased,
     find_version,
 )
-from tasks.release import Release, ReleaseConfig
-from tasks.store import Store
+from tasks.tracking.release import Release, ReleaseConfig
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ def register_model(
         if not holds:
             return None, False
         if version is None:
-            from tasks.tracking import register_version
+            from tasks.tracking.runs import register_version
             from tasks.train import datasets
 
             version = register_version(
@@ -101,7 +101,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 
     The first version that is released is the reference too.
     """
-    from tasks.tracking import set_alias, set_tags
+    from tasks.tracking.runs import set_alias, set_tags
 
     why = "; ".join(verdict.reasons)
     if verdict.passed:
@@ -119,8 +119,8 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, shown: Shown) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
     from slm_model.evaluation.figures import loss_by_position, score_card, training_curve
-    from tasks.pages import to_html
-    from tasks.tracking import fill_run
+    from tasks.running.pages import to_html
+    from tasks.tracking.runs import fill_run
     from tasks.train import describe
 
     assert model.manifest is not None

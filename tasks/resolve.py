@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_model.artifact import UserError, hash_json
-from slm_model.data.source import PinnedSource, resolve
-from tasks.files import write_atomically
+from slm_model.data.sources.config import PinnedSource, resolve
+from tasks.engine.atomic_files import write_atomically
 
 if TYPE_CHECKING:
-    from slm_model.data.source import FilesSource, HubSource, StorygenSource
+    from slm_model.data.sources.config import FilesSource, HubSource, StorygenSource
 
 
 def pin(config: StorygenSource | FilesSource | HubSource, root: Path, offline: bool) -> PinnedSource:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.stage import Stage
+from tasks.engine.stage import Stage
 
 if TYPE_CHECKING:
     from slm_model.data.stories import Splits

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import InputRef, StageRun
-from tasks.differences import flatten
-from tasks.environment import environment
+from tasks.engine.differences import flatten
+from tasks.engine.provenance import environment
+from tasks.engine.stage import Making, Stage
+from tasks.engine.store import Store
 from tasks.kept_vocab import kept_by
-from tasks.lineage import source_of
-from tasks.stage import Making, Stage
-from tasks.store import Store
+from tasks.lineage.ancestors import source_of
 from tasks.trunk import outlook, trunks_for
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.token_shards import TokenShards
-    from tasks.tracking import Dataset, Description
+    from tasks.tracking.runs import Dataset, Description
 
 
 def headline(model: Checkpoint) -> str:
@@ -47,8 +47,8 @@ train: Stage[Checkpoint] = Stage(
 @contextmanager
 def listening(making: Making) -> Iterator[StageRun]:
     """The stage's run with MLflow listening, and with the trunks that it may go on from."""
-    from tasks.registry import MlflowStore
-    from tasks.tracking import open_run
+    from tasks.tracking.registry import MlflowStore
+    from tasks.tracking.runs import open_run
 
     shards, _, network, config, *_ = making.args
     told = making.run.report
@@ -90,7 +90,7 @@ def describe(
     commit: str | None,
 ) -> Description:
     """The training as MLflow shows it: its settings and what it was trained on."""
-    from tasks.tracking import Description
+    from tasks.tracking.runs import Description
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
@@ -104,7 +104,7 @@ def describe(
 
 def datasets(shards: TokenShards, root: Path) -> list[Dataset]:
     """The shards' sides as MLflow's datasets."""
-    from tasks.tracking import Dataset
+    from tasks.tracking.runs import Dataset
 
     facts = shards.facts
     source = source_of(shards.manifest, Store(root)) if shards.manifest else str(shards.folder)

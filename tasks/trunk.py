@@ -12,11 +12,11 @@ from slm_model.artifact import Artifact, Facts, Manifest, Recipe, canonical_json
 from slm_model.training.budget import total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.schedule import trunk_steps
-from tasks.store import Store
+from tasks.engine.store import Store
 
 if TYPE_CHECKING:
     from slm_model.training.trunk import Trunk
-    from tasks.stage import Making
+    from tasks.engine.stage import Making
 
 STAGE = "trunk"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slm_model.artifact import ArtifactDamaged, UserError
-from tasks.stage import Stage
+from tasks.engine.stage import Stage
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from slm_model.evaluation.walk_page import WalkPage
-    from tasks.plan import Planner
+    from tasks.running.planner import Planner
 
 
 walk: Stage[WalkPage] = Stage(

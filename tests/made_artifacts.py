@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_model.artifact import MANIFEST, Facts, FileRecord, Manifest, Recipe, content_digest, seal_manifest
-from tasks.store import records_of
+from tasks.engine.store import records_of
 
 
 def manifest_for(stage: str, facts: Facts, files: Sequence[FileRecord] = (), **others: Any) -> Manifest:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from slm_model.artifact import hash_json
-from slm_model.data.download import SCHEMA
 from slm_model.data.parquet import PartWriter
+from slm_model.data.sources.download import SCHEMA
 from slm_model.data.stories import RawFacts, RawStories, Splits, SplitsFacts
 
 SIDE = pa.schema({"id": pa.string(), "text": pa.string()})

@@ -34,7 +34,7 @@ def story_row(parts: Iterable[Path], story_id: str) -> tuple[Path, dict[str, Any
 
 def raw_row(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, Any] | None:
     """The raw story that became this one: the clean stage keeps of raw part i what stands in part i of its own."""
-    from slm_model.data.normalise import normalise
+    from slm_model.text.normalise import normalise
 
     name = part.name.replace("stories-", "raw-")
     for path in raw.parts():

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from slm_model.artifact import StageRun, UserError, hash_json
+from slm_model.data.cleaning.exact_duplicates import exact_duplicates
+from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_duplicates, prepared
 from slm_model.data.config import SplitConfig
-from slm_model.data.dedup import exact_duplicates
-from slm_model.data.near import Search, Sketched, near_duplicates, prepared
 from slm_model.data.parquet import PartWriter, read_batches, read_table
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, STORIES_PER_PART, Side, Splits, SplitsFacts, Stories, story_numbers

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from slm_model.artifact import Config
-from slm_model.sampling import SamplingConfig
+from slm_model.generation.config import SamplingConfig
 
 
 class EvaluateConfig(Config):

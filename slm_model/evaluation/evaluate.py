@@ -16,15 +16,15 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import Side, Splits
 from slm_model.data.token_shards import SideTokens, TokenShards
-from slm_model.evaluation.confidence import bits_per_byte_interval
 from slm_model.evaluation.config import EvaluateConfig
-from slm_model.evaluation.copying import compare, copied_from
+from slm_model.evaluation.intervals import bits_per_byte_interval
+from slm_model.evaluation.memorisation import compare, copied_from
 from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
-from slm_model.evaluation.score import TokenScores, score_texts, score_tokens, side_scores, stride
 from slm_model.evaluation.score_card import NUMERICS, Phenomenon, Scores, ScoresFacts, ScoresTable
-from slm_model.evaluation.scores import UNKNOWN_BITS, SideScores, StoryScore
+from slm_model.evaluation.scoring import TokenScores, score_texts, score_tokens, side_scores, stride
 from slm_model.evaluation.story_measures import measure, words_of
-from slm_model.generation import Generator
+from slm_model.evaluation.story_score import UNKNOWN_BITS, SideScores, StoryScore
+from slm_model.generation.generator import Generator
 from slm_model.networks.base import Network
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 from slm_model.training.config import NumericsConfig

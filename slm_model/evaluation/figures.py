@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from slm_model.drawing import BLUE, COLOURS, GREY, ORANGE, new_figure, style, to_png
 from slm_model.evaluation.score_card import Phenomenon, ScoresTable
-from slm_model.evaluation.scores import SideScores
+from slm_model.evaluation.story_score import SideScores
+from slm_model.reporting.plots import BLUE, COLOURS, GREY, ORANGE, new_figure, style, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

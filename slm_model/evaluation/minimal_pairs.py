@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from slm_model.evaluation.confidence import wilson_interval
+from slm_model.evaluation.intervals import wilson_interval
 from slm_model.evaluation.score_card import Phenomenon
 
 DATA_FILES = ("minimal_pairs.txt",)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from slm_model.artifact import OBSERVATIONS, Artifact, Facts, Record
-from slm_model.evaluation.scores import SideScores, StoryScore
-from slm_model.sampling import Story
+from slm_model.evaluation.story_score import SideScores, StoryScore
+from slm_model.generation.config import Story
 
 NUMERICS = f"{OBSERVATIONS}/numerics.json"
 

@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from slm_model.data.cleaning.filters import reason_to_reject
 from slm_model.data.config import CleanConfig
-from slm_model.data.filters import reason_to_reject
 from slm_model.evaluation.score_card import StoryMeasures
 
 BLEU_ORDER = 4

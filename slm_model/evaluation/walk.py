@@ -12,8 +12,8 @@ from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
 from slm_model.data.token_shards import TokenShards
-from slm_model.markdown import blocks, quote, table
-from slm_model.sampling import SamplingConfig, Story
+from slm_model.generation.config import SamplingConfig, Story
+from slm_model.reporting.markdown import blocks, quote, table
 from slm_model.tokenizer.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def walk(
 
     Raises UserError if no story, or more than one, has such an id.
     """
-    from slm_model.evaluation.score import score_tokens
-    from slm_model.evaluation.scores import StoryScore, bits_per_byte
-    from slm_model.generation import Generator
+    from slm_model.evaluation.scoring import score_tokens
+    from slm_model.evaluation.story_score import StoryScore, bits_per_byte
+    from slm_model.generation.generator import Generator
 
     side, story_id = _place(splits, story_id or _default_story(stories, splits))
     part, cleaned = _row(stories.parts(), story_id)

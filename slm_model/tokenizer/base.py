@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slm_model.hashing import Bytes
+    from slm_model.text.hashing import Bytes
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 SPECIALS = (PAD, UNK, BOS, EOS)  # ids 0 to 3; a kind that spells every text has no UNK, and ids 0 to 2

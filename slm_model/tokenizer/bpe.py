@@ -20,7 +20,7 @@ from slm_model.tokenizer.pieces import CONTROL, SPACE, character_kinds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slm_model.hashing import Bytes
+    from slm_model.text.hashing import Bytes
 
 SPECIALS = [PAD, BOS, EOS]
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

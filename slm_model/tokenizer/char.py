@@ -16,7 +16,7 @@ from slm_model.tokenizer.pieces import PieceTokenizer, common_characters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slm_model.hashing import Bytes
+    from slm_model.text.hashing import Bytes
 
 
 class CharTokenizer(PieceTokenizer):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from slm_model.hashing import U64, Bytes, Places
+    from slm_model.text.hashing import U64, Bytes, Places
 
 MOST_PIECES = 500_000  # then it begins anew; TinyStories has fewer
 FREE = 0  # no piece's hash
@@ -111,7 +111,7 @@ class FlatEncoder:
         """Where in the table each piece stands; those that are not there are encoded, and put there."""
         import numpy as np
 
-        from slm_model.hashing import hash_pieces
+        from slm_model.text.hashing import hash_pieces
 
         stops = np.append(starts[1:], len(buffer))
         hashes = np.maximum(hash_pieces(buffer, starts, stops), FREE + 1)

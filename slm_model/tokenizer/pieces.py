@@ -16,7 +16,7 @@ from slm_model.tokenizer.document import split_by, tokenizer_document, write
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from slm_model.hashing import Bytes
+    from slm_model.text.hashing import Bytes
 
 # A word with its apostrophes ("don't") takes the space before it along, and so does any single character that is no
 # letter; what is left, one by one, are spaces, line ends, and U+FFFD, which stands for an unknown piece and must not

@@ -46,16 +46,16 @@ from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
+from slm_model.training.launcher import ALONE, Ranks, learn_in_processes
 from slm_model.training.memory import memory_advice, require_memory
 from slm_model.training.numerics import Numerics, arithmetic, hindrance, require_same, resolve
-from slm_model.training.processes import ALONE, Ranks, learn_in_processes
+from slm_model.training.resume import Plan, ResumeFolder, State
 from slm_model.training.schedule import trunk_steps
 from slm_model.training.speed import Speedometer
-from slm_model.training.state import Plan, ResumeFolder, State
-from slm_model.training.trainee import Trainee
+from slm_model.training.train_step import Trainee
 from slm_model.training.trunk import TrunkFacts, write_trunk
+from slm_model.training.validation import tell, validate, validation_steps
 from slm_model.training.warm_start import earlier_weights
-from slm_model.training.watching import tell, validate, validation_steps
 
 log = logging.getLogger(__name__)
 

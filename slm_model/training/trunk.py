@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from slm_model.artifact import Artifact, Facts
 from slm_model.checkpoint import THROUGHPUT
-from slm_model.training.state import State
+from slm_model.training.resume import State
 
 STATE = "state.safetensors"
 

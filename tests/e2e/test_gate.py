@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry import MlflowStore, aliased
+from tasks.tracking.registry import MlflowStore, aliased
 from tests.e2e.conftest import SMALL, run_slm
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
 
     champion = aliased(MlflowStore(artifacts, f"sqlite:///{artifacts}/mlflow.db"), "quick")
     assert champion is not None and champion.bundle is not None
-    code = champion.bundle / "code/slm_model/evaluation/score.py"  # nobody else's: the copy has registered it
+    code = champion.bundle / "code/slm_model/evaluation/scoring.py"  # nobody else's: the copy has registered it
     code.write_text("1 / 0")
     again = ["run", "quick", *SMALL, "--source.seed", "6"]  # other test stories: what is kept of its scores is no help
     done = run_slm(artifacts, *again)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slm_model.artifact import MANIFEST, content_digest, read_manifest, seal_manifest
-from tasks.store import records_of
+from tasks.engine.store import records_of
 from tests.e2e.conftest import SMALL, run_slm
 
 pytestmark = pytest.mark.slow

@@ -28,18 +28,18 @@ from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import write_table
 from slm_model.data.parts import FEW, LazyExecutor
 from slm_model.data.shards import ShardConfig
-from slm_model.data.source import FilesSource
+from slm_model.data.sources.config import FilesSource
 from slm_model.data.storygen.generate import stories
 from slm_model.tokenizer.config import BpeConfig
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
 from tasks.download import download
-from tasks.home import REPOSITORY
-from tasks.placement import Placement
+from tasks.engine.paths import REPOSITORY
+from tasks.engine.placement import Placement
+from tasks.engine.stage import Engine, Nobody, Stage
 from tasks.resolve import pin
 from tasks.shard import shard
 from tasks.split import split
-from tasks.stage import Engine, Nobody, Stage
 
 pytestmark = pytest.mark.slow
 
@@ -218,7 +218,7 @@ def test_a_dask_cluster_one_of_whose_workers_is_killed(
 def test_a_cluster_that_loses_its_last_worker_is_not_waited_for_without_end(
     scheduler: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.workers.DASK_SECONDS_ALONE", 1.0)
+    monkeypatch.setattr("tasks.engine.local_workers.DASK_SECONDS_ALONE", 1.0)
     with dask_worker(scheduler) as victim, pytest.raises(UserError, match=r"or every worker of it, was lost"):
         data_half(tmp_path / "artifacts", source, Placement(dask=scheduler), KillsAfterTheFirstPart(victim))
 
@@ -226,7 +226,7 @@ def test_a_cluster_that_loses_its_last_worker_is_not_waited_for_without_end(
 def test_a_cluster_without_workers_is_named(
     scheduler: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.workers.DASK_SECONDS", 1.0)
+    monkeypatch.setattr("tasks.engine.local_workers.DASK_SECONDS", 1.0)
     with pytest.raises(UserError, match=f"{scheduler} has no workers: .*`dask worker {scheduler}`"):
         data_half(tmp_path / "artifacts", source, Placement(dask=scheduler))
 
@@ -234,7 +234,7 @@ def test_a_cluster_without_workers_is_named(
 def test_a_cluster_with_other_code_is_refused(scheduler: str, source: Path, tmp_path: Path) -> None:
     for package in ("slm_model", "tasks"):
         shutil.copytree(REPOSITORY / package, tmp_path / package)
-    with (tmp_path / "slm_model" / "data" / "filters.py").open("a") as file:
+    with (tmp_path / "slm_model" / "data" / "cleaning" / "filters.py").open("a") as file:
         file.write("MORE = 1\n")
     with (
         dask_worker(scheduler, code=tmp_path),

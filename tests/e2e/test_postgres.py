@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from slm_model.evaluation.judge import Verdict
+from slm_model.evaluation.gate import Verdict
 from tests.e2e.compose import Compose, free_port
 from tests.e2e.conftest import environment, run_slm
 from tests.e2e.postgres import Postgres, postgres

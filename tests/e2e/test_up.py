@@ -174,7 +174,7 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_undisturbed_on
         time.sleep(chance.uniform(1, 10))
         state = served.ask("GET", f"/flow_runs/{run_id}")["state_type"]
         assert state not in ("COMPLETED", "FAILED", "CANCELLED"), (killed, served.logs(run_id))
-        kinds = ("prefect.engine", "tasks.workers", " worker start")
+        kinds = ("prefect.engine", "tasks.engine.local_workers", " worker start")
         victims = [(p, k) for p, c in processes_of(served.artifacts).items() for k in kinds if k in c]
         if victims:
             process, kind = chance.choice(victims)

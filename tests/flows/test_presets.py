@@ -9,11 +9,11 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 import flows.build_model
 from flows.cli import overrides, parser
-from flows.commands.running import settings
+from flows.commands.build import settings
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure, deployments, described
 from slm_model.artifact import UserError
-from tasks.placement import Placement
+from tasks.engine.placement import Placement
 
 
 @pytest.mark.parametrize("name", sorted(deployments()))

@@ -16,16 +16,16 @@ from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure
 from flows.retrain import Watching, carry_out, newer_stories, retrain
 from slm_model.artifact import UserError
-from slm_model.data.source import SourceUnreachable
+from slm_model.data.sources.config import SourceUnreachable
 from slm_model.data.storygen.generate import stories
-from tasks.bundle import BundleFailed
-from tasks.gc import removable
-from tasks.pages import retrain_page
-from tasks.placement import Placement
-from tasks.registry import MlflowStore, list_versions, version_of
-from tasks.release import Decision
-from tasks.store import Store
-from tasks.trace import trace_version
+from tasks.engine.placement import Placement
+from tasks.engine.store import Store
+from tasks.lineage.garbage_collection import removable
+from tasks.lineage.trace import trace_version
+from tasks.running.pages import retrain_page
+from tasks.tracking.bundle import BundleFailed
+from tasks.tracking.registry import MlflowStore, list_versions, version_of
+from tasks.tracking.release import Decision
 from tests.e2e.conftest import SMALL
 
 ALONE = Placement(num_workers=1)
@@ -168,7 +168,7 @@ def test_a_champion_that_cannot_be_scored_is_no_verdict(config: PipelineConfig, 
     night()
     champion = version_of(MlflowStore.at(root), "nightly")
     assert champion.bundle is not None
-    (champion.bundle / "code/slm_model/evaluation/score.py").write_text("1 / 0")
+    (champion.bundle / "code/slm_model/evaluation/scoring.py").write_text("1 / 0")
     write(tmp_path, "second", stories(0, 600, 700))
     told.clear()
     with pytest.raises(BundleFailed, match=r"nightly/1 \(champion, reference\) cannot be scored: .*ZeroDivisionError"):

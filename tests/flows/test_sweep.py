@@ -9,12 +9,12 @@ import pytest
 
 from flows import sweep
 from flows.cli import overrides, parser
-from flows.grid import SweepConfig
+from flows.search_space import SweepConfig
 from slm_model.artifact import UserError
 from slm_model.data.token_shards import SideTokens, TokenShards
-from tasks.placement import Placement
-from tasks.runner import Runner
-from tasks.trials import Result
+from tasks.engine.placement import Placement
+from tasks.running.runner import Runner
+from tasks.trials.results import Result
 from tests.e2e.conftest import SMALL
 
 SETTINGS, _ = overrides(["sweep", *SMALL], parser())

@@ -21,7 +21,7 @@ from slm_model.data.report.counting import Encoded, Words, count_encoded, count_
 from slm_model.data.report.data_report import Count, DataReport, DataReportFacts, Length, ReportTable
 from slm_model.data.report.examples import largest_families, rejected_stories, repaired_stories
 from slm_model.data.report.figures import draw_stories, draw_words
-from slm_model.data.source import PinnedSource
+from slm_model.data.sources.config import PinnedSource
 from slm_model.data.stories import SIDES, RawFacts, RawStories, Side, Splits, SplitsFacts, Stories, StoriesFacts
 from slm_model.data.token_shards import TokenShards, TokenShardsFacts
 from slm_model.tokenizer.vocab import Vocab

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slm_model.data.report.data_report import DataReportFacts, ReportTable
-from slm_model.drawing import BLUE, COLOURS, GREY, new_figure, style, to_png
+from slm_model.reporting.plots import BLUE, COLOURS, GREY, new_figure, style, to_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

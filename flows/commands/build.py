@@ -1,0 +1,208 @@
+"""``slm`` run, plan, accept, verify, walk and settings. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.commands.context import placement_of, under_prefect, walked
+from flows.config import PipelineConfig, RetrainConfig
+from flows.pipeline import pipeline
+from flows.presets import configure, described
+from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
+from tasks.engine.paths import artifacts_root, calm_threads, settle_environment
+from tasks.engine.stage import Engine
+from tasks.engine.store import Store
+from tasks.running.console import Console
+from tasks.running.planner import Planned, Planner
+from tasks.tracking.registry import (
+    VERDICT_TAG,
+    MlflowStore,
+    RegistryUnreachable,
+    find_version,
+)
+
+if TYPE_CHECKING:
+    from slm_model.evaluation.score_card import Scores
+    from tasks.tracking.registry import Version
+
+FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
+
+
+def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Build, judge and register; or say that there is nothing to do."""
+    console = Console(highlight=False)
+    config, placement = configure(options.preset, settings), placement_of(options)
+    root = artifacts_root()
+    settle_environment(root)
+    plan = walked(config, Engine.at(root, placement))
+    if plan.nothing_to_do and options.until:
+        console.print(f"Nothing to do: {_kept(plan, root, options.until)}")
+        return 0
+    if plan.nothing_to_do:
+        version = _registered(config, plan, root)
+        if version is not None:
+            console.print(
+                f"Nothing to do: {version.name} was built from these very settings, stories and code"
+                f" ({version.verdict or 'no verdict'})."
+            )
+            _look_further(console, config.release.model_name, options.preset)
+            return 0
+    console.print(f"[bold]slm run[/] {options.preset or ''}")
+    _estimate(console, config, plan, root)
+    from tasks.running.terminal import Terminal
+
+    calm_threads()
+    began = time.perf_counter()
+    with under_prefect(Terminal(console), root):
+        from prefect import tags
+
+        from flows.build_model import build_model
+
+        with tags(options.preset or "default", "terminal"):
+            release = build_model(config=config, placement=placement)
+    seconds = time.perf_counter() - began
+    if release is None:
+        console.print(
+            f"\n{_kept(walked(config, Engine.at(root, placement)), root, options.until)}. {seconds:.0f} s in all."
+        )
+        return 0
+    word = "[green]champion[/]" if "champion" in release.aliases else "not the champion"
+    console.print(f"\n[bold]{release.name}[/] is {word}: {'; '.join(release.reasons)}. {seconds:.0f} s in all.\n")
+    for story in _stories(config, Engine.at(root, placement))[:3]:
+        console.print(story.strip(), style="italic", markup=False)
+        console.print()
+    _look_further(console, config.release.model_name, options.preset)
+    return 0
+
+
+def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Say what a run would do."""
+    console = Console(highlight=False)
+    config, root = configure(options.preset, settings), artifacts_root()
+    planned = walked(config, Engine.at(root, placement_of(options)))
+    for line in planned.lines:
+        said = f"{line.fate}{' (accepted, code differs)' if line.accepted else ''}"
+        because = f", because {line.reason}" if line.fate == "will run" and line.reason else f", {line.reason}"
+        console.print(f"  {line.stage:<12}[{FATES[line.fate]}]{said}[/]", end="")
+        console.print(because if line.reason else "", markup=False)
+    if planned.nothing_to_do and not options.until:
+        version = _registered(config, planned, root)
+        console.print(f"  {'register':<12}" + (f"[cyan]done[/], {version.name}" if version else "[yellow]will run[/]"))
+    else:
+        _estimate(console, config, planned, root)
+    return 0
+
+
+def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Take over a stage's result that other code made."""
+    config, engine = configure(options.preset, settings), Engine.at(artifacts_root(), placement_of(options))
+    accepted: list[Manifest] = []
+
+    class Accepting(Planner):
+        def __call__(self, stage: Any, *args: Any) -> Any:
+            if stage.name == options.stage and not any(isinstance(arg, Planned) for arg in args):
+                accepted.append(engine.accept(stage, *args))
+            return super().__call__(stage, *args)
+
+    walked = Accepting(engine)
+    pipeline(config, walked)
+    if not accepted:
+        stages = [line.stage for line in walked.lines]
+        if options.stage not in stages:
+            raise UserError(f"there is no stage {options.stage!r}: there are {', '.join(stages)}")
+        raise UserError(f"{options.stage} stands below a stage that will run: accept or run that one first")
+    word = accepted[0].accepted
+    assert word is not None
+    print(f"{options.stage}: {word.from_key} taken over as {accepted[0].key}; differs: {'; '.join(word.differs)}")
+    return 0
+
+
+def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Hash every byte of every artifact. Exit code 1 if one is damaged."""
+    store = Store(artifacts_root())
+    damaged, whole, size = 0, 0, 0
+    for folder, found in store.everything(options.stage):
+        if isinstance(found, ArtifactDamaged):
+            reasons = [f"{found.path.name}: {found.reason}"]
+        else:
+            differing = ((record.name, difference(folder / record.name, record)) for record in found.files)
+            reasons = [f"{name}: {reason}" for name, reason in differing if reason]
+            size += sum(record.size for record in found.files)
+        damaged, whole = damaged + bool(reasons), whole + (not reasons)
+        for reason in reasons:
+            print(f"damaged  {folder.parent.name}/{folder.name}: {reason}")
+    if options.stage and not whole + damaged:
+        there = ", ".join(sorted({folder.parent.name for folder, _ in store.everything()})) or "none"
+        raise UserError(f"no artifact of a stage {options.stage!r} is in {store.root}: there are those of {there}")
+    print(f"{whole} whole, {damaged} damaged, {size / 1e6:,.1f} MB hashed")
+    if damaged:
+        print("the next run sets a damaged one aside and makes it again")
+    return 1 if damaged else 0
+
+
+def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Follow one story through the pipeline."""
+    from tasks.walk import follow
+
+    engine = Engine.at(artifacts_root(), placement_of(options))
+    planned = walked(configure(options.preset, settings), engine)
+    Console(highlight=False).print(follow(planned, options.story))
+    return 0
+
+
+def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """List every setting."""
+    console = Console(highlight=False)
+    for name, default, text in described():
+        console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
+        console.print(f"    {text}", markup=False)
+    console.print("\nOf scheduled retraining alone, parameters of the deployment nightly:\n")
+    for name, default, text in described(RetrainConfig, "retrain."):
+        console.print(f"[bold]{name}[/] [dim](default {default})[/]\n    {text}")
+    return 0
+
+
+def _kept(plan: Planner, root: Path, stage: str) -> str:
+    return f"{stage} is finished, at {plan.artifacts[stage].folder.relative_to(root.parent)}"
+
+
+def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | None:
+    key = plan.artifacts["train"].key
+    try:
+        version = find_version(MlflowStore.at(root), config.release.model_name, key)
+    except RegistryUnreachable:  # the run will say so where it needs the registry
+        return None
+    return version if version is not None and VERDICT_TAG in version.tags else None
+
+
+def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
+    """What the model told in its evaluation, one for each prompt."""
+    scores: Scores = walked(config, engine).artifacts["evaluate"]  # type: ignore[assignment]
+    by_prompt = {story.prompt: story.text for story in reversed(scores.samples())}
+    return list(reversed(by_prompt.values()))
+
+
+def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Path) -> None:
+    """Time and disk before a long run, as far as they can be known."""
+    from tasks.running.estimate import estimate
+    from tasks.trunk import steps_ahead
+
+    store = Store(root)
+    trains = any(line.stage == "train" and line.fate != "cached" for line in plan.lines)
+    counted = "train" in plan.ahead and config.train.max_minutes is None
+    steps = steps_ahead(*plan.ahead["train"], store) if counted else None
+    for line in estimate(config.source, plan.source, config.model, config.train if trains else None, store, steps):
+        console.print(f"  [dim]{line}[/]")
+    free = shutil.disk_usage(root if root.exists() else root.parent).free
+    if free < 1e9:
+        console.print(f"  [red]only {free / 1e6:,.0f} MB are free on the disk of {root}[/]")
+
+
+def _look_further(console: Console, model_name: str, preset: str | None) -> None:
+    console.print(f'  slm generate "Once upon a time" --model {model_name}     more stories')
+    console.print(f"  slm walk {preset or ''}     one story through the whole pipeline")
+    console.print("  slm models     what is registered")

@@ -1,0 +1,147 @@
+"""``slm`` show, trace, replay and gc: what is there, whence it came, what may go. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slm_model.artifact import ArtifactDamaged, Manifest, UserError
+from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.store import Store
+from tasks.running.console import Console
+from tasks.tracking.registry import (
+    MlflowStore,
+    all_versions,
+    list_models,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """An artifact or a model version, with what it was made from."""
+    console, root = Console(highlight=False), artifacts_root()
+    key = options.reference
+    if "/" in key or "@" in key:
+        version = version_of(MlflowStore.at(root), key)
+        console.print(f"[bold]{version.name}[/]  {', '.join(version.aliases)}")
+        for name, value in sorted(version.tags.items()):
+            console.print(f"  {name:<24}{value}", markup=False)
+        key = version.key or ""
+    found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key) or _scores(m, key)]
+    if not found:
+        raise UserError(f"no artifact's key begins with {key!r}: `ls {root}/*` shows those there are")
+    for folder, manifest in found:
+        if isinstance(manifest, ArtifactDamaged):
+            console.print(f"{folder}: damaged: {manifest.reason}", markup=False)
+        else:
+            _show_manifest(console, folder, manifest)
+    return 0
+
+
+def trace(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Where something comes from, and what came of it. Exit code 1 if a link does not hold."""
+    from tasks.lineage.story_trace import trace_story
+    from tasks.lineage.trace import manifests_in, named, trace_artifact, trace_version
+
+    store, reference = Store(artifacts_root()), options.reference
+    registry = MlflowStore.at(store.root)
+    names = named(reference, manifests_in(store))
+    if "/" in reference or "@" in reference or (not names and reference in list_models(registry)):
+        links = trace_version(version_of(registry, reference), registry, store)
+    elif names:
+        versions = all_versions(registry)
+        links = [link for name in names for link in trace_artifact(name, store, versions, alone=len(names) == 1)]
+    else:
+        links = trace_story(reference, store, registry, all_versions(registry))
+    console = Console(highlight=False, soft_wrap=True)
+    for link in links:
+        console.print(link.title, style="bold", markup=False)
+        for name, text in link.said:
+            console.print(f"  {name:<18}{text}", markup=False)
+        for text in link.wrong:
+            console.print(f"  MISMATCH          {text}", style="red", markup=False)
+    num_wrong = sum(len(link.wrong) for link in links)
+    console.print(f"{num_wrong} links do not hold" if num_wrong else "every link holds")
+    return 1 if num_wrong else 0
+
+
+def replay(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Tell a version's recorded stories again. Exit code 1 if one comes out otherwise."""
+    from tasks.lineage.replay import replay as told_again
+
+    registry = MlflowStore.at(artifacts_root())
+    version = version_of(registry, options.reference)
+    calm_threads()
+    found = told_again(version, Store(registry.root), registry, options.story)
+    for number, story in found.stories.items():
+        if options.story in (None, number):
+            said = "the same, byte for byte" if story.same else "DIFFERS"
+            print(f"{number:>4}  {story.where:<12} {story.prompt[:40]!r:<44} {said}")
+        if options.story == number:
+            print(story.told if story.same else f"recorded: {story.recorded}\ntold now: {story.told}")
+    differ = sum(not story.same for story in found.stories.values())
+    print(f"{version.name}: {len(found.stories) - differ} of {len(found.stories)} recorded stories came out the same")
+    for reason in found.changed if differ else []:
+        print(f"  may be why: {reason}")
+    if differ and not found.changed:
+        print("  torch, processor, threads and code are what they were: the model or the record was changed")
+    return 1 if differ else 0
+
+
+def gc(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Show what nothing needs, and remove it if told to."""
+    from tasks.lineage.garbage_collection import removable
+
+    if not options.keep_days >= 0:
+        raise UserError(f"--keep-days is {options.keep_days}: 0 or more")
+    store, now = Store(artifacts_root()), time.time()
+    found = list(removable(store, MlflowStore.at(store.root), now - 86400 * options.keep_days))
+    num_bytes = 0
+    for one in found:
+        gone = not options.yes or store.remove(one.stage, one.key, one.folder, now - 86400 * options.keep_days)
+        num_bytes += one.num_bytes if gone else 0
+        said = one.reason if gone else "left: a run uses it"
+        age = f"{(now - one.used) / 86400:8.1f} days {one.num_bytes / 1e6:12,.1f} MB"
+        print(f"{one.stage:<12}{one.folder.name:<50}{age}  {said}")
+    if options.yes:
+        print(f"{num_bytes / 1e6:,.1f} MB removed")
+    else:
+        print(f"{num_bytes / 1e6:,.1f} MB may go" + (": `slm gc --yes` removes them" if found else ""))
+    return 0
+
+
+def _scores(manifest: Manifest | ArtifactDamaged, key: str) -> bool:
+    """Whether these are the scores of the model with this key."""
+    return (
+        isinstance(manifest, Manifest)
+        and manifest.recipe.stage == "evaluate"
+        and any(one.stage == "train" and one.key == key for one in manifest.recipe.inputs)
+    )
+
+
+def _show_manifest(console: Console, folder: Path, manifest: Manifest) -> None:
+    recipe = manifest.recipe
+    console.print(f"[bold]{recipe.stage}[/] {manifest.key}  {folder}")
+    if manifest.accepted:
+        differs = "; ".join(manifest.accepted.differs)
+        console.print(f"  accepted, code differs: from {manifest.accepted.from_key}: {differs}", markup=False)
+    console.print(f"  made {manifest.started} in {manifest.seconds:,.1f} s, content {manifest.digest[:12]}")
+    for one in recipe.inputs:
+        console.print(f"  from {one.stage} {one.key[:12]}, content {one.digest[:12]}", markup=False)
+    for title, pairs in (("facts", manifest.facts), ("environment", manifest.environment)):
+        console.print(f"  {title}")
+        for name, value in pairs.items():
+            for part, one in value.items() if isinstance(value, dict) else [("", value)]:
+                console.print(f"    {f'{name} {part}':<42}{one}", markup=False)
+    console.print("  settings")
+    for config in recipe.configs:
+        for name, value in config.items():
+            console.print(f"    {name:<28}{value}", markup=False)
+    console.print(f"  files ({sum(f.size for f in manifest.files) / 1e6:,.1f} MB)")
+    for file in manifest.files:
+        console.print(f"    {file.size:>12,}  {file.sha256[:12]}  {file.name}", markup=False)

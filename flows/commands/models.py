@@ -1,0 +1,156 @@
+"""``slm`` generate, models, promote and rollback. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from flows.presets import checked
+from slm_model.artifact import ArtifactDamaged, UserError
+from tasks.engine.paths import artifacts_root, calm_threads, settle_environment
+from tasks.running.console import Console
+from tasks.tracking.registry import (
+    CHAMPION,
+    MlflowStore,
+    aliased,
+    bundle_folder,
+    find_model,
+    list_versions,
+    previous_champion,
+    registered,
+    version_of,
+)
+from tasks.tracking.release import ReleaseConfig
+
+if TYPE_CHECKING:
+    from slm_model.networks.base import Network
+    from slm_model.tokenizer.base import Tokenizer
+
+
+def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Tell a story as it comes, or several, in batches."""
+    from slm_model.generation.config import SamplingConfig
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    sampling = checked(SamplingConfig, given)
+    if options.num < 1:
+        raise UserError(f"--num is {options.num}: at least one story")
+    calm_threads()
+    checkpoint, name = find_model(options.model, artifacts_root())
+    try:
+        network, tokenizer = checkpoint.load()
+    except ArtifactDamaged as damaged:
+        raise UserError(f"{damaged}: copy or train the model again") from None
+    from slm_model.generation.generator import Generator
+
+    generator = Generator(network, tokenizer)
+    print(f"[{name}]", file=sys.stderr)
+    _tell_what_is_not_read(options.prompt, network, tokenizer)
+    if options.num == 1:
+        for piece in generator.stream(options.prompt, sampling):
+            print(piece, end="", flush=True)
+        print()
+        return 0
+    for number, story in enumerate(generator.in_batches([options.prompt], sampling, options.num)):
+        print(("\n" if number else "") + story.text, flush=True)
+    return 0
+
+
+def _tell_what_is_not_read(prompt: str, network: Network, tokenizer: Tokenizer) -> None:
+    from slm_model.text.normalise import normalise
+
+    text = normalise(prompt)
+    if (dropped := 1 + len(tokenizer.encode(text)) - network.context) > 0:
+        what = f"the first {dropped:,} tokens of the prompt are beyond its context of {network.context:,}"
+        print(f"slm: {what} and were not read: a shorter prompt is read whole", file=sys.stderr)
+    if unknown := tokenizer.unknown_bytes(text):
+        what = f"{unknown:,} of the prompt's {len(text.encode()):,} bytes are in no word of its vocabulary"
+        print(f"slm: {what}: it read them as unknown", file=sys.stderr)
+
+
+def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """List registered models with the reasons of their verdicts, or hold two versions against each other."""
+    store = MlflowStore.at(artifacts_root())
+    if options.compare:
+        return _compare(store, *options.compare)
+    console = Console(highlight=False)
+    names = registered(store, options.name)
+    columns = ("model", "aliases", "verdict", "bits/byte", "test set", "made (UTC)", "checkpoint")
+    table = Table(*columns, box=None, pad_edge=False)
+    versions = [version for name in names for version in list_versions(store, name)]
+    for version in versions:
+        bits = f"{version.bits_per_byte:.4f}" if version.bits_per_byte is not None else ""
+        made = f"{version.created:%Y-%m-%d %H:%M}"
+        aliases = ", ".join(version.aliases)
+        stories, checkpoint = version.tags.get("slm.test_digest", "")[:8], (version.key or "")[:10]
+        table.add_row(version.name, aliases, version.verdict or "", bits, stories, made, checkpoint)
+    console.print(table)
+    for version in versions:
+        console.print(f"\n{version.name}: {version.reasons}" if version.reasons else "", end="", markup=False)
+        for one in version.audit:
+            why = "by the gate" if one["why"] == version.reasons else one["why"]
+            when = one["when"][:16].replace("T", " ")
+            console.print(f"\n  {one['alias']}: {one['who']}, {when}, {why}", end="", markup=False)
+    console.print()
+    if len({version.tags.get("slm.test_digest") for version in versions}) > len(names):
+        console.print("\nFigures of different test sets do not compare: `slm models --compare A B` does.")
+    return 0
+
+
+def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Give an alias to a version, whatever the gate said."""
+    settle_environment(artifacts_root())
+    store = MlflowStore.at(artifacts_root())
+    bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
+    from tasks.tracking.connection import registering
+    from tasks.tracking.runs import set_alias
+
+    with registering(store.root):
+        version = version_of(store, options.reference)
+        before = aliased(store, version.model_name, options.alias)
+        if before == version:
+            print(f"{version.name} is {options.alias} already: nothing was changed")
+            return 0
+        set_alias(store, version, options.alias, options.why)
+    print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before else ""))
+    return 0
+
+
+def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Make the champion before the present one champion again."""
+    settle_environment(artifacts_root())
+    store = MlflowStore.at(artifacts_root())
+    from tasks.tracking.connection import registering
+    from tasks.tracking.runs import set_alias
+
+    registered(store, options.name)
+    with registering(store.root):
+        before, present = previous_champion(store, options.name), aliased(store, options.name)
+        if before is None:
+            raise UserError(
+                f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
+            )
+        set_alias(store, before, CHAMPION, options.why)
+    print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
+    return 0
+
+
+def _compare(store: MlflowStore, one: str, other: str) -> int:
+    """Print how the first version stands to the second, on test stories that neither was trained on."""
+    from tasks.judge import compare_versions
+
+    versions = version_of(store, one), version_of(store, other)
+    settle_environment(artifacts_root())
+    calm_threads()
+    found, num_stories = compare_versions(store, *versions, ReleaseConfig())
+    way = "better" if found.difference < 0 else "worse"
+    sure = found.interval is not None and found.interval.low * found.interval.high > 0
+    print(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
+    print(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
+    print(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
+    print(f"{versions[0].name} is {way}" if sure else "these stories do not tell them apart")
+    return 0

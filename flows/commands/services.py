@@ -1,0 +1,61 @@
+"""``slm`` up, supervise and doctor. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from slm_model.artifact import UserError
+from tasks.engine.paths import artifacts_root, settle_environment
+from tasks.running.console import Console
+
+if TYPE_CHECKING:
+    pass
+
+MARKS = {"well": "[green]✓[/]", "mind": "[yellow]![/]", "wrong": "[red]✗[/]"}
+
+
+def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    from tasks.services.up import Up
+
+    root = artifacts_root()
+    settle_environment(root)
+    Up(root, options.prefect_port, options.mlflow_port, options.reruns, lambda line: print(line, flush=True)).run()
+    return 0
+
+
+def supervise(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Look after the runs of a server that others serve, until Ctrl-C or SIGTERM."""
+    from tasks.services.prefect_api import PrefectApi
+    from tasks.services.supervisor import LOOK_SECONDS, Supervisor
+
+    url, root = os.environ.get("PREFECT_API_URL"), artifacts_root()
+    if not url:
+        raise UserError("PREFECT_API_URL names no server whose runs to look after; `slm up` looks after its own")
+    (root / "runs").mkdir(parents=True, exist_ok=True)
+    say = partial(print, flush=True)
+    supervisor = Supervisor(PrefectApi(url), root, options.reruns, say, sees_processes=False)
+    supervisor.say(f"looking after the runs of {url} that leave their artifacts in {root}")
+    while True:
+        supervisor.tries_to_look()
+        time.sleep(LOOK_SECONDS)
+
+
+def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Look at the environment. Exit code 1 if something will not work."""
+    from tasks.services.doctor import examine, use_by_stage
+
+    console, root, wrong = Console(highlight=False), artifacts_root(), 0
+    settle_environment(root)
+    for finding in examine(root, (options.prefect_port, options.mlflow_port)):
+        wrong += finding.fate == "wrong"
+        console.print(f"  {MARKS[finding.fate]} {finding.name:<20}", end="")
+        console.print(finding.found + (f": {finding.remedy}" if finding.remedy else ""), markup=False)
+    console.print(f"\ndisk use of {root}")
+    for name, size in use_by_stage(root).items():
+        console.print(f"  {name:<22}{size / 1e6:>10,.1f} MB", markup=False)
+    return 1 if wrong else 0

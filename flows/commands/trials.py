@@ -1,0 +1,103 @@
+"""``slm`` sweep, scaling and spread: many trainings by one command. Each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.context import placement_of, under_prefect, walked
+from flows.pipeline import pipeline
+from flows.presets import DEFAULT, checked, configure
+from slm_model.artifact import UserError
+from tasks.engine.paths import artifacts_root, calm_threads, settle_environment
+from tasks.engine.stage import Engine
+from tasks.running.console import Console
+from tasks.running.runner import Runner, to_the_end
+from tasks.tracking.registry import (
+    MlflowStore,
+)
+
+if TYPE_CHECKING:
+    from flows.search_space import ScalingConfig, SweepConfig
+    from slm_model.evaluation.score_card import Scores
+    from tasks.trials.reports import Report
+
+
+def sweep(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train every setting of a grid, and rank them."""
+    from flows.search_space import SweepConfig
+
+    over: dict[str, str] = {}
+    for word in options.over:
+        name, equals, values = word.partition("=")
+        if not equals or name in over:
+            raise UserError(f"--over {word}: NAME=VALUES is wanted, each name once: --over train.batch_size=8,16")
+        over[name] = values
+    given = {"over": over, "num_trials": options.trials, "draw_seed": options.draw_seed}
+    return _searched(options, checked(SweepConfig, given | _search(options, settings)))
+
+
+def scaling(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Train networks of several sizes for the same budget, and compare their curves."""
+    from flows.search_space import ScalingConfig
+
+    sizes = tuple(options.sizes.split(",")) if options.sizes else ()
+    given = {"minutes": options.minutes, "steps": options.steps, "sizes": sizes}
+    return _searched(options, checked(ScalingConfig, given | _search(options, settings)))
+
+
+def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Measure what training again with another seed alone changes, and keep it with the registered model."""
+    config, root, console = configure(options.preset, settings), artifacts_root(), Console(highlight=False)
+    if options.num < 2:
+        raise UserError(f"--num is {options.num}: a spread is between two trainings or more")
+    settle_environment(root)
+    calm_threads()
+    from tasks.judge import record_spread
+    from tasks.running.terminal import Terminal
+
+    terminal = Terminal(console)
+    engine = Engine.at(root, placement_of(options).model_copy(update={"until": "evaluate"}), terminal)
+    scores: list[Scores] = []
+    try:
+        for seed in range(config.train.seed, config.train.seed + options.num):
+            reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+            to_the_end(partial(pipeline, reseeded, Runner(engine)), engine)
+            scores.append(walked(reseeded, engine).artifacts["evaluate"])  # type: ignore[arg-type]
+    finally:
+        terminal.close()
+    found = record_spread(MlflowStore.at(root), config.release.model_name, scores)
+    console.print(f"{config.release.model_name}: {found}", markup=False)
+    return 0
+
+
+def _search(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"preset": options.preset or DEFAULT, "settings": settings, "num_seeds": options.seeds}
+
+
+def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) -> int:
+    """Carry out a sweep or a scaling study, and print what it found."""
+    console, root, placement = Console(highlight=False), artifacts_root(), placement_of(options)
+    num_trainings = len(search.trials())  # an illegal one is refused here
+    settle_environment(root)
+    calm_threads()
+    console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
+    from tasks.running.terminal import TrialsTerminal
+
+    with under_prefect(TrialsTerminal(console), root):
+        from flows import sweep as flows
+
+        report: Report = getattr(flows, options.command)(search, placement)
+    for head, rows in report.tables:
+        table = Table(*head, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print("", table)
+    for note in report.notes:
+        console.print(f"\n{note}", style="dim", markup=False)
+    console.print(f"\n[bold]The best of them[/]: {escape(report.command)}", soft_wrap=True)
+    return 0

@@ -1,0 +1,306 @@
+"""Training with several processes: torchrun starts them, each takes its part of every step's rows, and all stay equal.
+
+Gradients are added up over the ranks, so that each holds the same weights and optimizers after every step; what a
+clock, a disk or a person decides, rank 0 decides for all. Rank 0 keeps the states and tells the parent what it sees, in
+lines of JSON. The parent's end is the ranks' end, however it came: their standard input is a pipe that it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from slm_model.artifact import StageRun, Stopped, UserError
+from slm_model.checkpoint import Checkpoint
+from slm_model.data.token_shards import TokenShards
+from slm_model.networks.config import NetworkConfig
+from slm_model.tokenizer.vocab import Vocab
+from slm_model.training.config import TrainConfig
+from slm_model.training.numerics import Device, choose_device
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.1
+END_SECONDS = 20.0  # for torchrun to see that its ranks have ended
+PATIENCE = timedelta(hours=2)  # of a rank for the others, while rank 0 writes a state or tells a story
+
+log = logging.getLogger(__name__)
+
+
+class RankLost(Exception):
+    """Another rank has ended, and its own end says why."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that take every step together: which of them this is, and what they do as one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def same(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with _together():
+            dist.broadcast_object_list(box)
+        return box[0]
+
+    def largest(self, value: float) -> float:
+        """The largest of all ranks' values."""
+        if self.size == 1:
+            return value
+        box = torch.tensor(value, dtype=torch.float64)
+        with _together():
+            dist.all_reduce(box, dist.ReduceOp.MAX)
+        return box.item()
+
+    def joined(self, values: list[T]) -> list[T]:
+        """The values of all ranks, those of rank 0 first."""
+        if self.size == 1:
+            return values
+        found: list[Any] = [None] * self.size
+        with _together():
+            dist.all_gather_object(found, values)
+        return [value for one in found for value in one]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put the sum over all ranks in each tensor's place: to the last bit the same on every rank."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with _together():
+            dist.all_reduce(flat)
+        for tensor, total in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank is started with."""
+
+    shards: TokenShards
+    vocab: Vocab
+    network: NetworkConfig
+    config: TrainConfig
+    earlier: Checkpoint | None
+    device: Device
+    resume: Path
+
+
+def learn_in_processes(
+    shards: TokenShards,
+    vocab: Vocab,
+    network: NetworkConfig,
+    config: TrainConfig,
+    earlier: Checkpoint | None,
+    run: StageRun,
+) -> None:
+    """Take all steps of a training in ``config.numerics.processes`` processes of this machine; the finished state is
+    left in ``run.resume``.
+
+    Raises Stopped after ``run.should_stop()``, a rank's error as its own, and UserError if a rank was killed.
+    """
+    assert run.resume is not None
+    device = choose_device(config.numerics, run.device)
+    with TemporaryDirectory(prefix="slm-ranks-") as name:
+        folder = Path(name)
+        (folder / "job").write_bytes(pickle.dumps(Job(shards, vocab, network, config, earlier, device, run.resume)))
+        parent = Parent(folder, run)
+        with _torchrun(folder, config.numerics.processes) as torchrun:
+            parent.listen(torchrun)
+        parent.conclude(torchrun.returncode)
+
+
+@contextmanager
+def _torchrun(folder: Path, num_processes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """torchrun with its ranks, all of which have ended when this is left.
+
+    They meet in files: the store of ``--standalone`` listens on every interface of the machine.
+    """
+    program = f"import sys; sys.path[:] = {sys.path!r}; from slm_model.training.launcher import serve; "
+    program += f"serve({str(folder)!r})"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(num_processes)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "torchrun"), "--rdzv-conf", "store_type=file"]
+    command += ["--local-addr", "127.0.0.1", "--log-dir", str(folder), "--no-python", sys.executable, "-c", program]
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_processes)),
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+    with (folder / "stderr").open("wb") as stderr:
+        # A process group of its own: Ctrl-C in a terminal is for the parent to act on.
+        torchrun = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, process_group=0
+        )
+    assert torchrun.stdin is not None and torchrun.stdout is not None
+    try:
+        yield torchrun
+    finally:
+        torchrun.stdin.close()  # the ranks' end, if they have not ended
+        try:
+            torchrun.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            torchrun.kill()
+            torchrun.wait()
+        torchrun.stdout.read()  # ends when the last rank has
+        torchrun.stdout.close()
+
+
+class Parent:
+    """What the parent hears of its ranks, and passes on."""
+
+    def __init__(self, folder: Path, run: StageRun) -> None:
+        self.folder, self.run = folder, run
+        self.asked = False  # to stop
+        self.end: str | None = None  # rank 0's: finished or stopped
+
+    def listen(self, torchrun: subprocess.Popen[bytes]) -> None:
+        """Until all processes have ended, pass on what rank 0 tells, and the request to stop."""
+        assert torchrun.stdin is not None and torchrun.stdout is not None
+        stop, rest = self.folder / "stop", b""
+        while True:
+            if not self.asked and self.run.should_stop():
+                self.asked = True
+                stop.touch()
+            if select.select([torchrun.stdout], [], [], POLL_SECONDS)[0]:
+                piece = os.read(torchrun.stdout.fileno(), 1 << 16)
+                if not piece:
+                    return
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    self._hear(json.loads(line))
+            if torchrun.poll() is not None:
+                torchrun.stdin.close()  # ranks that it left behind end
+
+    def conclude(self, status: int) -> None:
+        """Return if the training is finished, and else raise what kept it from that; ``status`` is torchrun's."""
+        if errors := sorted(self.folder.glob("error-*")):
+            raise pickle.loads(errors[0].read_bytes())
+        if self.end == "finished":
+            return
+        if self.end == "stopped" and self.asked:
+            raise Stopped
+        said = (self.folder / "stderr").read_text(errors="replace")
+        ended = re.search(r"^\s*exitcode\s*:\s*-(\d+)", said, re.MULTILINE)  # torchrun's account of the first to end
+        if self.end is None and not ended and status >= 0:
+            raise RuntimeError(f"torchrun ended before the training:\n{said}")
+        how = f" ({signal.Signals(int(ended[1]) if ended else -status).name})" if ended or status < 0 else ""
+        raise UserError(
+            f"a process of the training was ended from outside{how}; the last state is kept in {self.run.resume}: run "
+            "again to go on from there; if it comes back, memory is short: raise train.accumulation, or lower "
+            "train.numerics.num_processes or train.batch_size"
+        )
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        match message:
+            case {"step": step, "values": values}:
+                self.run.report(step, values)
+            case {"level": level, "text": text}:
+                log.log(level, text)
+            case {"end": end}:
+                self.end = end
+
+
+def serve(name: str) -> None:
+    """Be a rank: what torchrun starts."""
+    folder, told = Path(name), os.dup(1)
+    os.dup2(2, 1)  # what a library prints may not stand among the messages
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: (folder / "stop").touch())
+
+    def tell(**message: Any) -> None:
+        os.write(told, json.dumps(message).encode() + b"\n")
+
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    try:
+        job: Job = pickle.loads((folder / "job").read_bytes())
+        end = _learn(job, ranks, folder, tell)
+    except RankLost:
+        os._exit(1)
+    except Exception as error:
+        (folder / f"error-{ranks.rank:04}").write_bytes(_pickled(error))
+        os._exit(1)
+    if ranks.rank == 0:
+        tell(end=end)
+
+
+def _learn(job: Job, ranks: Ranks, folder: Path, tell: Any) -> str:
+    from slm_model.training.loop import learn
+
+    if job.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if job.device == "cuda" else "gloo",
+        init_method=f"file://{folder}/ranks",
+        rank=ranks.rank,
+        world_size=ranks.size,
+        timeout=PATIENCE,
+    )
+    run = StageRun(device=job.device, should_stop=lambda: ranks.largest((folder / "stop").exists()) > 0)
+    if ranks.rank == 0:
+        handler = logging.Handler()
+        handler.emit = lambda record: tell(level=record.levelno, text=record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("slm_model").addHandler(handler)
+        run = StageRun(
+            device=run.device,
+            should_stop=run.should_stop,
+            report=lambda step, values: tell(step=step, values=dict(values)),
+            resume=job.resume,
+        )
+    end = "finished"
+    try:
+        learn(job.shards, job.vocab, job.network, job.config, job.earlier, run, ranks)
+    except Stopped:
+        end = "stopped"
+    dist.destroy_process_group()
+    return end
+
+
+def _pickled(error: Exception) -> bytes:
+    error.add_note(f"In a rank:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(content := pickle.dumps(error))
+    except Exception:  # an error that does not survive pickling
+        return pickle.dumps(RuntimeError(traceback.format_exc()))
+    return content
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)

@@ -1,0 +1,280 @@
+"""A stage: a library function under a key. The one place where it is decided whether a result can be used again.
+
+key    = hash(stage, settings, code it depends on, libraries, bytes of its inputs)
+lock   one writer a key; whoever waited finds a hit
+look   a hit is verified before it is trusted; a damaged one is set aside and made again
+make   in a ``.partial`` folder; manifest last; then the name
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from slm_model.artifact import MANIFEST, Accepted, Artifact, ArtifactDamaged, Manifest, Recipe, StageRun, UserError
+from tasks.engine.atomic_files import is_disk_full
+from tasks.engine.code_digest import CodeBase
+from tasks.engine.differences import code_differences, explain, newest_alike
+from tasks.engine.interruption import until_it_can_stop
+from tasks.engine.placement import Placement
+from tasks.engine.recipe import code_of_this_process, manifest_of, opens_with, pinned, recipe_of, refuse_edited
+from tasks.engine.store import Store, records_of
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[A]):
+    """A library function made a stage. Functions and classes are named ``module:name`` and imported only to run."""
+
+    name: str
+    function: str
+    artifact: str
+    headline: Callable[[A], str]  # the main figure, for one line in the terminal
+    listen: str | None = None  # a context manager, (Making) -> StageRun, around the function: tracking
+    outlook: Callable[[Recipe, tuple[Any, ...], Store], str] | None = None  # from where it will go on, in words
+    can_stop: bool = False  # heeds a request to leave, and goes on from its resume folder
+    retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
+    timeout_seconds: float | None = None
+    tags: tuple[str, ...] = ()
+
+    def kind(self) -> type[A]:
+        return load(self.artifact)  # type: ignore[no-any-return]
+
+
+def load(reference: str) -> Any:
+    """The object that ``module:name`` refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[A]):
+    """What came of a stage: its artifact, whether it was there already, and why it was made if it was."""
+
+    stage: Stage[A]
+    artifact: A
+    cached: bool
+    seconds: float
+    reason: str = ""
+
+
+class Reached(Exception):
+    """The last stage that was asked for is finished: the walk ends here."""
+
+
+class Watcher:
+    """Whoever looks on: the terminal, Prefect's pages, nobody."""
+
+    def started(self, stage: Stage[Any], key: str, reason: str) -> None: ...
+    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None: ...
+    def finished(self, outcome: Outcome[Any]) -> None: ...
+    def noted(self, name: str, text: str, seconds: float | None) -> None: ...  # None: it was there already
+
+
+class Nobody(Watcher):
+    """The watcher that does not look."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """A stage that is about to run: what a listener needs to record it."""
+
+    recipe: Recipe
+    key: str
+    args: tuple[Any, ...]
+    run: StageRun
+    root: Path
+    note: Callable[[str, str, float | None], None]  # for whoever looks on: Watcher.noted
+    keep: Callable[[Recipe, Callable[[Path], Artifact]], None]  # an artifact beside its own, under a recipe
+
+
+@dataclass
+class Engine:
+    """Runs stages against a store."""
+
+    store: Store
+    code: CodeBase
+    placement: Placement = field(default_factory=Placement)
+    watcher: Watcher = field(default_factory=Nobody)
+    complaints: set[Path] = field(default_factory=set)  # files that a reader found damaged
+    made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests shall name it
+
+    @classmethod
+    def at(cls, root: Path, placement: Placement | None = None, watcher: Watcher | None = None) -> Engine:
+        """An engine whose artifacts stand below ``root``, for the code of this repository."""
+        return cls(Store(root), code_of_this_process(root), placement or Placement(), watcher or Nobody())
+
+    def recipe(self, stage: Stage[Any], args: tuple[Any, ...]) -> Recipe:
+        """All that the stage's key is made of."""
+        return recipe_of(stage.name, stage.function, args, self.code)
+
+    def stands(self, stage: Stage[Any], args: tuple[Any, ...]) -> bool:
+        """Whether there is something under the stage's key; ``run`` decides whether it can be used."""
+        return self.store.folder(stage.name, self.recipe(stage, args).key()).exists()
+
+    def run(self, stage: Stage[A], *args: Any) -> Outcome[A]:
+        """The stage's artifact, made if no trustworthy one is there.
+
+        Raises UserError for a user's mistake, Stopped if it was asked to leave, and ArtifactDamaged if an input turned
+        out to be damaged while it was read: ``set_aside`` it and begin again.
+        """
+        began = time.perf_counter()
+        recipe = self.recipe(stage, args)
+        key = recipe.key()
+        with self.store.lock(stage.name, key):
+            reason = ""
+            try:
+                found = self.store.open(stage.kind(), stage.name, key)
+            except ArtifactDamaged as damaged:
+                aside = self.store.set_aside(stage.name, key)
+                found, reason = None, f"{damaged.reason}; set aside as {aside.name}"
+            if found is not None:
+                self.store.forget_resume(stage.name, key)  # left by whoever was killed between the name and this
+                outcome = Outcome(stage, found, True, time.perf_counter() - began)
+            else:
+                reason = reason or self.why(stage, recipe, args)
+                self.watcher.started(stage, key, reason)
+                made = self._make(stage, recipe, key, args)
+                outcome = Outcome(stage, made, False, time.perf_counter() - began, reason)
+            self.store.hold(stage.name, key)
+        self.code.remember()
+        self.watcher.finished(outcome)
+        return outcome
+
+    def why(self, stage: Stage[Any], recipe: Recipe, args: tuple[Any, ...]) -> str:
+        """Why there is no result under the recipe's key, and from where the stage will go on if not from nothing."""
+        outlook = stage.outlook(recipe, args, self.store) if stage.outlook else ""
+        return "; ".join(filter(None, [explain(recipe, self.store), outlook]))
+
+    def set_aside(self, damaged: ArtifactDamaged) -> bool:
+        """Take the artifact that a reader found damaged out of use, unless another process has already made it again.
+
+        False if beginning again cannot help: it is none of this store's, or the same complaint comes back.
+        """
+        owner = self.store.owner(damaged.path)
+        if owner is None or damaged.path in self.complaints:
+            return False
+        self.complaints.add(damaged.path)
+        with self.store.lock(*owner):
+            if self.store.damage(damaged.path):
+                self.store.set_aside(*owner)
+        return True
+
+    def accept(self, stage: Stage[Any], *args: Any) -> Manifest:
+        """Take over an artifact of the same settings and inputs, made by other code, on a person's word.
+
+        Raises UserError if there is nothing to accept, or nothing that can be.
+        """
+        recipe = self.recipe(stage, args)
+        key = recipe.key()
+        with self.store.lock(stage.name, key):
+            found = self.store.look(stage.name, key)
+            if found.manifest:
+                raise UserError(f"{stage.name} has a result made by the present code: there is nothing to accept")
+            if found.damage:
+                self.store.set_aside(stage.name, key)
+            old = newest_alike(recipe, self.store)
+            if old is None:
+                raise UserError(
+                    f"no {stage.name} result with these settings and inputs was made by other code: run it instead"
+                )
+            self.store.hold(stage.name, old.key)
+            with self._filling(stage.name, key) as (out, _):
+                shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
+                (out / MANIFEST).unlink()
+                files = records_of(out)
+                if {f.name: f.sha256 for f in files} != {f.name: f.sha256 for f in old.files}:
+                    raise UserError(
+                        f"the {stage.name} result {old.key} is damaged and cannot be accepted: run it again"
+                    )
+                try:
+                    stage.kind().facts_type.model_validate(old.facts)
+                except ValueError:
+                    raise UserError(
+                        f"the present code reads other facts of {stage.name} than {old.key} holds: run it again"
+                    ) from None
+                earlier = old.accepted.differs if old.accepted else []
+                word = Accepted(
+                    from_key=old.key,
+                    differs=list(dict.fromkeys([*code_differences(old.recipe, recipe), *earlier])),
+                    at=datetime.now(UTC).isoformat(timespec="seconds"),
+                )
+                taken = {"key": key, "recipe": recipe, "files": files, "opens_with": opens_with(args), "accepted": word}
+                manifest = old.model_copy(update=taken)
+                self.store.publish(out, manifest)
+            return manifest
+
+    def _make(self, stage: Stage[A], recipe: Recipe, key: str, args: tuple[Any, ...]) -> A:
+        started, began = datetime.now(UTC), time.perf_counter()
+        with self._filling(stage.name, key) as (out, resume):
+            refuse_edited(self.code.edited(recipe.code), stage.name)
+            function, loaded = load(stage.function), frozenset(sys.modules)
+            with self.placement.executor() as executor:
+
+                def refuse_edited_since() -> None:
+                    # What was loaded before the stage began is what its key says; workers load while it runs.
+                    shared = executor is not None and executor.started
+                    refuse_edited([m for m in self.code.edited(recipe.code) if shared or m not in loaded], stage.name)
+
+                def keep(beside: Recipe, fill: Callable[[Path], Artifact]) -> None:
+                    refuse_edited_since()
+                    self._keep(beside, fill)
+
+                run = StageRun(
+                    executor=executor,
+                    device=self.placement.device,
+                    report=lambda step, values: self.watcher.progressed(stage, step, values),
+                    resume=resume,
+                )
+                making = Making(recipe, key, args, run, self.store.root, self.watcher.noted, keep)
+                listening: AbstractContextManager[StageRun] = (
+                    load(stage.listen)(making) if stage.listen else nullcontext(run)
+                )
+                with listening as run:
+                    made: A = self._call(stage, function, out, args, run)
+            refuse_edited_since()
+            more = self.made_by | pinned(args)
+            manifest = manifest_of(made, recipe, opens_with(args), started, time.perf_counter() - began, more)
+            folder = self.store.publish(out, manifest)
+        return replace(made, folder=folder, manifest=manifest)
+
+    def _keep(self, recipe: Recipe, fill: Callable[[Path], Artifact]) -> None:
+        """An artifact that a stage leaves on its way, under a recipe of its own; made only if it is not there."""
+        started, began, key = datetime.now(UTC), time.perf_counter(), recipe.key()
+        with self.store.lock(recipe.stage, key):
+            found = self.store.look(recipe.stage, key)
+            if found.manifest:
+                return
+            if found.damage:
+                self.store.set_aside(recipe.stage, key)
+            with self._filling(recipe.stage, key) as (out, _):
+                self.store.publish(out, manifest_of(fill(out), recipe, [], started, time.perf_counter() - began))
+
+    def _call(self, stage: Stage[A], function: Callable[..., A], out: Path, args: tuple[Any, ...], run: StageRun) -> A:
+        if not stage.can_stop:
+            return function(out, *args, run=run)
+        return until_it_can_stop(lambda asked: function(out, *args, run=replace(run, should_stop=asked)))
+
+    @contextmanager
+    def _filling(self, stage: str, key: str) -> Iterator[tuple[Path, Path]]:
+        """A folder to fill, and the one that outlives a killed run. However it ends, nothing half-written stays."""
+        try:
+            yield self.store.begin(stage, key)
+        except Exception as error:
+            if is_disk_full(error):
+                raise UserError(
+                    f"the disk that holds {self.store.root} became full while {stage} wrote: make room and run "
+                    "again; nothing half-written was left behind"
+                ) from error
+            raise
+        finally:
+            self.store.abandon(stage, key)

@@ -1,0 +1,66 @@
+"""Where an artifact comes from: the manifests of all that it was made of, back to the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from slm_model.artifact import Manifest
+from tasks.engine.store import Store
+
+if TYPE_CHECKING:
+    from slm_model.data.report.data_report import DataReport
+    from tasks.tracking.registry import Version
+
+
+def ancestors(manifest: Manifest, store: Store) -> dict[str, Manifest]:
+    """Manifests by stage, the artifact's own among them; those that are no longer there are left out.
+
+    Of two of one stage the nearer stands: after a warm start the earlier model and its stories are not among them.
+    """
+    found = {manifest.recipe.stage: manifest}
+    for one in manifest.recipe.inputs:
+        above = store.look(one.stage, one.key).manifest if one.stage != "source" else None
+        if above is not None:
+            found = ancestors(above, store) | found
+    return found
+
+
+def source_of(manifest: Manifest, store: Store) -> str:
+    """The pinned source in words, or the digest of what the shards were made from if the way back is cut."""
+    raw = ancestors(manifest, store).get("download")
+    return str(raw.facts["description"]) if raw else f"content {manifest.digest[:12]}"
+
+
+def needed(roots: Iterable[tuple[str, str]], manifests: Mapping[tuple[str, str], Manifest]) -> set[tuple[str, str]]:
+    """These artifacts (stage and key) and all that they were made of: by key, or by their bytes if the key is gone."""
+    by_digest = {(stage, manifest.digest): (stage, key) for (stage, key), manifest in manifests.items()}
+    found: set[tuple[str, str]] = set()
+    todo = list(roots)
+    while todo:
+        one = todo.pop()
+        if one not in found:
+            found.add(one)
+            for i in manifests[one].recipe.inputs if one in manifests else []:
+                name = (i.stage, i.key)
+                todo.append(name if name in manifests else by_digest.get((i.stage, i.digest), name))
+    return found
+
+
+def source_digest(version: Version | None, store: Store) -> str | None:
+    """Digest of the pinned source of a version's stories; None: there is no version, or its artifacts are gone."""
+    key = version.lineage.get("download") if version else None
+    raw = store.look("download", key).manifest if key else None
+    return raw.recipe.inputs[0].digest if raw else None
+
+
+def report_of(version: Version | None, store: Store) -> DataReport | None:
+    """The report of the stories that a version was trained on; None: there is no version, or no such report."""
+    from slm_model.data.report.data_report import DataReport
+
+    shards = version.lineage.get("shard") if version else None
+    for manifest in store.manifests("describe"):
+        readable = manifest.facts.keys() == DataReport.facts_type.model_fields.keys()
+        if shards and readable and any((one.stage, one.key) == ("shard", shards) for one in manifest.recipe.inputs):
+            return DataReport.open(store.folder("describe", manifest.key))
+    return None

@@ -1,0 +1,116 @@
+"""Replay: the stories that a version is recorded to have told, told again by its own code and compared byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slm_model.artifact import ArtifactDamaged, UserError
+from tasks.engine.store import Store
+from tasks.lineage.trace import other_code
+from tasks.tracking.bundle import ask_bundle
+from tasks.tracking.registry import MlflowStore, Version, bundle_folder, checkpoint_folder
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.evaluation.score_card import Scores
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A recorded story, and the same told again."""
+
+    where: str  # training or evaluation
+    prompt: str
+    recorded: str
+    told: str
+
+    @property
+    def same(self) -> bool:
+        return self.recorded.encode() == self.told.encode()
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What was recorded, by number and told again; and what is other than it was then, so that a story may differ."""
+
+    stories: dict[int, Replayed]
+    changed: list[str]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Stories that were told at once: how many are may change the last bit of a logit."""
+
+    where: str
+    recorded: list[tuple[str, str]]  # prompt and story
+    prompts: list[str]
+    params: dict[str, Any]
+    numerics: Mapping[str, Any]
+
+
+def replay(version: Version, store: Store, registry: MlflowStore, number: int | None = None) -> Replay:
+    """Tell again what the version told at the end of its training and in its evaluation, with the same settings, seeds
+    and threads: all of it, or the batch in which a story has this number.
+
+    Raises UserError if what was recorded is gone or damaged, or there is no such number.
+    """
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.evaluation.score_card import Scores
+
+    key = version.lineage.get("evaluate")
+    try:
+        scores = store.open(Scores, "evaluate", key) if key else None
+        if scores is None or scores.manifest is None:
+            raise UserError(f"no evaluation of {version.name} is left: `slm run` with its settings makes it again")
+        bundle = bundle_folder(registry, version)
+        model = Checkpoint.open(checkpoint_folder(bundle))
+        batches = [_of_training(model), *_of_evaluation(scores)]
+    except ArtifactDamaged as damaged:
+        raise UserError(f"{damaged}: the next run with its settings makes it again") from None
+    total, stories, first = sum(len(batch.recorded) for batch in batches), {}, 1
+    if number is not None and not 1 <= number <= total:
+        raise UserError(f"--story is {number}: {version.name} has the stories 1 to {total}")
+    for batch in batches:
+        if batch.recorded and (number is None or first <= number < first + len(batch.recorded)):
+            device, num_threads = batch.numerics.get("device", "cpu"), batch.numerics.get("num_threads")
+            told = ask_bundle(bundle, "prompt", batch.prompts, batch.params, device, num_threads)["story"]
+            for i, ((prompt, text), again) in enumerate(zip(batch.recorded, told, strict=True), first):
+                stories[i] = Replayed(batch.where, prompt, text, again)
+        first += len(batch.recorded)
+    changed = [f"the bundle has other code of {name} than evaluated it" for name in other_code(bundle, scores.manifest)]
+    changed += [reason for batch in batches for reason in _other_arithmetic(batch.numerics)]
+    return Replay(stories, list(dict.fromkeys(changed)))
+
+
+def _of_training(model: Checkpoint) -> _Batch:
+    """What the weights in the bundle told: at the last step."""
+    assert model.manifest is not None
+    _, settings = model.manifest.recipe.configs
+    recorded = [(line["prompt"], line["story"]) for line in model.samples() if line["step"] == model.facts.steps]
+    params = {"max_tokens": settings["sample_tokens"], "seed": settings["seed"]}
+    return _Batch("training", recorded, settings["sample_prompts"], params, model.facts.numerics)
+
+
+def _of_evaluation(scores: Scores) -> Iterator[_Batch]:
+    assert scores.manifest is not None
+    [settings] = scores.manifest.recipe.configs
+    samples = [(story.prompt, story.text) for story in scores.samples()]
+    params = settings["sampling"] | {"num": settings["stories_per_prompt"]}
+    yield _Batch("evaluation", samples, settings["prompts"], params, scores.numerics())
+    measured = [(story["prompt"], story["text"]) for story in scores.measured()]
+    params = settings["measured_sampling"] | {"num": len(measured)}
+    yield _Batch("evaluation", measured, [""], params, scores.numerics())
+
+
+def _other_arithmetic(recorded: Mapping[str, Any]) -> list[str]:
+    """In what this machine computes otherwise than the one that the stories were told on."""
+    from slm_model.training.config import NumericsConfig
+    from slm_model.training.numerics import resolve
+
+    if not recorded:
+        return ["it was not recorded what the evaluation was computed on"]
+    here = resolve(NumericsConfig(precision="fp32"), recorded["device"], can_compile=False).model_dump(mode="json")
+    differ = [name for name in ("torch", "processor") if recorded[name] != here[name]]
+    return [f"{name} was {recorded[name]}, is {here[name]}" for name in differ]

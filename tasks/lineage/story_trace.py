@@ -1,0 +1,169 @@
+"""The way of one story: where the source has it, what cleaning made of it, its side, and which models know it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from slm_model.artifact import ArtifactDamaged, UserError
+from slm_model.data.stories import SIDES, RawStories, Splits, Stories
+from slm_model.data.token_shards import TokenShards
+from tasks.engine.store import Store
+from tasks.lineage.trace import Link, aliases_of, manifests_in
+from tasks.tracking.registry import MlflowStore, Version, bundle_folder, checkpoint_folder
+
+if TYPE_CHECKING:
+    from slm_model.checkpoint import Checkpoint
+
+
+def trace_story(beginning: str, store: Store, registry: MlflowStore, versions: list[Version]) -> list[Link]:
+    """The story whose id begins so, in every artifact and model that has it. Raises UserError for none, or several."""
+    from slm_model.checkpoint import Checkpoint
+    from slm_model.evaluation.score_card import Scores
+
+    way = _Way(store, registry, versions)
+    ids: set[str] = set()
+    unread = ""
+    for stories in way.artifacts(Stories):
+        try:
+            ids.update(_ids(stories, beginning))
+        except ArtifactDamaged as damaged:
+            unread += f"; {damaged}, so that its stories are not known"
+    if len(ids) > 1:
+        raise UserError(f"{len(ids):,} stories' ids begin with {beginning!r}, one is {min(ids)}: give more of it")
+    if not ids:
+        raise UserError(
+            f"{beginning!r} is no model version, and no artifact, commit, revision or story begins so: `slm models` "
+            f"lists the versions, `slm show` an artifact{unread}"
+        )
+    [way.story_id] = ids
+    stations: list[tuple[type[Any], Callable[[Any], Link | None]]] = [
+        (Stories, way.cleaned),
+        (Splits, way.shared_out),
+        (TokenShards, way.encoded),
+        (Checkpoint, way.trained_on),
+        (Scores, way.tested_on),
+    ]
+    links = [Link(f"story {way.story_id}")]
+    for kind, station in stations:
+        for artifact in way.artifacts(kind):
+            try:
+                link = station(artifact)
+            except ArtifactDamaged as damaged:
+                link = Link(f"{artifact.stage} {artifact.key}", wrong=[f"damaged: {damaged}"])
+            if link is not None:
+                links.append(link)
+    return links
+
+
+class _Way:
+    """The stations of a story; each gives None where an artifact does not have it."""
+
+    story_id: str
+
+    def __init__(self, store: Store, registry: MlflowStore, versions: list[Version]) -> None:
+        self.store, self.registry, self.versions = store, registry, versions
+        self.manifests = manifests_in(store)
+        self.learned: set[str] = set()  # keys of the models that were trained on it
+
+    def artifacts(self, kind: type[Any]) -> Iterator[Any]:
+        """The finished artifacts of a kind; of checkpoints also those that only a version's bundle has."""
+        for stage, key in self.manifests:
+            if stage == kind.stage:
+                with suppress(ValidationError):  # another version of this project wrote it
+                    yield kind.open(self.store.folder(stage, key))
+        for version in self.versions if kind.stage == "train" else ():
+            if ("train", version.key) not in self.manifests and not version.lost:
+                yield kind.open(checkpoint_folder(bundle_folder(self.registry, version)))
+
+    def cleaned(self, stories: Stories) -> Link | None:
+        """Where the source has it, and what cleaning did."""
+        from slm_model.data.find import raw_row, story_row
+
+        link = Link(f"clean {stories.key}")
+        if place := story_row(stories.parts(), self.story_id):
+            part, row = place
+            [made_of] = stories.manifest.recipe.inputs if stories.manifest else []
+            if (made_of.stage, made_of.key) in self.manifests:
+                raw = RawStories.open(self.store.folder(made_of.stage, made_of.key))
+                found = raw_row(raw, part, row)
+                origin = str(found["origin"]) if found else "not found among the raw stories"
+                read = raw.facts.files.get(origin.rpartition(":")[0], "")
+                link.said.append(("source", f"{raw.facts.description}: {origin}" + (f" ({read})" if read else "")))
+                if found is None:
+                    link.wrong.append(f"no story of download {made_of.key} becomes this one")
+            link.said.append(("kept", f"in {part.name}; repaired: {', '.join(row['repairs']) or 'nothing'}"))
+            if _id_of(row["text"]) != self.story_id:
+                link.wrong.append("its text has another id")
+            link.said.append(("text", row["text"]))
+        for row in _rejected(stories):
+            if _id_of(row["text"]) == self.story_id:
+                instead = f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
+                link.said.append(("rejected", f"{row['origin']}: {row['reason']}{instead}"))
+            elif row["duplicate_of"] == self.story_id:
+                link.said.append(("in place of", f"{row['origin']}: {row['reason']} {_id_of(row['text'])}"))
+        return link if link.said else None
+
+    def shared_out(self, splits: Splits) -> Link | None:
+        """Its side."""
+        from slm_model.data.find import story_row
+
+        found = [(side, place[0].name) for side in SIDES if (place := story_row(splits.parts(side), self.story_id))]
+        if not found:
+            return None
+        wrong = ["it stands on more than one side"] if len(found) > 1 else []
+        return Link(f"split {splits.key}", [("side", f"{side}, in {name}") for side, name in found], wrong)
+
+    def encoded(self, shards: TokenShards) -> Link | None:
+        """Its tokens."""
+        from slm_model.data.find import story_row
+
+        for side in SIDES:
+            if place := story_row(shards.files(f"{side}-"), self.story_id):
+                return Link(f"shard {shards.key}", [(side, f"{len(place[1]['tokens'])} tokens in {place[0].name}")])
+        return None
+
+    def trained_on(self, model: Checkpoint) -> Link | None:
+        """The models that were trained on it."""
+        if int(self.story_id, 16) not in model.training_stories():
+            return None
+        self.learned.add(model.key)
+        return Link(f"train {model.key}", [("trained on", self._names(model.key))])
+
+    def tested_on(self, scores: Any) -> Link | None:
+        """The models that were tested on it: never one that was trained on it."""
+        score = scores.per_story().get(self.story_id)
+        if score is None:
+            return None
+        key = next(i.key for i in scores.manifest.recipe.inputs if i.stage == "train")
+        said = f"{score.bits / score.num_bytes:.3f} bits per byte, {self._names(key)}"
+        link = Link(f"evaluate {scores.key}", [("tested on", said)])
+        if key in self.learned:
+            link.wrong.append(f"a test story, and train {key} was trained on it")
+        return link
+
+    def _names(self, key: str) -> str:
+        aliased = [f"{v.name}{aliases_of(v)}" for v in self.versions if v.key == key]
+        return ", ".join(aliased) or f"train {key}, not registered"
+
+
+def _ids(stories: Stories, beginning: str) -> list[str]:
+    from slm_model.data.find import ids_beginning
+
+    rejected = (_id_of(row["text"]) for row in _rejected(stories))
+    return ids_beginning(stories.parts(), beginning) + [found for found in rejected if found.startswith(beginning)]
+
+
+def _rejected(stories: Stories) -> Iterator[dict[str, Any]]:
+    from slm_model.data.parquet import read_batches
+
+    for batch in read_batches(stories.rejected(), ["text", "origin", "reason", "duplicate_of"]):
+        yield from batch.to_pylist()
+
+
+def _id_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

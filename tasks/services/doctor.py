@@ -1,0 +1,168 @@
+"""``slm doctor``: whether this machine and environment can do the work, and what to do where they cannot."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from slm_model.training.compiler import lack_of_compiler
+from tasks.engine.paths import REMEDY, running_up
+from tasks.engine.placement import num_cores
+
+LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes
+PURPOSES = {"fastapi": "newer ones crash Prefect's server or make `prefect deploy` fail"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what was found, and what to do about it if it is not well."""
+
+    name: str
+    fate: Literal["well", "mind", "wrong"]
+    found: str
+    remedy: str = ""
+
+
+def examine(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
+    """Look at everything, the quick things first."""
+    yield from packages()
+    yield writable(root)
+    yield disk(root)
+    yield from databases(root)
+    yield from listeners(root, ports)
+    yield compiler()
+    yield device()
+
+
+def packages() -> Iterator[Finding]:
+    """Every package that pyproject.toml asks for, against its range."""
+    from packaging.requirements import Requirement
+
+    yield Finding("Python", "well", f"{sys.version.split()[0]} at {sys.executable}")
+    try:
+        wanted = [Requirement(text) for text in requires("slm-pipeline") or ()]
+    except PackageNotFoundError:
+        yield Finding("packages", "wrong", "slm-pipeline is not installed", "pip install -e .")
+        return
+    good = 0
+    for one in wanted:
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(one.name)
+        except PackageNotFoundError:
+            found = None
+        if found is not None and one.specifier.contains(found, prereleases=True):
+            good += 1
+            continue
+        why = f" ({PURPOSES[one.name]})" if one.name in PURPOSES else ""
+        said = f"{found or 'missing'}, wanted {one.specifier}{why}"
+        yield Finding(one.name, "wrong", said, f"pip install '{one.name}{one.specifier}'")
+    yield Finding("packages", "well", f"{good} as pyproject.toml wants them")
+
+
+def writable(root: Path) -> Finding:
+    """Whether artifacts can be written, on a file system with locks."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as file:
+            import fcntl
+
+            file.write(b"\0")
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return Finding("artifacts", "wrong", f"{root} cannot be written: {error.strerror or error}", REMEDY)
+    return Finding("artifacts", "well", f"{root} can be written")
+
+
+def disk(root: Path) -> Finding:
+    """Free room."""
+    folder = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    fate: Literal["well", "mind", "wrong"] = "wrong" if free < NO_DISK else "mind" if free < LITTLE_DISK else "well"
+    remedy = (
+        "" if fate == "well" else "remove stages that you do not need (below), or set SLM_ARTIFACTS to another disk"
+    )
+    return Finding("disk", fate, f"{free / 1e9:,.1f} GB free", remedy)
+
+
+def databases(root: Path) -> Iterator[Finding]:
+    """SQLite's own check of both databases."""
+    for product, path in {"Prefect": root / "prefect" / "prefect.db", "MLflow": root / "mlflow.db"}.items():
+        name = f"{product}'s database"
+        if not path.exists():
+            yield Finding(name, "well", "none yet; it is made when it is needed")
+            continue
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+                [(said,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
+        except sqlite3.Error as error:
+            said = str(error)
+        size = f"{path.stat().st_size / 1e6:,.1f} MB"
+        if said == "ok":
+            yield Finding(name, "well", f"whole, {size}")
+        else:
+            remedy = f"move {path} away: it is made anew" + (
+                ", and the next `slm run` registers its model again" if path.name == "mlflow.db" else ""
+            )
+            yield Finding(name, "wrong", f"{said}, {size}", remedy)
+
+
+def listeners(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
+    """What `slm up` needs to listen on."""
+    if up := running_up(root):
+        yield Finding("slm up", "well", f"runs as process {up['process']}: {up['prefect']} and {up['mlflow']}")
+        return
+    for port, option in zip(ports, ("--prefect-port", "--mlflow-port"), strict=True):
+        if taken := refusal(port):
+            remedy = f"end what listens there (`lsof -i :{port}`), or `slm up {option} N`"
+            yield Finding(f"port {port}", "mind", taken, remedy)
+        else:
+            yield Finding(f"port {port}", "well", "free")
+
+
+def refusal(port: int) -> str | None:
+    """Why nothing of ours can listen on this port of the loopback, or None."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def compiler() -> Finding:
+    """What compiling a training needs on a CPU."""
+    if lack := lack_of_compiler():
+        debian, mac = "apt-get install g++ python3-dev", "xcode-select --install"
+        return Finding("C++ compiler", "mind", lack, f"install it ({debian}, or {mac}); else long trainings are slower")
+    return Finding("C++ compiler", "well", "builds what torch.compile needs")
+
+
+def device() -> Finding:
+    """What torch finds to compute on."""
+    try:
+        import torch
+    except Exception as error:  # whatever keeps torch from coming up is what a person needs to read
+        return Finding("device", "wrong", f"torch does not load: {error}", "make clean, then make run")
+    cuda = torch.cuda.is_available()
+    found = torch.cuda.get_device_name() if cuda else "MPS" if torch.backends.mps.is_available() else "CPU"
+    return Finding("device", "well", f"{found}, {num_cores()} cores, torch {torch.__version__}")
+
+
+def use_by_stage(root: Path) -> dict[str, int]:
+    """Bytes below each folder of the artifacts, the largest first."""
+    folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+    sizes = {folder.name: sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file()) for folder in folders}
+    return dict(sorted(sizes.items(), key=lambda pair: -pair[1]))

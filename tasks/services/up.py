@@ -1,0 +1,222 @@
+"""``slm up``: both servers, a worker and the deployments on loopback, looked after until they are taken down."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import IO
+
+from slm_model.artifact import UserError
+from tasks.engine.paths import REPOSITORY, running_up, up_file
+from tasks.services.background_process import Service, ServiceFailed
+from tasks.services.doctor import refusal
+from tasks.services.prefect_api import PrefectApi
+from tasks.services.prefect_server import prefect_server
+from tasks.services.run_lock import holders
+from tasks.services.supervisor import LOOK_SECONDS, Supervisor, lives
+
+CHECKPOINT_SECONDS = 60.0  # for runs to come to where they can go on
+MOST_STARTS = 20  # of one service within STEADY_SECONDS; more is no accident
+STEADY_SECONDS = 300.0
+WORKER, POOL = "slm-up", "local"
+
+
+class Up:
+    """The services of one ``slm up``."""
+
+    def __init__(
+        self, root: Path, prefect_port: int, mlflow_port: int, reruns: int, say: Callable[[str], None]
+    ) -> None:
+        """``reruns``: how often a killed run is run again. ``say``: where a line for a person goes."""
+        self.root, self.say = root, say
+        self.ports = {"--prefect-port": prefect_port, "--mlflow-port": mlflow_port}
+        self.prefect, self.mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
+        self.api = PrefectApi(f"{self.prefect}/api")
+        self.supervisor = Supervisor(self.api, root, reruns, say)
+        self.environment = {
+            "SLM_ARTIFACTS": str(root),
+            "PREFECT_API_URL": self.api.url,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # else the pages call port 4200, whatever the server's is
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",  # else a failed request advertises Prefect Cloud
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        self.services = [
+            prefect_server(root, prefect_port, self.environment),
+            self._mlflow(mlflow_port),
+            self._worker(),
+        ]
+        self._starts: dict[Service, list[float]] = {}
+        self._asked = Event()
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM. Raises UserError, ServiceFailed too, with all taken down, if it cannot."""
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with ExitStack() as down:
+                file = down.enter_context(self._alone())
+                self._refuse_taken_ports()
+                down.callback(self._take_down)
+                self._bring_up()
+                if self._asked.is_set():
+                    return
+                words = {"process": os.getpid(), "prefect": self.prefect, "mlflow": self.mlflow}
+                file.write(json.dumps(words))
+                file.flush()
+                self._greet()
+                *servers, worker = self.services
+                while not self._asked.wait(LOOK_SECONDS):
+                    self._mend(servers)
+                    if self.supervisor.tries_to_look():
+                        self._mend([worker])  # which needs a server that answers
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self._asked.set()
+
+    @contextmanager
+    def _alone(self) -> Iterator[IO[str]]:
+        """The file that tells others of us, locked. Raises UserError if another ``slm up`` has it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = up_file(self.root)
+        with path.open("a+") as file:
+            end = time.monotonic() + 1.0
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() < end:  # somebody may just be looking
+                        time.sleep(0.05)
+                        continue
+                other = running_up(self.root)
+                served = f"Prefect at {other['prefect']}, MLflow at {other['mlflow']}" if other else "about to serve"
+                remedy = f"`kill {other['process']}`" if other else "Ctrl-C in its terminal"
+                raise UserError(f"another `slm up` has {self.root} ({served}): use it, or end it with {remedy}")
+            file.truncate(0)
+            try:
+                yield file
+            finally:
+                path.unlink()
+
+    def _refuse_taken_ports(self) -> None:
+        if len({*self.ports.values()}) == 1:
+            raise UserError(f"{' and '.join(self.ports)} are both {self.ports['--prefect-port']}: give each its own")
+        for option, port in self.ports.items():
+            if refused := refusal(port):
+                raise UserError(
+                    f"port {port} is taken ({refused}): end what listens there (a server started by hand, or left by "
+                    f"an `slm up` that was killed: `lsof -i :{port}` names it), or give another {option}"
+                )
+
+    def _bring_up(self) -> None:
+        *servers, worker = self.services
+        self.say("starting Prefect's and MLflow's servers ...")
+        for server in servers:
+            server.log.unlink(missing_ok=True)
+            self._start(server)
+        for server in servers:
+            server.wait_until_it_answers(self._asked.is_set)
+        if not self._asked.is_set():
+            self.say("starting a worker, and taking in the deployments of prefect.yaml ...")
+            worker.log.unlink(missing_ok=True)
+            self._start(worker)
+            worker.wait_until_it_answers(self._asked.is_set)
+        if not self._asked.is_set():
+            self._deploy()
+
+    def _deploy(self) -> None:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        with (self.root / "prefect" / "deploy.log").open("w+") as log:
+            deploying = subprocess.Popen(
+                command, env=os.environ | self.environment, cwd=REPOSITORY, stdout=log, stderr=log, process_group=0
+            )
+            while deploying.poll() is None:
+                if self._asked.wait(0.1):
+                    deploying.kill()
+            if deploying.returncode and not self._asked.is_set():
+                raise ServiceFailed(f"`prefect deploy` failed with exit status {deploying.returncode}: see {log.name}")
+
+    def _mend(self, services: Sequence[Service]) -> None:
+        """Start again what has ended. Raises ServiceFailed if that does not help."""
+        for service in services:
+            if ended := service.ended:
+                starts = [at for at in self._starts[service] if time.monotonic() - at < STEADY_SECONDS]
+                if len(starts) >= MOST_STARTS:
+                    raise ServiceFailed(f"{service.name} ended {len(starts)} times ({ended}): {service.last_words()}")
+                self.supervisor.say(f"{service.name} ended ({ended}); starting it again")
+                service.end()  # its children
+                self._start(service)
+
+    def _start(self, service: Service) -> None:
+        self._starts.setdefault(service, []).append(time.monotonic())
+        service.start()
+
+    def _take_down(self) -> None:
+        """The worker first, so that nothing new begins; then its runs, which still have to report; then the servers."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        self.say("taking everything down; what is finished is kept ...")
+        *servers, worker = self.services
+        worker.end()
+        running = holders(self.root, self.api.url)
+        for number, patience in ((signal.SIGTERM, CHECKPOINT_SECONDS), (signal.SIGKILL, 5.0)):
+            for process in running:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+            end = time.monotonic() + patience
+            while (running := [process for process in running if lives(process)]) and time.monotonic() < end:
+                time.sleep(0.1)
+        for server in reversed(servers):
+            server.end()
+        self.say("all down")
+
+    def _mlflow(self, port: int) -> Service:
+        def answers() -> bool:
+            with urllib.request.urlopen(f"{self.mlflow}/api/2.0/mlflow/registered-models/search", timeout=5):
+                return True
+
+        store = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--no-serve-artifacts"]
+        place = ["--default-artifact-root", str(self.root / "mlflow-artifacts")]
+        arguments = ["server", *store, *place, "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+        return Service("MLflow's server", "mlflow", arguments, self.environment, self.root / "mlflow.log", answers)
+
+    def _worker(self) -> Service:
+        def answers() -> bool:
+            found = self.api.found(f"/work_pools/{POOL}")
+            workers = found and self.api.ask("POST", f"/work_pools/{POOL}/workers/filter", {})
+            since = time.monotonic() - self._starts[worker][-1]
+            return any(
+                one["name"] == WORKER
+                and (datetime.now().astimezone() - datetime.fromisoformat(one["last_heartbeat_time"])).total_seconds()
+                < since
+                for one in workers or ()
+            )
+
+        arguments = ["worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER]
+        log = self.root / "prefect" / "worker.log"
+        worker = Service("the worker", "prefect", arguments, self.environment, log, answers)
+        return worker
+
+    def _greet(self) -> None:
+        self.say(
+            f"\n  Prefect  {self.prefect}    Deployments, then one of them, Run, Custom run: the form has every setting"
+            f"\n  MLflow   {self.mlflow}    trained models with their curves; Models has the registered versions"
+            f"\n  artifacts and logs are in {self.root}; `slm run` in another terminal reports here too"
+            "\n  Ctrl-C takes it all down\n"
+        )

@@ -1,0 +1,105 @@
+"""The connection to MLflow: a client of a store, quiet and at home, whose failures are RegistryUnreachable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from filelock import FileLock
+
+from tasks.tracking.registry import MlflowStore, RegistryUnreachable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def connect(store: MlflowStore) -> MlflowClient:
+    """A client of the store. A SQLite database is made first if there is none: by one process, while others wait."""
+    settle()
+    from mlflow import MlflowClient
+
+    if store.database is None:
+        return MlflowClient(store.uri, store.uri)
+    with locked(store.database.parent, store.database.name):
+        return MlflowClient(store.uri, store.uri)
+
+
+def reaches(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, raising RegistryUnreachable for whatever MLflow raises."""
+
+    @wraps(function)
+    def reaching(*args: P.args, **kwargs: P.kwargs) -> R:
+        settle()
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return function(*args, **kwargs)
+        except (MlflowException, SQLAlchemyError) as error:
+            raise RegistryUnreachable(str(error)) from error
+
+    return reaching
+
+
+def registering(root: Path) -> FileLock:
+    """The turn of a run that registers, or of a person who moves an alias: what is read in it holds until it ends."""
+    return locked(root, "register")
+
+
+def locked(folder: Path, name: str) -> FileLock:
+    """One process at a time, by a file in the folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f".{name}.lock")
+
+
+def settle() -> None:
+    """Have MLflow keep quiet, stay at home and not wait for ever; to be called before it is imported."""
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the defaults, 7 and 120 s, keep a caller waiting for minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_UV_AUTO_DETECT": "false",  # a bundle does not depend on the folder that it was made in
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # if it was imported before
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises, each time
+
+
+@contextmanager
+def global_uri(store: MlflowStore) -> Iterator[None]:
+    """MLflow's process-wide tracking URI set to the store: what deals with ``models:/`` reads that one alone."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        # None takes the variable out of the environment too, where `MlflowStore.at` would take it for the user's word.
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
+
+
+@contextmanager
+def quiet_mlflow() -> Iterator[ModuleType]:
+    """MLflow with its pyfunc flavour, without the warnings and advice that come with using it."""
+    with warnings.catch_warnings(record=True):  # recorded too: MLflow turns filters back on
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        yield mlflow

@@ -1,0 +1,395 @@
+"""MLflow: a training's run, and the registered model that comes of it.
+
+Every function raises RegistryUnreachable when the store fails. A training's run is recorded by a thread (live_run.py);
+what the store did not take then, ``fill_run`` writes later. Reading the registry, in milliseconds, is registry.py's.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tasks.engine.paths import REPOSITORY
+from tasks.tracking.bundle import PROGRAM, requirements
+from tasks.tracking.connection import connect, global_uri, locked, quiet_mlflow, reaches, settle
+from tasks.tracking.live_run import LiveRun, Point
+from tasks.tracking.registry import (
+    AUDIT,
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_SINCE,
+    KEY,
+    VERDICT,
+    MlflowStore,
+    Version,
+    aliased,
+    find_version,
+    list_versions,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+FAILURE = "slm.failure"
+EXPERIMENT = "slm"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow has no page of training runs
+INTERVAL = 2.0  # seconds between two writes
+METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
+DIGEST_LENGTH = 36  # MLflow's limit
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Stories that a model was trained or scored on, as MLflow's lineage names them."""
+
+    name: str
+    side: Literal["train", "validation", "test"]
+    digest: str  # of the bytes, hex; MLflow shows the first 36 digits
+    source: str  # where they come from, with the pinned revision
+    counts: Mapping[str, int] = field(default_factory=dict)  # num_stories, num_tokens, num_bytes
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name} ({self.side})"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a run before its first number."""
+
+    key: str
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Dataset] = ()
+    experiment: str = EXPERIMENT
+
+
+def open_run(store: MlflowStore, description: Description, interval: float = INTERVAL) -> LiveRun:
+    """The run of a training, found again by its key or begun, and recorded in the background from now on."""
+
+    settle()
+    import sqlalchemy  # noqa: F401 # here, since two threads that import at once can see each other's half-made modules
+    from mlflow import MlflowClient  # noqa: F401
+
+    def begin() -> _Run:
+        run = _Run.find_or_begin(store, description)
+        run.reopen()
+        return run
+
+    return LiveRun(description.name, begin, interval)
+
+
+def is_drawn(name: str, step: int) -> bool:
+    """Whether MLflow gets this point. What comes with every step is thinned as steps go on: all of the first 2,000, and
+    a thousand to each doubling, as a point costs 70 us and a page draws 2,500. The checkpoint's history has them all.
+    """
+    return not name.startswith("train/") or step % (1 << max(0, (step // 1000).bit_length() - 1)) == 0
+
+
+@dataclass
+class _Run:
+    """A run in the store."""
+
+    client: MlflowClient
+    run_id: str
+    status: str
+    present: dict[str, set[int]]  # metric -> steps that the store had when this was opened
+
+    @classmethod
+    @reaches
+    def find_or_begin(cls, store: MlflowStore, description: Description, started: int | None = None) -> _Run:
+        from mlflow.entities import Param
+
+        client = connect(store)
+        experiment_id = _experiment(client, store, description.experiment)
+        there = client.search_runs([experiment_id], f"tags.`{KEY}` = '{description.key}'", max_results=1)
+        tags = {KEY: description.key, "mlflow.source.name": "slm", **description.tags}
+        found = there[0] if there else client.create_run(experiment_id, started, tags, description.name)
+        run_id = found.info.run_id
+        new = [Param(name, str(v)) for name, v in description.params.items() if name not in found.data.params]
+        for start in range(0, len(new), PARAMS_A_CALL):
+            client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL])
+        if description.datasets and not (found.inputs and found.inputs.dataset_inputs):
+            client.log_inputs(run_id, [_as_input(dataset) for dataset in description.datasets])
+        present = {name: {m.step for m in client.get_metric_history(run_id, name)} for name in found.data.metrics}
+        return cls(client, run_id, found.info.status, present)
+
+    @reaches
+    def reopen(self) -> None:
+        """Go on with a run that was closed."""
+        if self.status != "RUNNING":
+            self.client.update_run(self.run_id, status="RUNNING")
+            if FAILURE in self.client.get_run(self.run_id).data.tags:
+                self.client.delete_tag(self.run_id, FAILURE)
+            self.status = "RUNNING"
+
+    @reaches
+    def log(self, points: Iterable[Point]) -> None:
+        """Write points, but for those that the store already has, and those that a curve does not need."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, float(value), point.timestamp, point.step)
+            for point in points
+            for name, value in point.values.items()
+            if is_drawn(name, point.step) and point.step not in self.present.get(name, ())
+        ]
+        for start in range(0, len(metrics), METRICS_A_CALL):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
+
+    @reaches
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file among the artifacts, in place of an older one."""
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            (Path(temporary) / name).write_bytes(data)
+            self.client.log_artifact(self.run_id, f"{temporary}/{name}", folder or None)
+
+    @reaches
+    def end(self, status: str, reason: str | None, ended: int | None = None) -> None:
+        """Close the run."""
+        if reason is not None:
+            self.client.set_tag(self.run_id, FAILURE, reason)
+        self.client.set_terminated(self.run_id, status, ended)
+        self.status = status
+
+
+@reaches
+def fill_run(
+    store: MlflowStore,
+    description: Description,
+    history: Sequence[tuple[int, Mapping[str, float]]],
+    *,
+    started: datetime,
+    seconds: float,
+    files: Mapping[str, bytes] | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    failure: str | None = None,
+) -> str:
+    """Write what the store lacks of a finished training, from what its artifacts say. The run's id.
+
+    ``history``: the numbers by step, spread evenly over the training's time. ``tables``: rows by artifact path.
+    ``failure``: why it came to nothing. Nothing is written where all of it is there.
+    """
+    began = round(started.timestamp() * 1000)
+    run = _Run.find_or_begin(store, description, began)
+    share = 1000 * seconds / max(1, len(history))
+    run.log(Point(step, values, began + round(i * share)) for i, (step, values) in enumerate(history, 1))
+    client, files, tables = run.client, files or {}, tables or {}
+    folders = {path.rpartition("/")[0] for path in (*files, *tables)}
+    there = {found.path for folder in folders for found in client.list_artifacts(run.run_id, folder or None)}
+    for path, data in files.items():
+        if path not in there:
+            run.put(path, data)
+    for path, rows in tables.items():
+        if path not in there and rows:
+            with quiet_mlflow():
+                client.log_table(run.run_id, {name: [row[name] for row in rows] for name in rows[0]}, path)
+    status = "FAILED" if failure else "FINISHED"
+    if run.status != status:
+        run.reopen()
+        run.end(status, failure, began + round(1000 * seconds))
+    return run.run_id
+
+
+@reaches
+def keep_files(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Write files among a run's artifacts, in place of older ones."""
+    run = _Run(connect(store), run_id, "", {})
+    for path, data in files.items():
+        run.put(path, data)
+
+
+@reaches
+def register_version(
+    store: MlflowStore,
+    model_name: str,
+    checkpoint: Path,
+    *,
+    run_id: str,
+    key: str,
+    verdict: str,
+    metrics: Mapping[str, float],
+    dataset: Dataset | None = None,
+    tags: Mapping[str, str] | None = None,
+    step: int = 0,
+) -> Version:
+    """The version of this train key, made with its bundle if there is none yet. It bears no alias so far.
+
+    Two callers at once would each see none: register.py lets in one at a time.
+
+    ``checkpoint``: the finished checkpoint's folder. ``metrics`` are tied to the model and to ``dataset``, at ``step``.
+    """
+    found = find_version(store, model_name, key)
+    if found is not None:
+        return found
+    client = connect(store)
+    all_tags = {KEY: key, VERDICT: verdict, **(tags or {})}
+    model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
+    _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
+    _ensure_registered_model(client, model_name)
+    with global_uri(store):
+        made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
+    return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
+
+
+@reaches
+def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
+    """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more.
+
+    ``why`` stands on the version, with who did it and when.
+    """
+    client = connect(store)
+    number, now = str(version.number), datetime.now(UTC).isoformat()
+    audit = json.loads(client.get_model_version(version.model_name, number).tags.get(AUDIT, "[]"))
+    audit.append({"alias": alias, "who": _who(), "when": now, "why": why})
+    client.set_model_version_tag(version.model_name, number, AUDIT, json.dumps(audit))
+    if alias == CHAMPION:
+        client.set_model_version_tag(version.model_name, number, CHAMPION_SINCE, now)
+        challenger = aliased(store, version.model_name, CHALLENGER)
+        if challenger is not None and challenger.number == version.number:
+            client.delete_registered_model_alias(version.model_name, CHALLENGER)
+    client.set_registered_model_alias(version.model_name, alias, number)
+
+
+@reaches
+def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> None:
+    """Write tags on a version: a later verdict, say."""
+    client = connect(store)
+    for name, value in tags.items():
+        client.set_model_version_tag(version.model_name, str(version.number), name, value)
+
+
+@reaches
+def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> None:
+    """Write a tag on a registered model, which is made if there is none of that name."""
+    client = connect(store)
+    _ensure_registered_model(client, model_name)
+    client.set_registered_model_tag(model_name, tag, value)
+
+
+@reaches
+def fetch_bundle(store: MlflowStore, version: Version) -> Path:
+    """A version's bundle, brought to this machine once."""
+    folder = store.root / "mlflow-fetched" / version.model_name / str(version.number)
+    with locked(store.root, "fetch"):
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with quiet_mlflow() as mlflow, global_uri(store):
+                uri = f"models:/{version.model_name}/{version.number}"
+                mlflow.artifacts.download_artifacts(uri, dst_path=str(partial))
+            partial.rename(folder)
+    return folder
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, in a container
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = str(store.artifacts / name) if store.database else None  # a server decides for itself
+        try:
+            return str(client.create_experiment(name, place, KIND))
+        except MlflowException:  # another process was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _as_input(dataset: Dataset) -> DatasetInput:
+    from mlflow import entities
+
+    contexts = {"train": "training", "validation": "validation", "test": "testing"}
+    return entities.DatasetInput(
+        entities.Dataset(
+            dataset.full_name,
+            dataset.digest[:DIGEST_LENGTH],
+            source_type="slm",
+            source=json.dumps({"source": dataset.source, "digest": dataset.digest}),
+            profile=json.dumps(dict(dataset.counts)),
+        ),
+        [entities.InputTag("mlflow.data.context", contexts[dataset.side])],
+    )
+
+
+def _log_model(
+    client: MlflowClient, checkpoint: Path, run_id: str, name: str, tags: Mapping[str, str], step: int
+) -> str:
+    """A logged model of MLflow's with its bundle, as an output of the run. Its id."""
+    from mlflow.entities import LoggedModelOutput
+
+    with quiet_mlflow():
+        from tasks.tracking.pyfunc_model import signature
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id, name, run_id, dict(tags), run.data.params, model_type="language model"
+    )
+    status: Literal["READY", "FAILED"] = "FAILED"
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        with tempfile.TemporaryDirectory() as temporary, quiet_mlflow() as mlflow:
+            folder = f"{temporary}/bundle"
+            described = mlflow.models.Model(
+                artifact_path=model.artifact_location, model_uuid=model.model_id, model_id=model.model_id, run_id=run_id
+            )
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(PROGRAM),
+                code_paths=[str(REPOSITORY / "slm_model")],
+                artifacts={"checkpoint": str(checkpoint)},
+                model_config={"device": "cpu"},
+                signature=signature(),
+                pip_requirements=requirements(),
+                mlflow_model=described,
+            )
+            client.log_model_artifacts(model.model_id, folder)
+        status = "READY"
+    finally:
+        client.finalize_logged_model(model.model_id, status)
+    return str(model.model_id)
+
+
+def _log_model_metrics(
+    client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], dataset: Dataset | None, step: int
+) -> None:
+    from mlflow.entities import Metric
+
+    name, digest = (dataset.full_name, dataset.digest[:DIGEST_LENGTH]) if dataset else (None, None)
+    now = round(time.time() * 1000)
+    points = [Metric(key, float(value), now, step, model_id, name, digest, run_id) for key, value in metrics.items()]
+    client.log_batch(run_id, metrics=points)
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

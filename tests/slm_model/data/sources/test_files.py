@@ -1,0 +1,371 @@
+"""The user's own files: found, pinned by their bytes, read in any of their formats, or refused with the place."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from slm_model.artifact import StageRun, UserError
+from slm_model.data.parquet import read_table
+from slm_model.data.sources import file_formats
+from slm_model.data.sources.config import FilesSource, resolve
+from slm_model.data.sources.download import download
+from slm_model.data.stories import RawStories
+
+STORIES = ["Once upon a time, “Lily” ran.\nShe, too, fell.", "", 'He said, "Hi, Tom!"\n\nThe end.', "Café."]
+SEPARATOR = "<|endoftext|>"
+
+
+def written(path: Path, stories: list[str], column: str = "text") -> Path:
+    """The stories in the format that the name speaks of."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"title": ["x"] * len(stories), column: stories}), path)
+        return path
+    with gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="") as file:
+        if name.endswith(".csv"):
+            csv.writer(file).writerows([["title", column], *(["x", story] for story in stories)])
+        elif name.endswith(".txt"):
+            file.write("".join(f"{story}\n{SEPARATOR}\n" for story in stories))
+        else:
+            file.writelines(json.dumps({"title": "x", column: story}) + "\n" for story in stories)
+    return path
+
+
+def fetch(tmp_path: Path, path: Path | str, **settings: object) -> RawStories:
+    config = FilesSource.model_validate({"path": str(path), **settings})
+    return download(tmp_path / "out", resolve(config), config, StageRun())
+
+
+def rows(raw: RawStories) -> list[dict[str, str]]:
+    return [row for part in raw.parts() for row in read_table(part).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.parquet", "a.jsonl", "a.json", "a.csv", "a.txt", "a.jsonl.gz", "a.csv.gz", "A.TXT.gz"]
+)
+def test_every_format_gives_the_same_stories(name: str, tmp_path: Path) -> None:
+    raw = fetch(tmp_path, written(tmp_path / name, STORIES))
+    strip = str.strip if "txt" in name.lower() else str
+    assert [strip(row["text"]) for row in rows(raw)] == STORIES
+    assert [row["origin"] for row in rows(raw)] == ["file 0:0", "file 0:1", "file 0:2", "file 0:3"]
+    assert raw.facts.files == {"file 0": name} and raw.facts.by_split == {"train": 4}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv"])
+def test_a_missing_column_is_named_with_those_present(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, STORIES, column="story")
+    with pytest.raises(UserError, match=r"a\.\w+.*no column 'text' \(it has 'title', 'story'\).*--source.text_column"):
+        fetch(tmp_path, path)
+    assert len(rows(fetch(tmp_path, path, text_column="story"))) == 4
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
+def test_bytes_that_are_not_utf8_are_named_with_file_and_offset(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name, ["Long ago. " * 300_000, "x Z"])
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(path, "rb") as file:
+        good = file.read()
+    at = good.rindex(b"Z")
+    with opened(path, "wb") as file:
+        file.write(good[:at] + b"\xff" + good[at + 1 :])
+    with pytest.raises(UserError, match=rf"{name}: byte {at} \(0xFF\) is not UTF-8"):
+        fetch(tmp_path, path)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.string(), pa.large_string()])
+def test_bytes_of_a_parquet_file_that_are_not_utf8_are_named_with_the_row(kind: pa.DataType, tmp_path: Path) -> None:
+    stories = pa.array([b"fine"] * 1500 + [b"ab\xe9d"], pa.binary())
+    if kind != pa.binary():
+        buffers = (stories if kind == pa.string() else stories.cast(pa.large_binary())).buffers()
+        stories = pa.Array.from_buffers(kind, len(stories), buffers)
+    pq.write_table(pa.table({"text": stories}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet, row 1500: byte 2 \(0xE9\) is not UTF-8"):
+        fetch(tmp_path, tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind", ["large_string", "binary", "dictionary", "string_view"])
+def test_any_type_of_text_column_is_read(kind: str, tmp_path: Path) -> None:
+    types = {"large_string": pa.large_string(), "binary": pa.binary(), "string_view": pa.string_view()}
+    texts = pa.array(STORIES)
+    texts = texts.dictionary_encode() if kind == "dictionary" else texts.cast(types[kind])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    assert [row["text"] for row in rows(fetch(tmp_path, tmp_path / "a.parquet"))] == STORIES
+
+
+@pytest.mark.parametrize("column", [pa.array([["a"], ["b"]]), pa.array([{"x": "a"}]), pa.array([1, 2])])
+def test_a_column_that_is_not_text_is_refused(column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: column 'text' holds .*, wanted text"):
+        fetch(tmp_path, tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_stories_without_text_stand_as_empty_ones_and_are_counted(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": ["One.", None, "Two."]}), path)
+    else:
+        path.write_text('{"text": "One."}\n\n{"text": null}\n{"text": "Two."}')
+    raw = fetch(tmp_path, path)
+    assert [row["text"] for row in rows(raw)] == ["One.", "", "Two."]
+    assert (raw.facts.num_stories, raw.facts.num_null, raw.facts.num_bytes) == (3, 1, 8)
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string()])
+def test_a_column_of_nulls_is_no_source(kind: pa.DataType, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.nulls(3000, kind)}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="holds 3,000 stories without any text: check the text column"):
+        fetch(tmp_path, tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"Once upon a time." * 99, lambda b: b""])
+def test_a_parquet_file_that_is_none_is_refused(damage: object, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", STORIES * 500)
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"a\.parquet is not readable as Parquet, although its name says so"):
+        fetch(tmp_path, path)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"Once upon a time." * 99])
+def test_a_gzip_file_that_is_none_is_refused(damage: object, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt.gz", [str(random.Random(0).random()) * 99 for _ in range(999)])
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"a\.txt\.gz is not readable as gzip, although its name says so"):
+        fetch(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("a.jsonl", '{"text": "One."}\n{"text": "Two."', r"a.jsonl, line 2: not JSON"),
+        ("a.jsonl", '{"text": "One."}\n["Two."]\n', r"a.jsonl, line 2: a JSON list, wanted an object a line"),
+        ("a.jsonl", '{"text": "One."}\n{"text": 2}\n', r"a.jsonl, line 2: 'text' holds a int, wanted text"),
+        ("a.jsonl", '{"text": "One."}\n{"tetx": "Two."}\n', r"a.jsonl, line 2: no column 'text' \(it has 'tetx'\)"),
+        ("a.jsonl", '{"text": "\\ud83d"}\n', r"a.jsonl, line 1: holds half a surrogate pair"),
+        ("a.jsonl", "[" * 100_000, r"a.jsonl, line 1: not JSON"),
+        ("a.csv", 'id,text\n1,"One\ntwo."\n2\n', r"a.csv, line 4: 1 fields, 'text' is number 2"),
+        ("a.csv", 'text\n"One."x\n', r"a.csv, line 2: not CSV"),
+        ("a.csv", 'text\nOne.\n"Two.', r"a.csv, line 3: not CSV"),
+        ("a.txt", "", r"holds no story"),
+        ("a.txt", f"\n{SEPARATOR} \n", r"holds no story"),
+        ("a.jsonl", '{"text": null}\n', r"holds 1 stories without any text"),
+        ("a.csv", "text\n", r"holds no story"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_its_place(name: str, text: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=error):
+        fetch(tmp_path, tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.csv"):
+        path = written(tmp_path / name, STORIES)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert [row["text"] for row in rows(fetch(tmp_path, path))] == STORIES
+
+
+@pytest.mark.parametrize("separator", [SEPARATOR, "\n\n\n", "§"])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
+def test_a_separator_is_found_wherever_the_reading_is_cut(
+    separator: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "CHUNK_BYTES", chunk)
+    stories = ["Once — upon", "", " a\ntime", "é" * 40]
+    (tmp_path / "a.txt").write_text(separator + separator.join(stories) + separator + "\n")
+    raw = fetch(tmp_path, tmp_path / "a.txt", separator=separator)
+    assert [row["text"] for row in rows(raw)] == stories
+
+
+def test_a_text_file_without_its_separator_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "MAX_STORY_BYTES", 3 << 20)
+    (tmp_path / "a.txt").write_text("Once upon a time. " * 300_000)
+    with pytest.raises(UserError, match=r"a.txt: no '<\|endoftext\|>' between stories.*--source.separator"):
+        fetch(tmp_path, tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "piece"),
+    [
+        ("a.txt.gz", f"x{SEPARATOR}"),
+        ("a.txt.gz", SEPARATOR),
+        ("a.jsonl.gz", '{"text": ""}\n'),
+        ("a.jsonl.gz", "\n"),
+        ("a.csv.gz", "text\n"),
+        ("a.csv.gz", "text\n\n\n\n\n\n\n"),
+    ],
+)
+def test_a_gzip_file_that_unpacks_to_what_no_stories_are_is_refused_early(
+    name: str, piece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "CHUNK_BYTES", 1 << 12)
+    path = tmp_path / name
+    with gzip.open(path, "wt") as file:
+        file.write(piece * (4_000_000 // len(piece)))
+    with pytest.raises(UserError, match=rf"{name} unpacks to more than 100 times its size.*unpack it first"):
+        fetch(tmp_path, path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
+def test_a_story_without_end_is_refused_with_its_place(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "MAX_STORY_BYTES", 1 << 20)
+    path = written(tmp_path / name, ["One."] * 1500 + ["Once upon a time. " * 200_000])
+    with pytest.raises(UserError, match=rf"{name}(, (line|row) 150[0-2]: longer than 1 MB|: no .* from byte \d+)"):
+        fetch(tmp_path, path)
+
+
+def test_a_folder_gives_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "b").mkdir(parents=True)
+    for name in ("b/a.txt", "c.jsonl", "a.csv", ".hidden.txt"):
+        written(folder / name, [name])
+    (folder / "README.md").write_text("not stories")
+    raw = fetch(tmp_path, folder)
+    assert [row["text"].strip() for row in rows(raw)] == ["a.csv", "b/a.txt", "c.jsonl"]
+    assert raw.facts.files == {"file 0": "a.csv", "file 1": "b/a.txt", "file 2": "c.jsonl"}
+
+
+def test_files_named_so_are_held_out(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("TinyStories-train.txt", "TinyStories-valid.txt", "test-00000.jsonl", "contest.csv", "latest_dev.csv"):
+        written(folder / name, [name])
+    splits = {row["text"].strip(): row["split"] for row in rows(fetch(tmp_path, folder))}
+    assert splits == {
+        "TinyStories-train.txt": "train",
+        "contest.csv": "train",
+        "TinyStories-valid.txt": "validation",
+        "latest_dev.csv": "validation",
+        "test-00000.jsonl": "test",
+    }
+    one = fetch(tmp_path / "one", folder / "TinyStories-valid.txt")  # named by itself, it is what it is named for
+    assert one.facts.by_split == {"train": 1}
+
+
+def test_a_held_out_path_is_taken_out_of_the_training_path(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "valid.txt"):
+        written(tmp_path / name, [name])
+    raw = fetch(tmp_path, f"{tmp_path}/*.txt", validation_path=f"{tmp_path}/b*")
+    assert {row["text"].strip(): row["split"] for row in rows(raw)} == {
+        "a.txt": "train",
+        "valid.txt": "train",
+        "b.txt": "validation",
+    }
+    with pytest.raises(UserError, match=r"every file at .* is held out"):
+        resolve(FilesSource(path=str(tmp_path / "b.txt"), validation_path=str(tmp_path / "b.txt")))
+
+
+def test_only_the_first_stories_are_taken(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "valid.txt"):
+        written(tmp_path / name, [f"{name} {i}" for i in range(5)])
+    raw = fetch(tmp_path, f"{tmp_path}/*.txt", num_stories=7, num_validation_stories=2)
+    assert [row["text"].strip() for row in rows(raw)] == [
+        *(f"a.txt {i}" for i in range(5)),
+        *("b.txt 0", "b.txt 1", "valid.txt 0", "valid.txt 1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        (None, "no path to read stories from.*--source.path"),
+        ("nothing/here.txt", "no file to read stories from at nothing/here.txt"),
+        ("nothing/*.parquet", "no file to read stories from at nothing/"),
+        (__file__, "of no known format: wanted .parquet, .jsonl"),
+        ("stories/**.parquet", "--source.path 'stories/[*][*].parquet' cannot be looked up: .*entire path component"),
+        ("~nobody-of-that-name/x.txt", "cannot be looked up: Could not determine home directory"),
+        ("x" * 300, "cannot be looked up: .*too long"),
+    ],
+)
+def test_a_path_without_stories_is_refused(path: str | None, error: str) -> None:
+    with pytest.raises(UserError, match=error):
+        resolve(FilesSource(path=path))
+
+
+def test_a_single_file_below_the_home_folder_is_for_training_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "my-test-stories.txt", STORIES)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    [file] = resolve(FilesSource(path="~/my-test-stories.txt")).files
+    assert file.split == "train"
+
+
+def test_an_empty_path_is_not_the_present_folder() -> None:
+    for name in ("path", "validation_path"):
+        with pytest.raises(ValidationError, match="at least 1 character"):
+            FilesSource.model_validate({name: ""})
+
+
+def test_the_identity_is_the_bytes_and_not_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    for i in random.Random(1).sample(range(6), 6):
+        written(tmp_path / "here" / f"{i}.txt", [f"Story {i}"])
+    for i in range(6):
+        written(tmp_path / "there" / f"{i}.txt", [f"Story {i}"])
+    here, there = (resolve(FilesSource(path=str(tmp_path / folder))) for folder in ("here", "there"))
+    assert here.digest == there.digest == resolve(FilesSource(path=f"{tmp_path}/here/*")).digest
+    with monkeypatch.context() as patch:
+        listed = Path.rglob
+        patch.setattr(Path, "rglob", lambda path, pattern: sorted(listed(path, pattern), reverse=True))
+        assert resolve(FilesSource(path=str(tmp_path / "here"))).digest == here.digest
+    written(tmp_path / "there" / "5.txt", ["Story five"])
+    assert resolve(FilesSource(path=str(tmp_path / "there"))).digest != here.digest
+
+
+def test_a_renamed_file_leaves_the_same_bytes(tmp_path: Path) -> None:
+    before = fetch(tmp_path / "before", written(tmp_path / "a.txt", STORIES))
+    after = fetch(tmp_path / "after", (tmp_path / "a.txt").rename(tmp_path / "b.txt"))
+    assert [part.read_bytes() for part in before.parts()] == [part.read_bytes() for part in after.parts()]
+
+
+def test_a_file_is_hashed_again_only_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.txt", STORIES)
+    config = FilesSource(path=str(path))
+    long_ago = time.time_ns() + 10_000_000_000
+    hashes: dict[str, str] = {}
+    pinned = resolve(config, hashes=hashes)
+    assert not hashes  # written just now: it could change again without its times telling
+    monkeypatch.setattr(time, "time_ns", lambda: long_ago)
+    assert resolve(config, hashes=hashes) == pinned and len(hashes) == 1
+
+    times = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"Once", b"Ecno"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if it had not been touched
+    assert resolve(config, hashes=hashes).digest != pinned.digest
+    key = max(hashes, key=lambda key: int(key.split(":")[-2]))
+    hashes[key] = "0" * 64
+    assert resolve(config, hashes=hashes).files[0].sha256 == "0" * 64  # the memory is what is asked
+
+
+def test_a_file_that_changed_since_it_was_pinned_is_refused(tmp_path: Path) -> None:
+    config = FilesSource(path=str(written(tmp_path / "a.txt", STORIES)))
+    pinned = resolve(config)
+    written(tmp_path / "a.txt", STORIES[1:])
+    with pytest.raises(UserError, match=r"a\.txt is not the file that it was when the run began"):
+        download(tmp_path / "out", pinned, config, StageRun())
+
+
+def test_the_parts_are_the_same_however_the_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.jsonl", [f"Story {i}." for i in range(20_000)])
+    raw = fetch(tmp_path / "one", path)
+    assert [read_table(part).num_rows for part in raw.parts()] == [8192, 8192, 3616]
+    monkeypatch.setattr(file_formats, "STORIES_AT_A_TIME", 77)
+    again = fetch(tmp_path / "two", path)
+    assert [part.read_bytes() for part in raw.parts()] == [part.read_bytes() for part in again.parts()]

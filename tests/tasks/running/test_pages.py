@@ -1,0 +1,122 @@
+"""The data page: what a person reads of a corpus, whatever its stories hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slm_model.data.report.data_report import Reason, RejectedStory
+from slm_model.data.report.drift import Drift, WordShift
+from slm_model.reporting.markdown import picture, plain, quote
+from tasks.engine.code_digest import Closure
+from tasks.running.pages import _drawn_once, _drift, _rejected, loss_page, to_html
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "![pixel](http://example.org/x.png) [a](http://example.org)",
+    "# a head",
+    "- an item",
+    "1. an item",
+    "2) an item",
+    "+ an item",
+    "===",
+    "---",
+    "| a | b |",
+    "```",
+    "&lt;b&gt; *a* _b_ ~~c~~ `d` \\*",
+    "    code",
+    "bell \x07 and \u202e turned",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_story_is_shown_as_it_is_and_is_no_markup(text: str) -> None:
+    html = to_html(quote(text)).partition("</style>")[2]
+    tags = re.findall(r"</?([a-z0-9]+)", html)
+    assert tags == ["blockquote", "p", "p", "blockquote"]
+
+
+def test_every_line_of_a_story_stays_in_its_quotation() -> None:
+    page = quote("one\n\ntwo\u2028three\r\nfour")
+    assert all(line.startswith(">") for line in page.splitlines())
+    assert to_html(page).count("<p>") == 4
+
+
+def test_plain_text_is_left_alone() -> None:
+    assert plain('He said, "Yes - 7.50 (or 8)."') == 'He said, "Yes - 7.50 (or 8)."'
+
+
+def test_a_rejected_story_stands_with_the_one_kept_instead() -> None:
+    story = RejectedStory(origin="file 0:7", text="A cat.", duplicate_of="ab" * 8)
+    section = _rejected(Reason(reason="near_duplicate", num_stories=1, share=0.5, examples=[story]))
+    assert section == f"### near_duplicate\n\nIn `file 0:7`, kept instead: `{'ab' * 8}`:\n\n> A cat."
+
+
+def test_drift_is_a_section_also_where_fewer_words_fell_than_rose() -> None:
+    drift = Drift(
+        before="k", num_new=3, num_gone=2, num_common=1, length_bits=0.1, word_bits=0.25,
+        rose=[WordShift(word="a|b", before=0, now=9), WordShift(word="c", before=1, now=2)], fell=[],
+    )  # fmt: skip
+    html = to_html(_drift(drift))
+    assert html.count("<tr>") == 2 + 3
+    assert "a|b: 0 → 9" in html and "<strong>0.2500</strong>" in html
+
+
+def test_without_a_corpus_before_the_page_says_so() -> None:
+    assert "no other corpus" in _drift(None)
+
+
+def test_a_picture_is_within_the_page() -> None:
+    assert '<img src="data:image/png;base64,iVBO' in to_html(picture("words", b"\x89PNG\r\n\x1a\n"))
+
+
+def test_a_loss_page_has_the_newest_row_first_and_what_is_left() -> None:
+    rows = [
+        {"step": 10, "train/loss": 3.5, "observations/seconds_left": 61.0},
+        {"step": 20, "val/loss": 3.25, "val/bits_per_byte": 1.5},
+    ]
+    page = loss_page(rows, 1200)
+    assert "Step 20 of 1,200, about 0:01:01 left." in page
+    assert page.index("| 20 |  | 3.25 | 1.5 |  |") < page.index("| 10 | 3.5 |  |  |  |")
+
+
+@pytest.fixture
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
+    """The score card of scores of some content, drawn by some code: each drawing is another."""
+    drawings = iter(range(9))
+    monkeypatch.setattr("slm_model.evaluation.figures.score_card", lambda _: b"drawing %d" % next(drawings))
+
+    def draw(digest: str = "scores", code: str = "code", edited: tuple[str, ...] = ()) -> bytes:
+        base = SimpleNamespace(
+            closure=lambda _: Closure({"figures": code}), edited=lambda _: edited, remember=lambda: None
+        )
+        monkeypatch.setattr("tasks.engine.recipe.code_of_this_process", lambda _: base)
+        scores: Any = SimpleNamespace(folder=tmp_path / "evaluate" / "key", digest=digest, table=lambda: None)
+        return _drawn_once(scores)
+
+    return draw
+
+
+def test_a_score_card_is_drawn_once_for_the_same_scores_and_code(drawn: Callable[..., bytes]) -> None:
+    assert drawn() == drawn() == b"drawing 0"
+    assert drawn(digest="others") == b"drawing 1"
+    assert drawn(code="another") == b"drawing 2"
+    assert drawn() == b"drawing 0"
+
+
+def test_a_kept_score_card_whose_bytes_have_changed_is_drawn_again(drawn: Callable[..., bytes], tmp_path: Path) -> None:
+    drawn()
+    [kept] = (tmp_path / ".cache" / "pictures").iterdir()
+    for damage in (kept.read_bytes()[:-1] + b"!", b""):
+        kept.write_bytes(damage)
+        assert drawn() == drawn() != b"drawing 0"
+
+
+def test_a_score_card_drawn_by_code_that_was_edited_since_is_not_kept(drawn: Callable[..., bytes]) -> None:
+    assert drawn(edited=("figures",)) == b"drawing 0"
+    assert drawn() == b"drawing 1"

@@ -1,0 +1,200 @@
+"""Which runs are run again: those whose process was killed, and no others."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.services.prefect_api import PrefectApi
+from tasks.services.run_lock import file_of, holders, unheld
+from tasks.services.supervisor import AGAIN, Supervisor
+
+HOLD = "import sys, time; from pathlib import Path; from tasks.services.run_lock import held\n"
+WAIT = "with held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(60)"
+FAIL = "with held(Path(sys.argv[1]), 'run'): raise ValueError"
+
+
+class Recorder(PrefectApi):
+    """One run and its states, kept as Prefect would keep them."""
+
+    def __init__(self, *states: tuple[str, str], deployment: str | None = "quick", minutes_ago: float = 60) -> None:
+        super().__init__("http://nowhere")
+        self.since = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
+        self.states: list[dict[str, Any]] = []
+        self.deployment = deployment
+        for type, message in states:
+            self.set_state("flow_runs", "run", type, message)
+
+    def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
+        self.states.append({"type": type, "name": name or type, "message": message, "timestamp": self.since})
+        return True
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        if path.startswith("/flow_run_states"):
+            return self.states
+        run = self.found("/flow_runs/run")
+        return [run] if path == "/flow_runs/filter" and run["state_type"] in ("PENDING", "RUNNING") else []
+
+    def found(self, path: str) -> dict[str, Any]:
+        state = self.states[-1]
+        return {
+            "id": "run",
+            "name": "a run",
+            "state": state,
+            "state_type": state["type"],
+            "state_name": state["name"],
+            "deployment_id": self.deployment,
+            "infrastructure_pid": None,
+        }
+
+
+def looked(root: Path, api: Recorder, reruns: int = 2) -> list[str]:
+    """The states of the run after two looks, the second when a worker would have spoken."""
+    supervisor = Supervisor(api, root, reruns, lambda line: None)
+    supervisor.look()
+    supervisor._dead_since = {name: at - 60 for name, at in supervisor._dead_since.items()}
+    supervisor.look()
+    supervisor.look()
+    return [state["type"] for state in api.states]
+
+
+def taken_up(root: Path, program: str = WAIT) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD + program, str(root)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """Artifacts in which a run's process was killed."""
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with unheld(file_of(tmp_path, "run")) as nobody:
+            assert not nobody
+        process.kill()
+    return tmp_path
+
+
+def test_a_run_whose_process_was_killed_is_crashed_and_then_goes_on(killed: Path) -> None:
+    api = Recorder(("RUNNING", ""))
+    assert looked(killed, api) == ["RUNNING", "CRASHED", "SCHEDULED"]
+    assert file_of(killed, "run").read_bytes() == b""  # open, and nobody has taken it up
+
+
+def test_a_run_that_its_process_holds_is_left_alone(tmp_path: Path) -> None:
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert looked(tmp_path, Recorder(("RUNNING", ""))) == ["RUNNING"]
+        assert holders(tmp_path, str(os.environ.get("PREFECT_API_URL"))) == [process.pid]
+        process.kill()
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED"])
+def test_a_finished_run_is_never_flipped(killed: Path, state: str) -> None:
+    assert looked(killed, Recorder(("RUNNING", ""), (state, ""))) == ["RUNNING", state]
+    assert not file_of(killed, "run").exists()
+
+
+def test_a_run_that_failed_by_itself_is_not_run_again(tmp_path: Path) -> None:
+    with taken_up(tmp_path, FAIL) as process:
+        assert process.wait() == 1
+    assert not file_of(tmp_path, "run").exists()
+    file_of(tmp_path, "run").touch()  # seen while it was pending
+    assert looked(tmp_path, Recorder(("RUNNING", ""), ("CRASHED", "no such flow")))[-1] == "CRASHED"
+
+
+def test_a_process_killed_before_it_took_the_run_up_is_replaced(tmp_path: Path) -> None:
+    file_of(tmp_path, "run").parent.mkdir()
+    file_of(tmp_path, "run").touch()
+    api = Recorder(("PENDING", ""), ("CRASHED", "infrastructure exited with non-zero status code -9"))
+    assert looked(tmp_path, api)[-1] == "SCHEDULED"
+
+
+def test_a_pending_run_that_its_worker_left_goes_on(tmp_path: Path) -> None:
+    assert looked(tmp_path, Recorder(("PENDING", ""))) == ["PENDING", "CRASHED", "SCHEDULED"]
+
+
+def test_a_run_that_a_worker_has_taken_is_not_judged_by_the_process_of_an_earlier_try(
+    killed: Path,
+) -> None:
+    """A supervisor that was killed before it had emptied the run's file leaves such a process there."""
+    assert looked(killed, Recorder(("SCHEDULED", AGAIN), ("PENDING", ""), minutes_ago=0)) == ["SCHEDULED", "PENDING"]
+
+
+def test_processes_of_other_containers_are_neither_signalled_nor_missed(tmp_path: Path) -> None:
+    def look(api: Recorder) -> None:
+        supervisor = Supervisor(api, tmp_path, 2, lambda line: None, sees_processes=False)
+        for _ in range(2):
+            supervisor.look()
+            supervisor._dead_since = {name: at - 60 for name, at in supervisor._dead_since.items()}
+
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        look(Recorder(("RUNNING", ""), ("CANCELLING", "")))
+        assert process.poll() is None  # its id may be another's here
+        process.kill()
+    look(api := Recorder(("RUNNING", "")))
+    assert [state["type"] for state in api.states][:2] == ["RUNNING", "CRASHED"]
+    file_of(tmp_path, "run").write_bytes(b"")
+    look(api := Recorder(("RUNNING", ""), minutes_ago=1))
+    assert [state["type"] for state in api.states] == ["RUNNING"]  # its process may still be starting
+
+
+def test_a_server_that_does_not_answer_is_told_of_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(PrefectApi("http://127.0.0.1:9"), tmp_path, 2, said.append)
+    assert [supervisor.tries_to_look() for _ in range(3)] == [False] * 3
+    assert len(said) == 1 and "did not answer" in said[0]
+
+
+def test_a_cancelled_run_is_not_run_again(killed: Path) -> None:
+    history = ("SCHEDULED", ""), ("RUNNING", ""), ("CANCELLING", ""), ("CRASHED", "")
+    assert looked(killed, Recorder(*history))[-1] == "CANCELLED"
+
+
+def test_a_run_is_given_up_after_its_share_of_tries(killed: Path) -> None:
+    api = Recorder(("RUNNING", ""))
+    api.set_state("flow_runs", "run", "SCHEDULED", f"{AGAIN}, time 1 of 1", "AwaitingRetry")
+    api.set_state("flow_runs", "run", "CRASHED", AGAIN)
+    assert looked(killed, api, reruns=1)[-1] == "CRASHED"
+    assert not file_of(killed, "run").exists()
+
+
+def test_a_run_without_a_deployment_is_only_marked(killed: Path) -> None:
+    assert looked(killed, Recorder(("RUNNING", ""), deployment=None)) == ["RUNNING", "CRASHED"]
+
+
+def test_what_was_told_to_leave_stays_open(tmp_path: Path) -> None:
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGINT)
+    assert file_of(tmp_path, "run").read_text().startswith(f"{process.pid} ")
+
+
+@pytest.mark.parametrize(("state", "ends"), [("COMPLETED", True), ("SCHEDULED", True), ("PAUSED", False)])
+def test_a_task_that_nobody_works_on_is_ended_though_a_killed_server_left_no_state_of_it(
+    tmp_path: Path, state: str, ends: bool
+) -> None:
+    ended: list[str] = []
+
+    class Torn(Recorder):
+        def ask(self, method: str, path: str, body: Any = None) -> Any:
+            task = {"id": "task", "flow_run_id": "run", "flow_run_run_count": 1, "state": None}
+            return [task] if path == "/task_runs/filter" else super().ask(method, path, body)
+
+        def found(self, path: str) -> dict[str, Any]:
+            return super().found(path) | {"run_count": 1}
+
+        def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
+            if kind == "task_runs":
+                ended.append(type)
+                return True
+            return super().set_state(kind, id, type, message, name)
+
+    Supervisor(Torn((state, "")), tmp_path, 2, lambda line: None).look()
+    assert ended == ["CRASHED"] * ends
