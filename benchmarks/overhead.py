@@ -28,7 +28,8 @@ from urllib.error import HTTPError
 from benchmarks.measure import ROOT, interleaved, leave, machine, run_alone, spread, table, write_log
 from flows.config import PipelineConfig
 from flows.presets import configure
-from tasks.engine.paths import artifacts_root, running_up, settle_environment
+from tasks.engine.paths import artifacts_root
+from tasks.services.environment import running_up, settle_environment
 from tasks.services.prefect_api import FINAL, PrefectApi
 
 DVC = "3.67.1"

@@ -7,7 +7,8 @@ from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine
 from tasks.running.current_observer import onlooker

@@ -6,7 +6,6 @@ Nothing heavy is imported here, so that ``slm --help`` answers at once.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -14,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
+
+from flows.presets import value_of
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -223,16 +224,6 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
             value = following
         found[name.removeprefix("--")] = value_of(value)
     return found, rest
-
-
-def value_of(text: str) -> Any:
-    """A number, list, true, false or none; anything else is the text itself."""
-    if text.lower() in ("none", "true", "false"):
-        return {"none": None, "true": True, "false": False}[text.lower()]
-    try:
-        return json.loads(text, parse_constant=lambda _: text)
-    except ValueError:
-        return text
 
 
 class _Terminated(BaseException):

@@ -185,3 +185,13 @@ def _described(prefix: str, config: type[BaseModel]) -> Iterator[tuple[str, str,
         else:
             default = json.dumps(field.default, ensure_ascii=False) if field.default is not None else "none"
             yield option, default, field.description or ""
+
+
+def value_of(text: str) -> Any:
+    """A number, list, true, false or none; anything else is the text itself."""
+    if text.lower() in ("none", "true", "false"):
+        return {"none": None, "true": True, "false": False}[text.lower()]
+    try:
+        return json.loads(text, parse_constant=lambda _: text)
+    except ValueError:
+        return text

@@ -23,7 +23,8 @@ from slm_model.artifact import Config, UserError
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.reporting.markdown import plain
 from slm_model.tokenizer.config import KeptConfig
-from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine, Reached
 from tasks.engine.store import Store
@@ -37,15 +38,8 @@ from tasks.running.prefect_runner import PrefectStages
 from tasks.running.runner import Runner, to_the_end
 from tasks.services.run_lock import held
 from tasks.tracking.bundle import BundleFailed
-from tasks.tracking.registry import (
-    VERDICT_TAG,
-    MlflowStore,
-    RegistryUnreachable,
-    Version,
-    aliased,
-    find_version,
-    list_versions,
-)
+from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
+from tasks.tracking.registry import Version, aliased, find_version, list_versions
 from tasks.tracking.release import Decision
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from flows.cli import value_of
 from flows.config import PipelineConfig
-from flows.presets import DEFAULT, configure
+from flows.presets import DEFAULT, configure, value_of
 from slm_model.artifact import Config, UserError, canonical_json, hash_json
 from slm_model.networks.config import TransformerConfig
 

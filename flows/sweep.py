@@ -20,15 +20,16 @@ from flows.pipeline import pipeline
 from flows.search_space import ScalingConfig, SweepConfig, Trial
 from slm_model.artifact import UserError
 from slm_model.data.sources.config import SourceUnreachable
-from tasks.engine.paths import artifacts_root, calm_threads
+from slm_model.reporting.html import to_html
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine, Nobody, Outcome, Reached
 from tasks.running.current_observer import onlooker
-from tasks.running.pages import to_html
 from tasks.running.prefect_runner import Both, PrefectStages
 from tasks.running.runner import to_the_end
 from tasks.services.run_lock import held
-from tasks.tracking.registry import MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 from tasks.trials.reports import Report
 from tasks.trials.results import EXPERIMENT, Result, keep_result
 
@@ -64,7 +65,8 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
 
     Raises UserError if none of them could be trained.
     """
-    from tasks.tracking.runs import Description, keep_files, open_run
+    from tasks.tracking.descriptions import Description
+    from tasks.tracking.runs import keep_files, open_run
 
     calm_threads()
     trials, results = search.trials(), list[Result]()

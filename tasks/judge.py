@@ -15,19 +15,9 @@ from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, co
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.bundle import BundleFailed, score_with_bundle
-from tasks.tracking.registry import (
-    CHAMPION,
-    REFERENCE,
-    SPREAD,
-    VERDICT_TAG,
-    MlflowStore,
-    Version,
-    aliased,
-    bundle_folder,
-    checkpoint_folder,
-    find_version,
-    model_tag,
-)
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, SPREAD, VERDICT_TAG, MlflowStore
+from tasks.tracking.registry import Version, aliased, find_version, model_tag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +117,7 @@ def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
 
 def record_spread(store: MlflowStore, model_name: str, scores: Sequence[Scores]) -> Spread:
     """Keep with a registered model how far reseeded trainings, given by their scores, lie apart."""
-    from tasks.tracking.runs import set_model_tag
+    from tasks.tracking.registration import set_model_tag
 
     spread = Spread(
         bits_per_byte=[one.facts.test_bits_per_byte for one in scores],

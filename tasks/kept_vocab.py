@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError
 from tasks.engine.store import Store
-from tasks.tracking.registry import MlflowStore, version_of
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import version_of
 
 if TYPE_CHECKING:
     from slm_model.tokenizer.vocab import Vocab

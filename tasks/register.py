@@ -17,7 +17,7 @@ from tasks.judge import opponents
 from tasks.kept_vocab import kept_by
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.connection import registering
-from tasks.tracking.registry import (
+from tasks.tracking.mlflow_store import (
     BITS_PER_BYTE,
     CHALLENGER,
     CHAMPION,
@@ -27,10 +27,8 @@ from tasks.tracking.registry import (
     REFERENCE,
     VERDICT_TAG,
     MlflowStore,
-    Version,
-    aliased,
-    find_version,
 )
+from tasks.tracking.registry import Version, aliased, find_version
 from tasks.tracking.release import Release, ReleaseConfig
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ def register_model(
         if not holds:
             return None, False
         if version is None:
-            from tasks.tracking.runs import register_version
+            from tasks.tracking.registration import register_version
             from tasks.train import datasets
 
             version = register_version(
@@ -101,7 +99,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 
     The first version that is released is the reference too.
     """
-    from tasks.tracking.runs import set_alias, set_tags
+    from tasks.tracking.registration import set_alias, set_tags
 
     why = "; ".join(verdict.reasons)
     if verdict.passed:
@@ -119,7 +117,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, shown: Shown) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
     from slm_model.evaluation.figures import loss_by_position, score_card, training_curve
-    from tasks.running.pages import to_html
+    from slm_model.reporting.html import to_html
     from tasks.tracking.runs import fill_run
     from tasks.train import describe
 

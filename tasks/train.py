@@ -20,7 +20,7 @@ from tasks.trunk import outlook, trunks_for
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.token_shards import TokenShards
-    from tasks.tracking.runs import Dataset, Description
+    from tasks.tracking.descriptions import Dataset, Description
 
 
 def headline(model: Checkpoint) -> str:
@@ -34,7 +34,7 @@ def headline(model: Checkpoint) -> str:
 
 train: Stage[Checkpoint] = Stage(
     name="train",
-    function="slm_model.training.loop:train",
+    function="slm_model.training.train:train",
     artifact="slm_model.checkpoint:Checkpoint",
     headline=headline,
     listen="tasks.train:listening",
@@ -47,7 +47,7 @@ train: Stage[Checkpoint] = Stage(
 @contextmanager
 def listening(making: Making) -> Iterator[StageRun]:
     """The stage's run with MLflow listening, and with the trunks that it may go on from."""
-    from tasks.tracking.registry import MlflowStore
+    from tasks.tracking.mlflow_store import MlflowStore
     from tasks.tracking.runs import open_run
 
     shards, _, network, config, *_ = making.args
@@ -90,7 +90,7 @@ def describe(
     commit: str | None,
 ) -> Description:
     """The training as MLflow shows it: its settings and what it was trained on."""
-    from tasks.tracking.runs import Description
+    from tasks.tracking.descriptions import Description
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
@@ -104,7 +104,7 @@ def describe(
 
 def datasets(shards: TokenShards, root: Path) -> list[Dataset]:
     """The shards' sides as MLflow's datasets."""
-    from tasks.tracking.runs import Dataset
+    from tasks.tracking.descriptions import Dataset
 
     facts = shards.facts
     source = source_of(shards.manifest, Store(root)) if shards.manifest else str(shards.folder)

@@ -13,17 +13,15 @@ from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
-from tasks.engine.paths import artifacts_root, calm_threads, settle_environment
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine
 from tasks.engine.store import Store
 from tasks.running.console import Console
 from tasks.running.planner import Planned, Planner
-from tasks.tracking.registry import (
-    VERDICT_TAG,
-    MlflowStore,
-    RegistryUnreachable,
-    find_version,
-)
+from tasks.services.environment import settle_environment
+from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
+from tasks.tracking.registry import find_version
 
 if TYPE_CHECKING:
     from slm_model.evaluation.score_card import Scores

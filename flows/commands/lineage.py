@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import ArtifactDamaged, Manifest, UserError
-from tasks.engine.paths import artifacts_root, calm_threads
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.engine.store import Store
 from tasks.running.console import Console
-from tasks.tracking.registry import (
-    MlflowStore,
-    all_versions,
-    list_models,
-    version_of,
-)
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import all_versions, list_models, version_of
 
 if TYPE_CHECKING:
     pass

@@ -10,19 +10,13 @@ from rich.table import Table
 
 from flows.presets import checked
 from slm_model.artifact import ArtifactDamaged, UserError
-from tasks.engine.paths import artifacts_root, calm_threads, settle_environment
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
-from tasks.tracking.registry import (
-    CHAMPION,
-    MlflowStore,
-    aliased,
-    bundle_folder,
-    find_model,
-    list_versions,
-    previous_champion,
-    registered,
-    version_of,
-)
+from tasks.services.environment import settle_environment
+from tasks.tracking.bundles import bundle_folder, find_model
+from tasks.tracking.mlflow_store import CHAMPION, MlflowStore
+from tasks.tracking.registry import aliased, list_versions, previous_champion, registered, version_of
 from tasks.tracking.release import ReleaseConfig
 
 if TYPE_CHECKING:
@@ -107,7 +101,7 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     store = MlflowStore.at(artifacts_root())
     bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
     from tasks.tracking.connection import registering
-    from tasks.tracking.runs import set_alias
+    from tasks.tracking.registration import set_alias
 
     with registering(store.root):
         version = version_of(store, options.reference)
@@ -125,7 +119,7 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     settle_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
     from tasks.tracking.connection import registering
-    from tasks.tracking.runs import set_alias
+    from tasks.tracking.registration import set_alias
 
     registered(store, options.name)
     with registering(store.root):

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import UserError
-from tasks.engine.paths import artifacts_root, settle_environment
+from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
+from tasks.services.environment import settle_environment
 
 if TYPE_CHECKING:
     pass

@@ -13,13 +13,13 @@ from flows.commands.context import placement_of, under_prefect, walked
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure
 from slm_model.artifact import UserError
-from tasks.engine.paths import artifacts_root, calm_threads, settle_environment
+from tasks.engine.openmp import calm_threads
+from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine
 from tasks.running.console import Console
 from tasks.running.runner import Runner, to_the_end
-from tasks.tracking.registry import (
-    MlflowStore,
-)
+from tasks.services.environment import settle_environment
+from tasks.tracking.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
     from flows.search_space import ScalingConfig, SweepConfig

@@ -19,17 +19,16 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
@@ -38,74 +37,13 @@ from slm_model.networks.config import NetworkConfig
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
 from slm_model.training.numerics import Device, choose_device
-
-T = TypeVar("T")
+from slm_model.training.ranks import RankLost, Ranks
 
 POLL_SECONDS = 0.1
 END_SECONDS = 20.0  # for torchrun to see that its ranks have ended
 PATIENCE = timedelta(hours=2)  # of a rank for the others, while rank 0 writes a state or tells a story
 
 log = logging.getLogger(__name__)
-
-
-class RankLost(Exception):
-    """Another rank has ended, and its own end says why."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The processes that take every step together: which of them this is, and what they do as one."""
-
-    rank: int = 0
-    size: int = 1
-
-    def same(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
-        if self.size == 1:
-            return value
-        box = [value]
-        with _together():
-            dist.broadcast_object_list(box)
-        return box[0]
-
-    def largest(self, value: float) -> float:
-        """The largest of all ranks' values."""
-        if self.size == 1:
-            return value
-        box = torch.tensor(value, dtype=torch.float64)
-        with _together():
-            dist.all_reduce(box, dist.ReduceOp.MAX)
-        return box.item()
-
-    def joined(self, values: list[T]) -> list[T]:
-        """The values of all ranks, those of rank 0 first."""
-        if self.size == 1:
-            return values
-        found: list[Any] = [None] * self.size
-        with _together():
-            dist.all_gather_object(found, values)
-        return [value for one in found for value in one]
-
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks in each tensor's place: to the last bit the same on every rank."""
-        if self.size == 1:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with _together():
-            dist.all_reduce(flat)
-        for tensor, total in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-            tensor.copy_(total.view_as(tensor))
-
-
-ALONE = Ranks()
-
-
-@contextmanager
-def _together() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise RankLost(str(error)) from error
 
 
 @dataclass(frozen=True)

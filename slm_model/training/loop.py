@@ -13,11 +13,9 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,9 +44,9 @@ from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
-from slm_model.training.launcher import ALONE, Ranks, learn_in_processes
 from slm_model.training.memory import memory_advice, require_memory
 from slm_model.training.numerics import Numerics, arithmetic, hindrance, require_same, resolve
+from slm_model.training.ranks import ALONE, Ranks
 from slm_model.training.resume import Plan, ResumeFolder, State
 from slm_model.training.schedule import trunk_steps
 from slm_model.training.speed import Speedometer
@@ -61,33 +59,6 @@ log = logging.getLogger(__name__)
 
 NOTES = (HISTORY, SAMPLES, THROUGHPUT)
 LAST_STEPS = 50  # whose mean is the training loss among the facts
-
-
-def train(
-    out: Path,
-    shards: TokenShards,
-    vocab: Vocab,
-    network: NetworkConfig,
-    config: TrainConfig,
-    earlier: Checkpoint | None = None,
-    *,
-    run: StageRun,
-) -> Checkpoint:
-    """Trains the network on the training side, from the weights of an earlier model if there is one.
-
-    It goes on from what is in ``run.resume``, or else from the furthest of ``run.trunks`` that is on its way.
-
-    Raises Stopped after ``run.should_stop()``, with its state kept. Raises UserError for shards of another vocabulary,
-    for an earlier model of another kind, for a loss that diverges, for too little memory, and if it cannot go on with
-    the arithmetic that it began with.
-    """
-    shards.require_vocabulary(vocab.facts.tokenizer_sha256)
-    if config.numerics.processes == 1:
-        return learn(shards, vocab, network, config, earlier, run).finish(out, network)
-    with nullcontext(run.resume) if run.resume else TemporaryDirectory() as folder:
-        run = replace(run, resume=Path(folder), trunks=None)
-        learn_in_processes(shards, vocab, network, config, earlier, run)
-        return learn(shards, vocab, network, config, earlier, run).finish(out, network)  # no step is left to take
 
 
 def learn(

@@ -14,7 +14,7 @@ from slm_model.generation.generator import Generator
 from slm_model.networks.base import Network
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import TrainConfig
-from slm_model.training.launcher import ALONE, Ranks
+from slm_model.training.ranks import ALONE, Ranks
 
 STORIES_AT_ONCE = 512  # between two questions whether to stop: a second or two at 1M parameters
 

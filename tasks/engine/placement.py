@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slm_model.artifact import tell_bounds
 from slm_model.data.parts import LazyExecutor
-from tasks.engine.local_workers import DaskWorkers, LocalWorkers
+from tasks.engine.dask_workers import DaskWorkers
+from tasks.engine.local_workers import LocalWorkers
 
 
 class Placement(BaseModel):

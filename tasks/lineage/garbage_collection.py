@@ -9,7 +9,8 @@ from pathlib import Path
 from slm_model.artifact import MANIFEST, ArtifactDamaged, Manifest, UserError
 from tasks.engine.store import Store, last_used
 from tasks.lineage.ancestors import needed
-from tasks.tracking.registry import MlflowStore, all_versions
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import all_versions
 
 LEFTOVERS = {
     "partial": "half-written by a run that is gone",

@@ -10,7 +10,9 @@ from slm_model.artifact import ArtifactDamaged, UserError
 from tasks.engine.store import Store
 from tasks.lineage.trace import other_code
 from tasks.tracking.bundle import ask_bundle
-from tasks.tracking.registry import MlflowStore, Version, bundle_folder, checkpoint_folder
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import Version
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint

@@ -14,7 +14,9 @@ from slm_model.data.stories import SIDES, RawStories, Splits, Stories
 from slm_model.data.token_shards import TokenShards
 from tasks.engine.store import Store
 from tasks.lineage.trace import Link, aliases_of, manifests_in
-from tasks.tracking.registry import MlflowStore, Version, bundle_folder, checkpoint_folder
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import Version
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint

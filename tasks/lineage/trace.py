@@ -24,7 +24,9 @@ from tasks.engine.differences import flatten
 from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import needed
-from tasks.tracking.registry import DIGEST, MlflowStore, Version, bundle_folder, checkpoint_folder, page_of_version
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.mlflow_store import DIGEST, MlflowStore
+from tasks.tracking.registry import Version, page_of_version
 
 Name = tuple[str, str]  # of an artifact: stage and key
 SHOWN_FILES = 5

@@ -34,7 +34,8 @@ from slm_model.data.sources.config import SourceUnreachable
 from tasks.engine.stage import Engine, Outcome, Stage, Watcher
 from tasks.running.pages import loss_page
 from tasks.running.runner import Runner, Work
-from tasks.tracking.registry import RegistryUnreachable, page_of_run, page_of_version
+from tasks.tracking.mlflow_store import RegistryUnreachable
+from tasks.tracking.registry import page_of_run, page_of_version
 from tasks.tracking.release import Release
 
 A = TypeVar("A", bound=Artifact)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from slm_model.training.compiler import lack_of_compiler
-from tasks.engine.paths import REMEDY, running_up
+from tasks.engine.paths import REMEDY
 from tasks.engine.placement import num_cores
+from tasks.services.environment import running_up
 
 LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes
 PURPOSES = {"fastapi": "newer ones crash Prefect's server or make `prefect deploy` fail"}

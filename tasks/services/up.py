@@ -18,9 +18,10 @@ from threading import Event
 from typing import IO
 
 from slm_model.artifact import UserError
-from tasks.engine.paths import REPOSITORY, running_up, up_file
+from tasks.engine.paths import REPOSITORY
 from tasks.services.background_process import Service, ServiceFailed
 from tasks.services.doctor import refusal
+from tasks.services.environment import running_up, up_file
 from tasks.services.prefect_api import PrefectApi
 from tasks.services.prefect_server import prefect_server
 from tasks.services.run_lock import holders

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from filelock import FileLock
 
-from tasks.tracking.registry import MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from slm_model.artifact import Stopped
-from tasks.tracking.registry import RegistryUnreachable
+from tasks.tracking.mlflow_store import RegistryUnreachable
 
 SHARE = 1 / 150  # of the time goes into calls: a store that answers slowly is called less often, with more to say
 LONGEST_PAUSE = 60.0  # seconds between two writes, or between two tries while the store does not answer

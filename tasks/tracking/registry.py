@@ -19,56 +19,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import MANIFEST, UserError
+from slm_model.artifact import UserError
+from tasks.tracking.mlflow_store import (
+    AUDIT,
+    BITS_PER_BYTE,
+    CHAMPION,
+    CHAMPION_SINCE,
+    KEY,
+    LINEAGE,
+    REASONS,
+    VERDICT,
+    MlflowStore,
+    RegistryUnreachable,
+)
 
 if TYPE_CHECKING:
-    from slm_model.checkpoint import Checkpoint
+    pass
 
 ELSEWHERE = "see to that server, or have MLFLOW_TRACKING_URI name another registry"
 OF_TRAININGS = "?workflowType=machine_learning"  # else MLflow shows a run among what it has for GenAI
 REFERENCES = re.compile(r"([^/@:]+)(?:/([0-9]+)|@([^/@:]+))?")
-CHAMPION, CHALLENGER = "champion", "challenger"
-REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
-KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
-VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registration writes
-REASONS = "slm.reasons"
-LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it rests on, by stage; its checkpoint's content
-CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
-AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
-SPREAD = "slm.spread"  # on a registered model: what training again with another seed alone changes
-
-
-class RegistryUnreachable(UserError):
-    """The registry could not be asked. It may well hold what was asked for."""
-
-
-@dataclass(frozen=True)
-class MlflowStore:
-    """Where MLflow keeps runs, models and the registry."""
-
-    root: Path  # of all artifacts
-    uri: str  # MLflow's tracking URI
-
-    @classmethod
-    def at(cls, root: Path) -> MlflowStore:
-        """``$MLFLOW_TRACKING_URI``, or a SQLite database below ``root``."""
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
-        if not uri.startswith(("sqlite:///", "http://", "https://")):
-            raise UserError(
-                f"MLFLOW_TRACKING_URI is {uri!r}, wanted sqlite:///<file> or http(s)://<server>: for another database "
-                "start MLflow's server on it, and give the server's address"
-            )
-        return cls(root.absolute(), uri)
-
-    @property
-    def database(self) -> Path | None:
-        """The SQLite file, if it is one."""
-        return Path(self.uri.removeprefix("sqlite:///")).absolute() if self.uri.startswith("sqlite:///") else None
-
-    @property
-    def artifacts(self) -> Path:
-        """Where MLflow's own artifacts stand, unless a server keeps them."""
-        return self.root / "mlflow-artifacts"
 
 
 @dataclass(frozen=True)
@@ -182,25 +152,6 @@ def previous_champion(store: MlflowStore, model_name: str) -> Version | None:
     return max(before, key=lambda v: (v.tags[CHAMPION_SINCE], v.number), default=None)
 
 
-def bundle_folder(store: MlflowStore, version: Version) -> Path:
-    """A version's bundle on this machine, fetched once if it is kept elsewhere. Raises UserError if it is gone."""
-    location = version.location
-    if location is None:
-        query = {"name": version.model_name, "version": str(version.number)}
-        location = _get(store.uri, "model-versions/get-download-uri", query)["artifact_uri"]
-    bundle = local_path(location)
-    if bundle is not None and (bundle / "MLmodel").is_file():
-        return bundle
-    if bundle is not None and store.database is not None:
-        raise UserError(
-            f"the files of {version.model_name} version {version.number} are gone from {bundle}: run `slm run` to "
-            "register its model again, or `slm rollback` to go back to another version"
-        )
-    from tasks.tracking.runs import fetch_bundle
-
-    return fetch_bundle(store, version)
-
-
 def version_of(store: MlflowStore, reference: str | None) -> Version:
     """A registered version: NAME (its champion), NAME/VERSION or NAME@ALIAS; None: the newest champion of any name.
 
@@ -242,26 +193,6 @@ def page_of_run(uri: str, run_id: str) -> str:
     """Where MLflow's server at ``uri`` shows a run. Raises RegistryUnreachable, and FileNotFoundError if it is gone."""
     experiment = _get(uri, "runs/get", {"run_id": run_id})["run"]["info"]["experiment_id"]
     return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}{OF_TRAININGS}"
-
-
-def find_model(reference: str | None, root: Path) -> tuple[Checkpoint, str]:
-    """A checkpoint by its folder or by what ``version_of`` takes, every byte checked; and its name. Raises UserError
-    if there is none, or a damaged one."""
-    from slm_model.checkpoint import open_checkpoint
-
-    if reference and Path(reference).is_dir():
-        return open_checkpoint(Path(reference)), reference
-    store = MlflowStore.at(root)
-    version = version_of(store, reference)
-    return open_checkpoint(checkpoint_folder(bundle_folder(store, version))), version.name
-
-
-def checkpoint_folder(bundle: Path) -> Path:
-    """The checkpoint in a bundle. Raises UserError if there is none."""
-    found = sorted((bundle / "artifacts").glob(f"*/{MANIFEST}"))
-    if len(found) != 1:
-        raise UserError(f"{bundle} is no bundle of this project: it holds {len(found)} checkpoints where one is wanted")
-    return found[0].parent
 
 
 def local_path(location: str | None) -> Path | None:

@@ -13,7 +13,7 @@ from slm_model.artifact import hash_json
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
-    from tasks.tracking.registry import MlflowStore
+    from tasks.tracking.mlflow_store import MlflowStore
 
 EXPERIMENT = "slm trials"
 PARENT = "mlflow.parentRunId"
@@ -123,7 +123,8 @@ def keep_result(store: MlflowStore, parent_key: str, parent_id: str, result: Res
 
     Raises RegistryUnreachable.
     """
-    from tasks.tracking.runs import Description, fill_run
+    from tasks.tracking.descriptions import Description
+    from tasks.tracking.runs import fill_run
 
     model, tags = result.model, {PARENT: parent_id}
     history, started = [], datetime.now(UTC)

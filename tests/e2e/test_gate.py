@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tracking.registry import MlflowStore, aliased
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import aliased
 from tests.e2e.conftest import SMALL, run_slm
 
 pytestmark = pytest.mark.slow

@@ -218,7 +218,7 @@ def test_a_dask_cluster_one_of_whose_workers_is_killed(
 def test_a_cluster_that_loses_its_last_worker_is_not_waited_for_without_end(
     scheduler: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.engine.local_workers.DASK_SECONDS_ALONE", 1.0)
+    monkeypatch.setattr("tasks.engine.dask_workers.DASK_SECONDS_ALONE", 1.0)
     with dask_worker(scheduler) as victim, pytest.raises(UserError, match=r"or every worker of it, was lost"):
         data_half(tmp_path / "artifacts", source, Placement(dask=scheduler), KillsAfterTheFirstPart(victim))
 
@@ -226,7 +226,7 @@ def test_a_cluster_that_loses_its_last_worker_is_not_waited_for_without_end(
 def test_a_cluster_without_workers_is_named(
     scheduler: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.engine.local_workers.DASK_SECONDS", 1.0)
+    monkeypatch.setattr("tasks.engine.dask_workers.DASK_SECONDS", 1.0)
     with pytest.raises(UserError, match=f"{scheduler} has no workers: .*`dask worker {scheduler}`"):
         data_half(tmp_path / "artifacts", source, Placement(dask=scheduler))
 

@@ -19,7 +19,7 @@ from slm_model.checkpoint import CheckpointFacts
 from slm_model.networks.config import TransformerConfig
 from slm_model.tokenizer import char
 from slm_model.tokenizer.config import CharConfig
-from tasks.tracking.registry import MlflowStore
+from tasks.tracking.mlflow_store import MlflowStore
 from tests.made_artifacts import finish
 from tests.tasks.engine.toy import Toy
 

@@ -24,16 +24,8 @@ from tasks.judge import compare_versions, contender, judge_model, record_spread,
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
 from tasks.tracking.bundle import BundleFailed
-from tasks.tracking.registry import (
-    CHAMPION,
-    REFERENCE,
-    VERDICT_TAG,
-    MlflowStore,
-    Version,
-    aliased,
-    find_version,
-    list_versions,
-)
+from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore
+from tasks.tracking.registry import Version, aliased, find_version, list_versions
 from tasks.tracking.release import ReleaseConfig
 from tests.e2e.conftest import SMALL
 

@@ -19,7 +19,7 @@ from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
-from slm_model.training.loop import train
+from slm_model.training.train import train
 from tests.made_stories import raw_stories
 
 NETWORK = TransformerConfig(

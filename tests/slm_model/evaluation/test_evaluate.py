@@ -24,7 +24,7 @@ from slm_model.generation.config import SamplingConfig
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import WordConfig
 from slm_model.training.config import TrainConfig
-from slm_model.training.loop import train
+from slm_model.training.train import train
 from tasks.running.pages import _score_card
 from tests.made_artifacts import finish
 from tests.made_stories import splits_of

@@ -16,7 +16,7 @@ from slm_model.evaluation.score_card import ScoresFacts
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import StoryScore
 from slm_model.training.config import TrainConfig
-from slm_model.training.loop import train
+from slm_model.training.train import train
 from tests.slm_model.evaluation.small_pipeline import NETWORK, Pipeline
 
 IDS = ["00000000000000a1", "ffffffffffffffff", "8000000000000000", "0123456789abcdef"]

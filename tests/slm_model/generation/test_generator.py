@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from slm_model.artifact import UserError
 from slm_model.generation import generator as generation
 from slm_model.generation.config import SamplingConfig
-from slm_model.generation.generator import FloatArray, Generator, candidates, choose
+from slm_model.generation.generator import Generator
+from slm_model.generation.next_token import FloatArray, candidates, choose
 from slm_model.networks.base import Cache, Network
 from slm_model.networks.config import GruConfig, LstmConfig, TransformerConfig
 from slm_model.tokenizer import bpe, char, word

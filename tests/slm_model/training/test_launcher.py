@@ -21,8 +21,8 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.data.batches import PackedBatches
 from slm_model.networks.config import NetworkConfig
 from slm_model.training.config import NumericsConfig, TrainConfig
-from slm_model.training.launcher import Ranks
 from slm_model.training.numerics import choose_device, resolve
+from slm_model.training.ranks import Ranks
 from slm_model.training.resume import ResumeFolder
 from slm_model.training.train_step import Trainee
 from tests.slm_model.training.test_resume import KEPT_OFTEN, data_files, start

@@ -18,7 +18,7 @@ from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.networks.config import GruConfig
 from slm_model.training.config import TrainConfig
-from slm_model.training.loop import train
+from slm_model.training.train import train
 from slm_model.training.validation import validation_steps
 from tests.slm_model.training.training_inputs import NETWORKS, NUM_STORIES, TRAIN, do_train, make_inputs, open_inputs
 

@@ -19,7 +19,7 @@ from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.gate import Contender, compare
 from slm_model.evaluation.story_score import StoryScore
 from slm_model.tokenizer.vocab import Vocab
-from slm_model.training.loop import train
+from slm_model.training.train import train
 from tasks.engine.stage import Engine, Nobody
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors

@@ -31,7 +31,7 @@ from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.vocab import Vocab, VocabFacts
 from slm_model.training.config import TrainConfig
-from slm_model.training.loop import train
+from slm_model.training.train import train
 from tasks import train as train_task
 from tasks.engine.recipe import manifest_of
 from tasks.engine.stage import Engine, Making, Nobody, Outcome, Watcher

@@ -165,7 +165,7 @@ def test_a_failed_stage_does_not_wait_for_what_was_still_to_do(tmp_path: Path) -
     ],
 )
 def test_a_scheduler_out_of_reach_is_named(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.engine.local_workers.DASK_SECONDS", 1.0)
+    monkeypatch.setattr("tasks.engine.dask_workers.DASK_SECONDS", 1.0)
     with pytest.raises(UserError, match=message), Placement(dask=address).executor() as workers:
         list(map_parts(calls.chatter, range(5), workers))
 

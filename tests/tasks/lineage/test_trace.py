@@ -12,8 +12,12 @@ import pytest
 from slm_model.artifact import content_digest, read_manifest, seal_manifest
 from tasks.engine.store import Store, records_of
 from tasks.lineage.trace import trace_version
-from tasks.tracking.registry import DIGEST, MlflowStore, Version, bundle_folder, checkpoint_folder, list_versions
-from tasks.tracking.runs import Description, fill_run, register_version
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.descriptions import Description
+from tasks.tracking.mlflow_store import DIGEST, MlflowStore
+from tasks.tracking.registration import register_version
+from tasks.tracking.registry import Version, list_versions
+from tasks.tracking.runs import fill_run
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import pytest
 
 from slm_model.data.report.data_report import Reason, RejectedStory
 from slm_model.data.report.drift import Drift, WordShift
+from slm_model.reporting.html import to_html
 from slm_model.reporting.markdown import picture, plain, quote
 from tasks.engine.code_digest import Closure
-from tasks.running.pages import _drawn_once, _drift, _rejected, loss_page, to_html
+from tasks.running.pages import _drawn_once, _drift, _rejected, loss_page
 
 HOSTILE = [
     "<script>alert(1)</script>",

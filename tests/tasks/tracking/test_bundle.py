@@ -24,9 +24,12 @@ from slm_model.evaluation.scoring import score_texts
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from tasks.tracking.bundle import BundleFailed, requirements, score_with_bundle
+from tasks.tracking.bundles import bundle_folder
 from tasks.tracking.connection import quiet_mlflow
-from tasks.tracking.registry import MlflowStore, bundle_folder
-from tasks.tracking.runs import Description, fill_run, register_version
+from tasks.tracking.descriptions import Description
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registration import register_version
+from tasks.tracking.runs import fill_run
 
 PROMPTS = ["Once upon", "The dog"]
 TEXTS = ["Lily saw a big red ball.", "Zoë sat.", "The dog ran. " * 20]

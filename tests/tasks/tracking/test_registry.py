@@ -19,24 +19,21 @@ import pytest
 
 from slm_model.artifact import UserError
 from slm_model.checkpoint import open_checkpoint
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
 from tasks.tracking.connection import connect, registering
+from tasks.tracking.descriptions import Dataset, Description
+from tasks.tracking.mlflow_store import CHALLENGER, CHAMPION, REFERENCE, MlflowStore, RegistryUnreachable
+from tasks.tracking.registration import register_version, set_alias, set_model_tag, set_tags
 from tasks.tracking.registry import (
-    CHALLENGER,
-    CHAMPION,
-    REFERENCE,
-    MlflowStore,
-    RegistryUnreachable,
     Version,
     aliased,
-    bundle_folder,
-    checkpoint_folder,
     find_version,
     list_models,
     list_versions,
     model_tag,
     previous_champion,
 )
-from tasks.tracking.runs import Dataset, Description, fill_run, register_version, set_alias, set_model_tag, set_tags
+from tasks.tracking.runs import fill_run
 from tests.e2e.conftest import environment, slm_command
 
 

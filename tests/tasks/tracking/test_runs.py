@@ -16,8 +16,9 @@ import pytest
 from slm_model.artifact import Stopped
 from tasks.tracking import live_run
 from tasks.tracking.connection import connect
-from tasks.tracking.registry import MlflowStore, RegistryUnreachable
-from tasks.tracking.runs import Dataset, Description, fill_run, is_drawn, open_run
+from tasks.tracking.descriptions import Dataset, Description
+from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
+from tasks.tracking.runs import fill_run, is_drawn, open_run
 
 COUNTS = {"num_stories": 3, "num_tokens": 100, "num_bytes": 90}
 TRAIN = Dataset("TinyStories", "train", "ab" * 32, "roneneldan/TinyStories at f54c09fd", COUNTS)

@@ -13,19 +13,13 @@ import pytest
 
 from slm_model.checkpoint import open_checkpoint
 from tasks.tracking.bundle import score_with_bundle
+from tasks.tracking.bundles import bundle_folder, checkpoint_folder
 from tasks.tracking.connection import connect
-from tasks.tracking.registry import (
-    CHAMPION,
-    MlflowStore,
-    RegistryUnreachable,
-    aliased,
-    bundle_folder,
-    checkpoint_folder,
-    find_version,
-    list_models,
-    list_versions,
-)
-from tasks.tracking.runs import Dataset, Description, fill_run, open_run, register_version, set_alias
+from tasks.tracking.descriptions import Dataset, Description
+from tasks.tracking.mlflow_store import CHAMPION, MlflowStore, RegistryUnreachable
+from tasks.tracking.registration import register_version, set_alias
+from tasks.tracking.registry import aliased, find_version, list_models, list_versions
+from tasks.tracking.runs import fill_run, open_run
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,11 @@ import pytest
 from slm_model.artifact import UserError
 from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts
 from slm_model.networks.config import TransformerConfig
-from tasks.running.pages import to_html
+from slm_model.reporting.html import to_html
 from tasks.tracking.connection import connect
-from tasks.tracking.registry import MlflowStore
-from tasks.tracking.runs import Description, keep_files, open_run
+from tasks.tracking.descriptions import Description
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.runs import keep_files, open_run
 from tasks.trials.reports import scaling_report, sweep_report
 from tasks.trials.results import EXPERIMENT, Result, keep_result, ranked
 from tests.made_artifacts import manifest_for

@@ -1,0 +1,56 @@
+"""Where MLflow's store is, and the names of what we keep there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm_model.artifact import UserError
+
+if TYPE_CHECKING:
+    pass
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
+KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
+VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registration writes
+REASONS = "slm.reasons"
+LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it rests on, by stage; its checkpoint's content
+CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
+AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
+SPREAD = "slm.spread"  # on a registered model: what training again with another seed alone changes
+
+
+class RegistryUnreachable(UserError):
+    """The registry could not be asked. It may well hold what was asked for."""
+
+
+@dataclass(frozen=True)
+class MlflowStore:
+    """Where MLflow keeps runs, models and the registry."""
+
+    root: Path  # of all artifacts
+    uri: str  # MLflow's tracking URI
+
+    @classmethod
+    def at(cls, root: Path) -> MlflowStore:
+        """``$MLFLOW_TRACKING_URI``, or a SQLite database below ``root``."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
+        if not uri.startswith(("sqlite:///", "http://", "https://")):
+            raise UserError(
+                f"MLFLOW_TRACKING_URI is {uri!r}, wanted sqlite:///<file> or http(s)://<server>: for another database "
+                "start MLflow's server on it, and give the server's address"
+            )
+        return cls(root.absolute(), uri)
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, if it is one."""
+        return Path(self.uri.removeprefix("sqlite:///")).absolute() if self.uri.startswith("sqlite:///") else None
+
+    @property
+    def artifacts(self) -> Path:
+        """Where MLflow's own artifacts stand, unless a server keeps them."""
+        return self.root / "mlflow-artifacts"

@@ -1,0 +1,158 @@
+"""Writes model versions, aliases and tags to the MLflow registry."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tasks.engine.paths import REPOSITORY
+from tasks.tracking.bundle import PROGRAM, requirements
+from tasks.tracking.connection import connect, global_uri, quiet_mlflow, reaches
+from tasks.tracking.mlflow_store import AUDIT, CHALLENGER, CHAMPION, CHAMPION_SINCE, KEY, VERDICT, MlflowStore
+from tasks.tracking.registry import Version, aliased, find_version, list_versions
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+from tasks.tracking.descriptions import DIGEST_LENGTH, Dataset
+
+
+@reaches
+def register_version(
+    store: MlflowStore,
+    model_name: str,
+    checkpoint: Path,
+    *,
+    run_id: str,
+    key: str,
+    verdict: str,
+    metrics: Mapping[str, float],
+    dataset: Dataset | None = None,
+    tags: Mapping[str, str] | None = None,
+    step: int = 0,
+) -> Version:
+    """The version of this train key, made with its bundle if there is none yet. It bears no alias so far.
+
+    Two callers at once would each see none: register.py lets in one at a time.
+
+    ``checkpoint``: the finished checkpoint's folder. ``metrics`` are tied to the model and to ``dataset``, at ``step``.
+    """
+    found = find_version(store, model_name, key)
+    if found is not None:
+        return found
+    client = connect(store)
+    all_tags = {KEY: key, VERDICT: verdict, **(tags or {})}
+    model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
+    _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
+    _ensure_registered_model(client, model_name)
+    with global_uri(store):
+        made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
+    return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
+
+
+@reaches
+def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
+    """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more.
+
+    ``why`` stands on the version, with who did it and when.
+    """
+    client = connect(store)
+    number, now = str(version.number), datetime.now(UTC).isoformat()
+    audit = json.loads(client.get_model_version(version.model_name, number).tags.get(AUDIT, "[]"))
+    audit.append({"alias": alias, "who": _who(), "when": now, "why": why})
+    client.set_model_version_tag(version.model_name, number, AUDIT, json.dumps(audit))
+    if alias == CHAMPION:
+        client.set_model_version_tag(version.model_name, number, CHAMPION_SINCE, now)
+        challenger = aliased(store, version.model_name, CHALLENGER)
+        if challenger is not None and challenger.number == version.number:
+            client.delete_registered_model_alias(version.model_name, CHALLENGER)
+    client.set_registered_model_alias(version.model_name, alias, number)
+
+
+@reaches
+def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> None:
+    """Write tags on a version: a later verdict, say."""
+    client = connect(store)
+    for name, value in tags.items():
+        client.set_model_version_tag(version.model_name, str(version.number), name, value)
+
+
+@reaches
+def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> None:
+    """Write a tag on a registered model, which is made if there is none of that name."""
+    client = connect(store)
+    _ensure_registered_model(client, model_name)
+    client.set_registered_model_tag(model_name, tag, value)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, in a container
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _log_model(
+    client: MlflowClient, checkpoint: Path, run_id: str, name: str, tags: Mapping[str, str], step: int
+) -> str:
+    """A logged model of MLflow's with its bundle, as an output of the run. Its id."""
+    from mlflow.entities import LoggedModelOutput
+
+    with quiet_mlflow():
+        from tasks.tracking.pyfunc_model import signature
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id, name, run_id, dict(tags), run.data.params, model_type="language model"
+    )
+    status: Literal["READY", "FAILED"] = "FAILED"
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        with tempfile.TemporaryDirectory() as temporary, quiet_mlflow() as mlflow:
+            folder = f"{temporary}/bundle"
+            described = mlflow.models.Model(
+                artifact_path=model.artifact_location, model_uuid=model.model_id, model_id=model.model_id, run_id=run_id
+            )
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(PROGRAM),
+                code_paths=[str(REPOSITORY / "slm_model")],
+                artifacts={"checkpoint": str(checkpoint)},
+                model_config={"device": "cpu"},
+                signature=signature(),
+                pip_requirements=requirements(),
+                mlflow_model=described,
+            )
+            client.log_model_artifacts(model.model_id, folder)
+        status = "READY"
+    finally:
+        client.finalize_logged_model(model.model_id, status)
+    return str(model.model_id)
+
+
+def _log_model_metrics(
+    client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], dataset: Dataset | None, step: int
+) -> None:
+    from mlflow.entities import Metric
+
+    name, digest = (dataset.full_name, dataset.digest[:DIGEST_LENGTH]) if dataset else (None, None)
+    now = round(time.time() * 1000)
+    points = [Metric(key, float(value), now, step, model_id, name, digest, run_id) for key, value in metrics.items()]
+    client.log_batch(run_id, metrics=points)
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
