@@ -25,12 +25,13 @@ from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attentio
 
 from benchmarks.generation import SIZES as SIZES_TO_TELL
 from benchmarks.generation import qwen3
-from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import INIT_STD, Cache, Network
 from slm_model.networks.config import GruConfig, LstmConfig, NetworkConfig, TransformerConfig
 from slm_model.networks.transformer import explicit_attention, future
-from slm_model.training.config import NumericsConfig, ScheduleConfig, TrainConfig
-from slm_model.training.numerics import Numerics, arithmetic, autocast, resolve
+from slm_model.numerics.arithmetic import Numerics, arithmetic, autocast, resolve
+from slm_model.numerics.config import NumericsConfig
+from slm_model.shards.batches import PackedBatches
+from slm_model.training.config import ScheduleConfig, TrainConfig
 from slm_model.training.schedule import share_of_peak
 from slm_model.training.train_step import Trainee
 

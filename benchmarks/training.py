@@ -54,8 +54,8 @@ from benchmarks.training_jobs import (
     sweep_jobs,
 )
 from slm_model.artifact import UserError
-from slm_model.data.batches import PackedBatches
-from slm_model.data.token_shards import SideTokens, TokenShards
+from slm_model.shards.batches import PackedBatches
+from slm_model.shards.token_shards import SideTokens, TokenShards
 from slm_model.training.config import TrainConfig
 from slm_model.training.validation import validate
 
@@ -257,8 +257,8 @@ def run_missing(log: Log, jobs: Sequence[Job], shards: Path) -> None:
 def token_shards(corpus: str, vocab_size: int) -> Path:
     """The folder of a corpus's token shards, made by our own stages or already there."""
     from slm_model.data.config import CleanConfig, SplitConfig
-    from slm_model.data.shards import ShardConfig
     from slm_model.data.sources.config import FilesSource, StorygenSource
+    from slm_model.shards.shard import ShardConfig
     from slm_model.tokenizer.config import BpeConfig
     from tasks.build_vocab import build_vocab
     from tasks.clean import clean

@@ -13,10 +13,10 @@ from pydantic_core import CoreSchema
 
 from slm_model.artifact import Config
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.shards import ShardConfig
 from slm_model.data.sources.config import HubSource, SourceConfig
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.networks.config import NetworkConfig, TransformerConfig
+from slm_model.shards.shard import ShardConfig
 from slm_model.tokenizer.config import BpeConfig, VocabConfig
 from slm_model.training.config import TrainConfig
 from tasks.tracking.release import ReleaseConfig

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.data.sources.config import PinnedSource, SourceConfig
     from slm_model.data.stories import Splits
-    from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.gate import Verdict
     from slm_model.evaluation.score_card import Scores
+    from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.config import VocabConfig
     from slm_model.tokenizer.vocab import Vocab
     from tasks.tracking.release import Release, ReleaseConfig

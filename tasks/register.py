@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.gate import Verdict
+from tasks.build_vocab import kept_by
 from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
 from tasks.judge import opponents
-from tasks.kept_vocab import kept_by
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.connection import registering
 from tasks.tracking.mlflow_store import (
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
-    from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.score_card import Scores
+    from slm_model.shards.token_shards import TokenShards
 
 WORDS = 1000  # most frequent ones, in the table that MLflow shows
 

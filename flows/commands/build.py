@@ -187,7 +187,7 @@ def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
 def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Path) -> None:
     """Time and disk before a long run, as far as they can be known."""
     from tasks.running.estimate import estimate
-    from tasks.trunk import steps_ahead
+    from tasks.train import steps_ahead
 
     store = Store(root)
     trains = any(line.stage == "train" and line.fate != "cached" for line in plan.lines)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from slm_model.artifact import Record, UserError
+from slm_model.artifact import Artifact, Facts, Record, StageRun, UserError
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
-from slm_model.data.token_shards import TokenShards
 from slm_model.generation.config import SamplingConfig, Story
 from slm_model.reporting.markdown import blocks, quote, table
+from slm_model.shards.token_shards import TokenShards
 from slm_model.tokenizer.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -194,3 +194,42 @@ def _bar(nats: float) -> str:
 def _colour(nats: float) -> str:
     share = min(nats, FULL_BAR) / FULL_BAR
     return f"rgb({round(120 + 135 * share)},{round(220 - 130 * share)},{round(130 - 60 * share)})"
+
+
+class WalkFacts(Facts):
+    story_id: str
+    side: str
+    bits_per_byte: float  # of this story
+
+
+class WalkPage(Artifact):
+    """``walk.md``, for a person; ``walk.json``, the same as data."""
+
+    facts: WalkFacts
+
+    stage: ClassVar[str] = "walk"
+    facts_type: ClassVar[type[Facts]] = WalkFacts
+
+    def markdown(self) -> str:
+        return self.file("walk.md").read_text(encoding="utf-8")
+
+
+def follow_one(
+    out: Path,
+    raw: RawStories,
+    stories: Stories,
+    splits: Splits,
+    vocab: Vocab,
+    shards: TokenShards,
+    model: Checkpoint,
+    run: StageRun,
+) -> WalkPage:
+    """Follow the first repaired test story; where none was repaired, the first."""
+    from slm_model.evaluation.walk import to_markdown, walk
+
+    out.mkdir(parents=True, exist_ok=True)
+    walked = walk(raw, stories, splits, vocab, shards, model)
+    (out / "walk.md").write_text(to_markdown(walked), encoding="utf-8")
+    (out / "walk.json").write_text(walked.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    facts = WalkFacts(story_id=walked.story_id, side=walked.side, bits_per_byte=walked.bits_per_byte)
+    return WalkPage(out, facts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from slm_model.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from slm_model.data.batches import PackedBatches
+    from slm_model.shards.batches import PackedBatches
 
 WARM_UP_STEPS = 2  # the first ones compile and fill caches
 LONG_SECONDS, LONG_WORK = 120, 1_000_000 * 1_000_000  # seconds; tokens times parameters

@@ -32,11 +32,11 @@ import torch.distributed as dist
 
 from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
-from slm_model.data.token_shards import TokenShards
 from slm_model.networks.config import NetworkConfig
+from slm_model.numerics.arithmetic import Device, choose_device
+from slm_model.shards.token_shards import TokenShards
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
-from slm_model.training.numerics import Device, choose_device
 from slm_model.training.ranks import RankLost, Ranks
 
 POLL_SECONDS = 0.1

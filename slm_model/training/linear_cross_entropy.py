@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slm_model.training.numerics import Numerics, dtype, product_dtype
+from slm_model.numerics.arithmetic import Numerics, dtype, product_dtype
 
 PART = {"cpu": 256, "cuda": 4096, "mps": 1024}  # tokens; on a CPU the logits of a small vocabulary stay in its cache
 

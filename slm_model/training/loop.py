@@ -36,16 +36,16 @@ from slm_model.checkpoint import (
     CheckpointConfig,
     CheckpointFacts,
 )
-from slm_model.data.batches import PackedBatches
-from slm_model.data.token_shards import TokenShards
 from slm_model.networks.base import Network
 from slm_model.networks.config import NetworkConfig
+from slm_model.numerics.arithmetic import Numerics, arithmetic, hindrance, require_same, resolve
+from slm_model.shards.batches import PackedBatches
+from slm_model.shards.token_shards import TokenShards
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
 from slm_model.training.memory import memory_advice, require_memory
-from slm_model.training.numerics import Numerics, arithmetic, hindrance, require_same, resolve
 from slm_model.training.ranks import ALONE, Ranks
 from slm_model.training.resume import Plan, ResumeFolder, State
 from slm_model.training.schedule import trunk_steps

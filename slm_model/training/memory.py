@@ -11,9 +11,9 @@ import torch
 
 from slm_model.artifact import UserError
 from slm_model.networks.base import Network
+from slm_model.numerics.arithmetic import Numerics, product_dtype
 from slm_model.training.config import TrainConfig
 from slm_model.training.linear_cross_entropy import PART
-from slm_model.training.numerics import Numerics, product_dtype
 
 CONTAINER = Path("/sys/fs/cgroup")
 # in torch's plain RuntimeErrors

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save
 from torch import Tensor
 
-from slm_model.training.numerics import Numerics
+from slm_model.numerics.arithmetic import Numerics
 
 STATES_KEPT = 2
 

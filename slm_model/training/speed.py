@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from slm_model.networks.base import Network
-from slm_model.training.numerics import Numerics
+from slm_model.numerics.arithmetic import Numerics
 
 WIDTH = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # of the square matrices whose product is timed
 PRODUCTS = 5

@@ -11,8 +11,8 @@ from slm_model.artifact import StageRun
 from slm_model.checkpoint import (
     Checkpoint,
 )
-from slm_model.data.token_shards import TokenShards
 from slm_model.networks.config import NetworkConfig
+from slm_model.shards.token_shards import TokenShards
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
 from slm_model.training.launcher import learn_in_processes

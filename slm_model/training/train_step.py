@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slm_model.data.batches import PackedBatches
 from slm_model.networks.base import Network
+from slm_model.numerics.arithmetic import DTYPES, Numerics, autocast, dtype
+from slm_model.shards.batches import PackedBatches
 from slm_model.training.config import TrainConfig
 from slm_model.training.linear_cross_entropy import MeanLoss
-from slm_model.training.numerics import DTYPES, Numerics, autocast, dtype
 from slm_model.training.optimizer import optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.ranks import ALONE, Ranks
 from slm_model.training.schedule import share_of_peak

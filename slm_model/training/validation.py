@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 
 from slm_model.artifact import Stopped
-from slm_model.data.token_shards import SideTokens
 from slm_model.evaluation.scoring import score_tokens
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from slm_model.networks.base import Network
+from slm_model.shards.token_shards import SideTokens
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import ALONE, Ranks

@@ -108,8 +108,8 @@ def _of_evaluation(scores: Scores) -> Iterator[_Batch]:
 
 def _other_arithmetic(recorded: Mapping[str, Any]) -> list[str]:
     """In what this machine computes otherwise than the one that the stories were told on."""
-    from slm_model.training.config import NumericsConfig
-    from slm_model.training.numerics import resolve
+    from slm_model.numerics.arithmetic import resolve
+    from slm_model.numerics.config import NumericsConfig
 
     if not recorded:
         return ["it was not recorded what the evaluation was computed on"]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from slm_model.artifact import ArtifactDamaged, UserError
 from slm_model.data.stories import SIDES, RawStories, Splits, Stories
-from slm_model.data.token_shards import TokenShards
+from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
 from tasks.lineage.trace import Link, aliases_of, manifests_in
 from tasks.tracking.bundles import bundle_folder, checkpoint_folder

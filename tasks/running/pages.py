@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from slm_model.artifact import hash_json
 from slm_model.reporting.markdown import blocks, picture, plain, quote, table
+from tasks.build_vocab import learned_elsewhere
 from tasks.engine.atomic_files import write_atomically
-from tasks.kept_vocab import learned_elsewhere
 from tasks.tracking.registry import page_of_version
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from slm_model.data.report.data_report import Count, DataReport, Family, Reason, Repair
     from slm_model.data.report.drift import Drift
     from slm_model.data.stories import RawStories, Splits
-    from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.gate import Verdict
     from slm_model.evaluation.score_card import Scores
-    from slm_model.evaluation.walk_page import WalkPage
+    from slm_model.evaluation.walk import WalkPage
+    from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.vocab import Vocab
     from tasks.tracking.release import Decision, Release
 

@@ -98,7 +98,7 @@ class Planner:
     def kept(self, config: VocabConfig, model_name: str) -> Vocab | None:
         if config.kind != "kept":
             return None
-        from tasks.kept_vocab import kept_vocab
+        from tasks.build_vocab import kept_vocab
 
         vocab, text = kept_vocab(config.of or model_name, self.engine.store)
         self.lines.append(Line("build_vocab", "cached", text))

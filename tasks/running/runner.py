@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.data.sources.config import FilesSource, HubSource, PinnedSource, StorygenSource
     from slm_model.data.stories import Splits
-    from slm_model.data.token_shards import TokenShards
     from slm_model.evaluation.gate import Verdict
     from slm_model.evaluation.score_card import Scores
+    from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.config import VocabConfig
     from slm_model.tokenizer.vocab import Vocab
     from tasks.tracking.release import Release, ReleaseConfig
@@ -74,7 +74,7 @@ class Runner:
             return None
 
         def work() -> tuple[Vocab, bool]:
-            from tasks.kept_vocab import kept_vocab
+            from tasks.build_vocab import kept_vocab
 
             vocab, text = kept_vocab(config.of or model_name, self.engine.store)
             self.engine.watcher.noted("build_vocab", text, None)

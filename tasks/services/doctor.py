@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from slm_model.training.compiler import lack_of_compiler
+from slm_model.numerics.compiler import lack_of_compiler
 from tasks.engine.paths import REMEDY
 from tasks.engine.placement import num_cores
 from tasks.services.environment import running_up

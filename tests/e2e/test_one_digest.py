@@ -22,14 +22,14 @@ import psutil
 import pyarrow as pa
 import pytest
 
-import slm_model.data.shards
 from slm_model.artifact import UserError
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import write_table
 from slm_model.data.parts import FEW, LazyExecutor
-from slm_model.data.shards import ShardConfig
 from slm_model.data.sources.config import FilesSource
 from slm_model.data.storygen.generate import stories
+from slm_model.shards import shard as shards_module
+from slm_model.shards.shard import ShardConfig
 from slm_model.tokenizer.config import BpeConfig
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
@@ -161,8 +161,8 @@ def test_killed_in_the_middle_the_next_run_goes_on_with_the_parts_that_were_enco
     assert psutil.wait_procs(workers, timeout=5)[1] == [], "workers outlived their parent"
     num_kept = len(kept())
     encoded: list[object] = []
-    encoder_of = slm_model.data.shards.encoder_of
-    monkeypatch.setattr(slm_model.data.shards, "encoder_of", lambda *args: (encoded.append(args), encoder_of(*args))[1])
+    encoder_of = shards_module.encoder_of
+    monkeypatch.setattr(shards_module, "encoder_of", lambda *args: (encoded.append(args), encoder_of(*args))[1])
     assert data_half(tmp_path, source, Placement(num_workers=1)) == expected
     num_parts = len(list(tmp_path.glob("split/*/*.parquet")))
     assert 0 < num_kept < num_parts

@@ -23,7 +23,7 @@ from slm_model.data.report.examples import largest_families, rejected_stories, r
 from slm_model.data.report.figures import draw_stories, draw_words
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.stories import SIDES, RawFacts, RawStories, Side, Splits, SplitsFacts, Stories, StoriesFacts
-from slm_model.data.token_shards import TokenShards, TokenShardsFacts
+from slm_model.shards.token_shards import TokenShards, TokenShardsFacts
 from slm_model.tokenizer.vocab import Vocab
 
 SAMPLE_BYTES = 64_000_000  # of text that words are counted in: a second a core

@@ -10,11 +10,11 @@ from slm_model.artifact import StageRun
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
-from slm_model.data.shards import ShardConfig, shard
 from slm_model.data.split import split
 from slm_model.data.stories import RawStories, Splits, Stories
-from slm_model.data.token_shards import TokenShards
 from slm_model.networks.config import TransformerConfig
+from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.token_shards import TokenShards
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from slm_model.artifact import ArtifactDamaged, StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
-from slm_model.data.batches import PackedBatches
 from slm_model.networks.config import NetworkConfig
-from slm_model.training.config import NumericsConfig, TrainConfig
-from slm_model.training.numerics import choose_device, resolve
+from slm_model.numerics.arithmetic import choose_device, resolve
+from slm_model.numerics.config import NumericsConfig
+from slm_model.shards.batches import PackedBatches
+from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import Ranks
 from slm_model.training.resume import ResumeFolder
 from slm_model.training.train_step import Trainee

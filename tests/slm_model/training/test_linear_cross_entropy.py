@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from slm_model.numerics.arithmetic import Numerics, resolve
+from slm_model.numerics.config import NumericsConfig
 from slm_model.training import linear_cross_entropy as loss
-from slm_model.training.config import NumericsConfig
 from slm_model.training.linear_cross_entropy import MeanLoss
-from slm_model.training.numerics import Numerics, resolve
 
 PART, NUM_TOKENS, WIDTH, VOCAB_SIZE = 16, 41, 8, 50  # two parts, and one of nine tokens
 

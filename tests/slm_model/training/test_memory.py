@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from slm_model.data.batches import PackedBatches
-from slm_model.data.token_shards import SideTokens
+from slm_model.shards.batches import PackedBatches
+from slm_model.shards.token_shards import SideTokens
 from slm_model.networks.config import NetworkConfig
 from slm_model.training.config import TrainConfig
 from slm_model.training.memory import step_bytes
-from slm_model.training.numerics import arithmetic, resolve
+from slm_model.numerics.arithmetic import arithmetic, resolve
 from slm_model.training.train_step import Trainee
 
 

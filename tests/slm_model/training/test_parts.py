@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from slm_model.artifact import UserError
-from slm_model.data.batches import PackedBatches
 from slm_model.networks.config import GruConfig, TransformerConfig
+from slm_model.numerics.arithmetic import hindrance, resolve
+from slm_model.numerics.config import NumericsConfig
+from slm_model.shards.batches import PackedBatches
 from slm_model.training.budget import calibrate, is_long, total_steps
-from slm_model.training.config import NumericsConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from slm_model.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from slm_model.training.divergence import PATIENCE, DivergenceWatch
-from slm_model.training.numerics import hindrance, resolve
 from slm_model.training.optimizer import Muon, optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.resume import Plan, ResumeFolder, State
 from slm_model.training.schedule import share_of_peak, trunk_steps
@@ -205,7 +206,7 @@ def test_products_are_in_bf16_only_where_it_has_instructions_of_its_own(monkeypa
         numerics = resolve(NumericsConfig(device="cpu", **asked), "cpu", True)
         return numerics.precision, numerics.muon
 
-    monkeypatch.setattr("slm_model.training.numerics._no_compiler", lambda device: None)
+    monkeypatch.setattr("slm_model.numerics.arithmetic._no_compiler", lambda device: None)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert found(compile="on") == found(compile="off") == ("fp32", "fp32")
     assert found(precision="bf16") == ("bf16", "fp32"), "asked for, of the products that it is asked for"

@@ -23,7 +23,7 @@ from tasks.engine.store import Store
 from tasks.running.estimate import estimate
 from tasks.running.planner import Planner
 from tasks.running.runner import to_the_end
-from tasks.trunk import steps_ahead
+from tasks.train import steps_ahead
 from tests.slm_model.training import training_inputs
 from tests.slm_model.training.training_inputs import NETWORKS, STAGE, TRAIN, build, do_train, open_inputs, stage_args
 
@@ -161,7 +161,7 @@ def test_the_arithmetic_of_a_trunk_is_held_to_or_it_is_not_gone_on_from(
         torch.set_num_threads(2)
         grown, steps = grow(tmp_path, inputs, GRU, stable(60, **auto))
         assert steps.taken[0] == 33 and grown.artifact.facts.numerics["num_threads"] == 1
-        monkeypatch.setattr("slm_model.training.numerics._processor", lambda device: "m68k")
+        monkeypatch.setattr("slm_model.numerics.arithmetic._processor", lambda device: "m68k")
         anew, steps = grow(tmp_path, inputs, GRU, stable(LONG, **auto))
     finally:
         torch.set_num_threads(before)

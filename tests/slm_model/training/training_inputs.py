@@ -23,10 +23,10 @@ from pydantic import TypeAdapter
 from slm_model.artifact import Artifact, Recipe, StageRun, hash_json
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
-from slm_model.data.shards import ShardConfig, shard
 from slm_model.data.stories import SIDES, Splits, SplitsFacts
-from slm_model.data.token_shards import TokenShards, TokenShardsFacts
 from slm_model.networks.config import NetworkConfig
+from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.token_shards import TokenShards, TokenShardsFacts
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.vocab import Vocab, VocabFacts
@@ -35,7 +35,7 @@ from slm_model.training.train import train
 from tasks import train as train_task
 from tasks.engine.recipe import manifest_of
 from tasks.engine.stage import Engine, Making, Nobody, Outcome, Watcher
-from tasks.trunk import trunks_for
+from tasks.train import trunks_for
 
 A = TypeVar("A", bound=Artifact)
 

@@ -75,8 +75,5 @@ def chatter(i: int) -> int:
 
 def loaded(i: int) -> set[str]:
     """What stands in a worker's memory when it has done a part of the data stages."""
-    import slm_model.data.cleaning.clean
-    import slm_model.data.shards
-    import slm_model.data.sources.storygen  # noqa: F401
 
     return set(sys.modules)

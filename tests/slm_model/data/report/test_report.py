@@ -23,11 +23,11 @@ from slm_model.data.report.counting import count_words, words_of
 from slm_model.data.report.data_report import DataReport
 from slm_model.data.report.describe import describe, heaps_exponent, quantiles, reconcile
 from slm_model.data.report.drift import compare, divergence
-from slm_model.data.shards import ShardConfig, shard
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.split import split
 from slm_model.data.stories import SIDES, RawStories, Splits, Stories
-from slm_model.data.token_shards import TokenShards
+from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.token_shards import TokenShards
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from slm_model.artifact import UserError
-from slm_model.training.compiler import lack_of_compiler
-from slm_model.training.config import NumericsConfig
+from slm_model.numerics.compiler import lack_of_compiler
+from slm_model.numerics.config import NumericsConfig
 
 Device = Literal["cpu", "cuda", "mps"]
 EXPLICIT_CONTEXT = 1024  # compiled for a CPU it gains 1.4 times at 512 and a tenth at 1,024, for memory by the square

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from slm_model.artifact import UserError
-from slm_model.data.batches import PackedBatches
-from slm_model.data.token_shards import SideTokens
+from slm_model.shards.batches import PackedBatches
+from slm_model.shards.token_shards import SideTokens
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slm_model.artifact import UserError
-from slm_model.data.token_shards import SideTokens
+from slm_model.shards.token_shards import SideTokens
 
 
 class PackedBatches:
