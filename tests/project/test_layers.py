@@ -14,7 +14,7 @@ MAY_NOT_IMPORT = {
     "flows": {"mlflow"},
 }
 # The last of them travels in every model's bundle.
-MLFLOW_LIVES_IN = {"tasks/tracking/connection.py", "tasks/tracking/runs.py", "tasks/tracking/pyfunc_model.py"}
+MLFLOW_LIVES_IN = {f"tasks/tracking/{name}.py" for name in ("connection", "runs", "registration", "pyfunc_model")}
 
 
 def imported_by(path: Path) -> set[str]:
