@@ -144,18 +144,19 @@ class Runner:
         return work()[0]
 
 
-def to_the_end(walk: Callable[[], T], engine: Engine) -> T | None:
-    """Walk the DAG; where a reader met a damaged artifact, take that out of use and walk again: all else is cached.
+def to_the_end(run: Callable[[], T], engine: Engine) -> T | None:
+    """Run the DAG; where a reader met a damaged artifact, set that aside and run again: all else is cached.
 
-    None if the walk was to end before its end.
+    None if the run was to end early.
     """
-    for _ in range(MOST_REBUILDS):
+    num_rebuilt = 0
+    while True:
         try:
-            return walk()
+            return run()
         except Reached:
             return None
         except ArtifactDamaged as damaged:
-            if not engine.set_aside(damaged):
+            if num_rebuilt == MOST_REBUILDS or not engine.set_aside(damaged):
                 raise
+            num_rebuilt += 1
             engine.watcher.noted("damaged", f"{damaged}; set aside, it will be made again", 0.0)
-    return walk()
