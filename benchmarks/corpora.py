@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.measure import MB
-from slm_model.artifact import UserError
 from slm_model.data.parts import map_parts
 from slm_model.data.storygen.generate import stories
+from slm_model.errors import UserError
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from slm_model.artifact import StageRun
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import PartWriter, read_table
@@ -25,6 +24,7 @@ from slm_model.data.sources.download import SCHEMA
 from slm_model.data.split import split
 from slm_model.data.stories import SIDES, RawFacts, RawStories, Splits, Stories
 from slm_model.data.storygen.generate import story
+from slm_model.stage_run import StageRun
 
 SIMILARITY = 0.8
 Found = list[tuple[str, str]]  # a story's text and the split that its source has it in

@@ -53,7 +53,7 @@ from benchmarks.training_jobs import (
     speed_jobs,
     sweep_jobs,
 )
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.shards.batches import PackedBatches
 from slm_model.shards.token_shards import SideTokens, TokenShards
 from slm_model.training.config import TrainConfig

@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
     signal.signal(signal.SIGTERM, _terminated)
-    from slm_model.artifact import Stopped, UserError
+    from slm_model.errors import Stopped, UserError
 
     try:
         sys.exit(getattr(import_module(f"flows.commands.{options.module}"), options.command)(options, settings))

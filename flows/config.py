@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from slm_model.artifact import Config
+from slm_model.config import Config
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import HubSource, SourceConfig
 from slm_model.evaluation.config import EvaluateConfig

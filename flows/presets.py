@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.config import PipelineConfig
-from slm_model.artifact import Config, UserError
+from slm_model.config import Config
+from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
 
 M = TypeVar("M", bound=BaseModel)

@@ -19,8 +19,9 @@ from prefect.states import Completed, Failed
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import validated
-from slm_model.artifact import Config, UserError
+from slm_model.config import Config
 from slm_model.data.sources.config import SourceUnreachable
+from slm_model.errors import UserError
 from slm_model.reporting.markdown import plain
 from slm_model.tokenizer.config import KeptConfig
 from tasks.engine.openmp import calm_threads

@@ -15,7 +15,9 @@ from pydantic import Field
 
 from flows.config import PipelineConfig
 from flows.presets import DEFAULT, configure, value_of
-from slm_model.artifact import Config, UserError, canonical_json, hash_json
+from slm_model.config import Config
+from slm_model.digests import canonical_json, hash_json
+from slm_model.errors import UserError
 from slm_model.networks.config import TransformerConfig
 
 if TYPE_CHECKING:

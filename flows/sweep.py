@@ -18,8 +18,8 @@ from prefect.runtime import flow_run
 
 from flows.pipeline import pipeline
 from flows.search_space import ScalingConfig, SweepConfig, Trial
-from slm_model.artifact import UserError
 from slm_model.data.sources.config import SourceUnreachable
+from slm_model.errors import UserError
 from slm_model.reporting.html import to_html
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root

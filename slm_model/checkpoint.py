@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slm_model.artifact import OBSERVATIONS, Artifact, ArtifactDamaged, Facts, UserError, hash_file
+from slm_model.artifact import Artifact, Facts
+from slm_model.digests import hash_file
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import OBSERVATIONS
 from slm_model.networks.config import NetworkConfig
 
 if TYPE_CHECKING:

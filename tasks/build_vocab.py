@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from slm_model.artifact import ArtifactDamaged, Manifest, UserError
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import Manifest
 from tasks.engine.stage import Stage
 from tasks.engine.store import Store
 from tasks.tracking.mlflow_store import MlflowStore

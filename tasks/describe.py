@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import Manifest
+from slm_model.manifest import Manifest
 from tasks.engine.stage import Stage
 from tasks.engine.store import Store
 

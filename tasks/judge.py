@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from slm_model.artifact import Artifact, ArtifactDamaged, Manifest, UserError, read_manifest
+from slm_model.artifact import Artifact
+from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, compare, judge
+from slm_model.manifest import Manifest, read_manifest
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.bundle import BundleFailed, score_with_bundle

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import OBSERVATIONS
 from slm_model.evaluation.gate import Verdict
+from slm_model.manifest import OBSERVATIONS
 from tasks.build_vocab import kept_by
 from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import Artifact, Facts, InputRef, Manifest, Recipe, StageRun, canonical_json
+from slm_model.artifact import Artifact
+from slm_model.digests import canonical_json
+from slm_model.manifest import InputRef, Manifest, Recipe
+from slm_model.stage_run import StageRun
 from slm_model.training.budget import total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.schedule import trunk_steps
@@ -21,8 +24,7 @@ from tasks.engine.store import Store
 from tasks.lineage.ancestors import source_of
 
 if TYPE_CHECKING:
-    from slm_model.training.trunk import Trunk
-    from tasks.engine.stage import Making
+    from slm_model.training.trunk import TrainRun, Trunk, TrunkFacts
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -44,7 +46,7 @@ def headline(model: Checkpoint) -> str:
 
 @dataclass(frozen=True)
 class StoredTrunks:
-    """The trunks that a training shares with those of other budgets, as its StageRun has them."""
+    """The trunks that a training shares with those of other budgets, as its TrainRun has them."""
 
     store: Store
     recipe: Recipe  # of the training
@@ -59,7 +61,7 @@ class StoredTrunks:
             if trunk := self.store.open(Trunk, TRUNK, manifest.key):
                 yield trunk
 
-    def keep(self, facts: Facts, fill: Callable[[Path], Artifact]) -> None:
+    def keep(self, facts: TrunkFacts, fill: Callable[[Path], Trunk]) -> None:
         self.keep_under(trunk_recipe(self.recipe, self.config, facts.model_dump(mode="json")), fill)
 
 
@@ -69,6 +71,13 @@ def trunks_for(making: Making) -> StoredTrunks | None:
     if config.schedule.decay != "stable":
         return None
     return StoredTrunks(Store(making.root), making.recipe, config, making.keep)
+
+
+def with_trunks(run: StageRun, making: Making) -> TrainRun:
+    """The run with the trunks that its training may begin from."""
+    from slm_model.training.trunk import TrainRun
+
+    return TrainRun(**vars(run), trunks=trunks_for(making))
 
 
 def trunk_recipe(recipe: Recipe, config: TrainConfig, facts: dict[str, Any]) -> Recipe:
@@ -153,7 +162,7 @@ def listening(making: Making) -> Iterator[StageRun]:
             if numbers:
                 tracked.log(step, numbers)
 
-        yield replace(making.run, report=report, trunks=trunks_for(making))
+        yield with_trunks(replace(making.run, report=report), making)
 
 
 def warm_start(inputs: Sequence[InputRef]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import ArtifactDamaged, UserError
+from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.stage import Stage
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_model.artifact import MANIFEST, Facts, FileRecord, Manifest, Recipe, content_digest, seal_manifest
+from slm_model.artifact import Facts
+from slm_model.manifest import MANIFEST, FileRecord, Manifest, Recipe, content_digest, seal_manifest
 from tasks.engine.store import records_of
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from slm_model.artifact import hash_json
 from slm_model.data.parquet import PartWriter
 from slm_model.data.sources.download import SCHEMA
 from slm_model.data.stories import RawFacts, RawStories, Splits, SplitsFacts
+from slm_model.digests import hash_json
 
 SIDE = pa.schema({"id": pa.string(), "text": pa.string()})
 

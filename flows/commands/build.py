@@ -12,7 +12,8 @@ from flows.commands.context import placement_of, under_prefect, walked
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
-from slm_model.artifact import ArtifactDamaged, Manifest, UserError, difference
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import Manifest, difference
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import ArtifactDamaged, Manifest, UserError
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import Manifest
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.engine.store import Store

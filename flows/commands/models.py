@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from flows.presets import checked
-from slm_model.artifact import ArtifactDamaged, UserError
+from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console

@@ -8,7 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
 from tasks.services.environment import settle_environment

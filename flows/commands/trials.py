@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.commands.context import placement_of, under_prefect, walked
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from slm_model.artifact import ArtifactDamaged
+from slm_model.errors import ArtifactDamaged
 
 ROWS_PER_GROUP = 4096  # some 4 MB of stories: what a reader and a writer hold at a time
 TEXT_PER_GROUP, TEXT_PER_PART = 16 << 20, 64 << 20  # bytes: where stories are long, a group or a part ends early

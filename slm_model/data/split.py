@@ -11,13 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slm_model.artifact import StageRun, UserError, hash_json
 from slm_model.data.cleaning.exact_duplicates import exact_duplicates
 from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_duplicates, prepared
 from slm_model.data.config import SplitConfig
 from slm_model.data.parquet import PartWriter, read_batches, read_table
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, STORIES_PER_PART, Side, Splits, SplitsFacts, Stories, story_numbers
+from slm_model.digests import hash_json
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
 RANKS = ("test", "validation", "train")  # held out before the others

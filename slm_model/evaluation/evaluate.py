@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from slm_model.artifact import OBSERVATIONS, StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import Side, Splits
+from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.intervals import bits_per_byte_interval
 from slm_model.evaluation.memorisation import compare, copied_from
@@ -24,10 +24,12 @@ from slm_model.evaluation.scoring import TokenScores, score_texts, score_tokens,
 from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.evaluation.story_score import UNKNOWN_BITS, SideScores, StoryScore
 from slm_model.generation.generator import Generator
+from slm_model.manifest import OBSERVATIONS
 from slm_model.networks.base import Network
 from slm_model.numerics.arithmetic import arithmetic, resolve
 from slm_model.numerics.config import NumericsConfig
 from slm_model.shards.token_shards import SideTokens, TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 
 STORIES_AT_ONCE = 512  # between two reports

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from slm_model.artifact import UserError
 from slm_model.data.stories import story_numbers
+from slm_model.errors import UserError
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.score_card import Interval, ScoresFacts
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte

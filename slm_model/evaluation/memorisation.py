@@ -18,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_model.artifact import StageRun, Stopped
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
+from slm_model.errors import Stopped
 from slm_model.evaluation.score_card import Copied, Copying
+from slm_model.stage_run import StageRun
 from slm_model.text.hashing import FACTOR, FOLDED, U64
 
 WORDS_PER_GRAM = 8

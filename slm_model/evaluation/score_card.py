@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from slm_model.artifact import OBSERVATIONS, Artifact, Facts, Record
+from slm_model.artifact import Artifact, Facts
 from slm_model.evaluation.story_score import SideScores, StoryScore
 from slm_model.generation.config import Story
+from slm_model.manifest import OBSERVATIONS
+from slm_model.record import Record
 
 NUMERICS = f"{OBSERVATIONS}/numerics.json"
 

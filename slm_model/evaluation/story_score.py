@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slm_model.artifact import Record
+from slm_model.record import Record
 
 UNKNOWN_BITS = 8.0  # charged for each byte that a vocabulary cannot spell: a byte of no known content
 

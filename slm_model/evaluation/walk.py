@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from slm_model.artifact import Artifact, Facts, Record, StageRun, UserError
+from slm_model.artifact import Artifact, Facts
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
+from slm_model.errors import UserError
 from slm_model.generation.config import SamplingConfig, Story
+from slm_model.record import Record
 from slm_model.reporting.markdown import blocks, quote, table
 from slm_model.shards.token_shards import TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from slm_model.artifact import Config
+from slm_model.config import Config
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
 

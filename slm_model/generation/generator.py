@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.generation.config import SamplingConfig, Story
 from slm_model.generation.next_token import FloatArray, choose
 from slm_model.generation.numpy_step import fast_step

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.generation.config import SamplingConfig
 
 SELDOM_MORE = 256  # tokens, of a large vocabulary, that top-p keeps: sorting 32,000 is slow

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slm_model.artifact import Config
+from slm_model.config import Config
 
 
 class TransformerConfig(Config):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.numerics.compiler import lack_of_compiler
 from slm_model.numerics.config import NumericsConfig
 

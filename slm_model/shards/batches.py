@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.shards.token_shards import SideTokens
 
 

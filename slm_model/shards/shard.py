@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from slm_model.artifact import ArtifactDamaged, Config, StageRun, Stopped
+from slm_model.config import Config
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, Splits
+from slm_model.errors import ArtifactDamaged, Stopped
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts, token_dtype
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.flat import FlatEncoder
 from slm_model.tokenizer.open import open_tokenizer
 from slm_model.tokenizer.vocab import TOKENIZER, Vocab

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from slm_model.artifact import Artifact, Facts, UserError
+from slm_model.artifact import Artifact, Facts
 from slm_model.data.stories import Side, story_id, story_numbers
+from slm_model.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

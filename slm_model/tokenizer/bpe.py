@@ -10,7 +10,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import BOS, EOS, PAD, Tokenizer
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.document import tokenizer_document, tokens_of

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_model.artifact import StageRun, Stopped, UserError, hash_file
 from slm_model.data.stories import Splits
+from slm_model.digests import hash_file
+from slm_model.errors import Stopped, UserError
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.tokenizer.config import LearnedConfig, SampleConfig
 from slm_model.tokenizer.vocab import TOKENIZER, Vocab, VocabFacts

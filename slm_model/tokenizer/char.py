@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import SPECIALS, Tokenizer
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.document import EVERY_CHARACTER, tokens_of

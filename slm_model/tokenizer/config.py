@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from slm_model.artifact import Config
+from slm_model.config import Config
 
 
 class SampleConfig(Config):

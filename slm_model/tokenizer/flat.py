@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from slm_model.artifact import Config, UserError
+from slm_model.config import Config
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
 from slm_model.tokenizer.document import kind_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import UNK, UNKNOWN, Tokenizer
 from slm_model.tokenizer.document import split_by, tokenizer_document, write
 

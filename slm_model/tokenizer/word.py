@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import SPECIALS, Tokenizer
 from slm_model.tokenizer.config import WordConfig
 from slm_model.tokenizer.document import tokens_of

@@ -15,7 +15,7 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Split
 from tokenizers.trainers import WordPieceTrainer
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import SPECIALS, UNK, Tokenizer
 from slm_model.tokenizer.config import WordPieceConfig
 from slm_model.tokenizer.document import split_by, tokenizer_document, tokens_of

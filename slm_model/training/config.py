@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from slm_model.artifact import Config
+from slm_model.config import Config
 from slm_model.numerics.config import NumericsConfig
 
 

@@ -30,11 +30,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
+from slm_model.errors import Stopped, UserError
 from slm_model.networks.config import NetworkConfig
 from slm_model.numerics.arithmetic import Device, choose_device
 from slm_model.shards.token_shards import TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import RankLost, Ranks

@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from slm_model.artifact import OBSERVATIONS, StageRun, Stopped, UserError, hash_json
 from slm_model.checkpoint import (
     CONFIG,
     HISTORY,
@@ -36,11 +35,15 @@ from slm_model.checkpoint import (
     CheckpointConfig,
     CheckpointFacts,
 )
+from slm_model.digests import hash_json
+from slm_model.errors import Stopped, UserError
+from slm_model.manifest import OBSERVATIONS
 from slm_model.networks.base import Network
 from slm_model.networks.config import NetworkConfig
 from slm_model.numerics.arithmetic import Numerics, arithmetic, hindrance, require_same, resolve
 from slm_model.shards.batches import PackedBatches
 from slm_model.shards.token_shards import TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
@@ -51,7 +54,7 @@ from slm_model.training.resume import Plan, ResumeFolder, State
 from slm_model.training.schedule import trunk_steps
 from slm_model.training.speed import Speedometer
 from slm_model.training.train_step import Trainee
-from slm_model.training.trunk import TrunkFacts, write_trunk
+from slm_model.training.trunk import TrunkFacts, Trunks, write_trunk
 from slm_model.training.validation import tell, validate, validation_steps
 from slm_model.training.warm_start import earlier_weights
 
@@ -69,8 +72,9 @@ def learn(
     earlier: Checkpoint | None,
     run: StageRun,
     ranks: Ranks = ALONE,
+    trunks: Trunks | None = None,
 ) -> Training:
-    """Take the steps that are left, alone or as one of ``ranks``, and keep the finished state. Rank 0 alone is given a
+    """Take the steps that are left, alone or as one of ``ranks``, and keep the finished state. Only rank 0 is given a
     resume folder. Raises as ``train`` does.
     """
     weights = earlier_weights(earlier, vocab, network) if earlier else None
@@ -88,7 +92,7 @@ def learn(
             require_same(plan.numerics)
         batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
         long = is_long(config, batches, model.num_parameters)
-        numerics = plan.numerics if plan else _held_to(run)
+        numerics = plan.numerics if plan else _held_to(trunks, run.device)
         numerics = numerics or ranks.same(resolve(config.numerics, run.device, model.compiles, long, model.context))
         for note in () if plan else numerics.notes:
             log.warning(note)
@@ -105,18 +109,18 @@ def learn(
                 plan = Plan(identity=identity, total_steps=steps, budget=budget, numerics=numerics)
                 resume.write_plan(plan)
                 trainee.begin()
-            training = Training(trainee, plan, resume, run, shards, vocab, earlier)
+            training = Training(trainee, plan, resume, run, trunks, shards, vocab, earlier)
             training.go_on()
             return training
 
 
-def _held_to(run: StageRun) -> Numerics | None:
+def _held_to(trunks: Trunks | None, device: str) -> Numerics | None:
     """The arithmetic of the furthest trunk that can be gone on from here."""
-    for trunk in run.trunks or ():
+    for trunk in trunks or ():
         numerics = Numerics.model_validate(trunk.facts.numerics)
         reason = hindrance(numerics)
-        if run.device not in ("auto", numerics.device):
-            reason = f"{run.device} was asked for, and it was trained on {numerics.device}"
+        if device not in ("auto", numerics.device):
+            reason = f"{device} was asked for, and it was trained on {numerics.device}"
         if reason is None:
             return numerics
         log.warning("the trunk of %d steps is not gone on from: %s", trunk.facts.steps, reason)
@@ -131,6 +135,7 @@ class Training:
     plan: Plan
     resume: ResumeFolder
     run: StageRun
+    trunks: Trunks | None
     shards: TokenShards
     vocab: Vocab
     earlier: Checkpoint | None
@@ -262,14 +267,14 @@ class Training:
         return State(self.step, self.trainee.tensors(), files | {"progress.json": json.dumps(progress).encode()})
 
     def _keep_trunk(self) -> None:
-        if self.run.trunks is not None:
+        if self.trunks is not None:
             facts = TrunkFacts(steps=self.step, numerics=self.plan.numerics.model_dump(mode="json"))
-            self.run.trunks.keep(facts, lambda out: write_trunk(out, facts, self._state()))
+            self.trunks.keep(facts, lambda out: write_trunk(out, facts, self._state()))
 
     def _on_the_way(self) -> State | None:
         """The furthest state that another budget's training was in, and that this one comes through too."""
         numerics = self.plan.numerics.model_dump(mode="json")
-        for trunk in self.run.trunks or ():
+        for trunk in self.trunks or ():
             if trunk.facts.steps <= self.trunk_steps and trunk.facts.numerics == numerics:
                 self.run.report(trunk.facts.steps, {"trunk_steps": trunk.facts.steps})
                 state: State = trunk.state()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.networks.base import Network
 from slm_model.numerics.arithmetic import Numerics, product_dtype
 from slm_model.training.config import TrainConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from slm_model.artifact import Stopped
+from slm_model.errors import Stopped
 from slm_model.evaluation.scoring import score_tokens
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from slm_model.artifact import UserError
 from slm_model.checkpoint import Checkpoint
+from slm_model.errors import UserError
 from slm_model.networks.config import NetworkConfig
 from slm_model.tokenizer.vocab import Vocab
 

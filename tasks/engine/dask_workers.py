@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from slm_model.artifact import UserError, hash_json
+from slm_model.digests import hash_json
+from slm_model.errors import UserError
 from tasks.engine.local_workers import TRIES_IF_RAISED, T, Workers, name_of
 from tasks.engine.paths import REPOSITORY
 

@@ -7,7 +7,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from slm_model.artifact import Manifest, Recipe, canonical_json
+from slm_model.digests import canonical_json
+from slm_model.manifest import Manifest, Recipe
 from tasks.engine.store import Store
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from slm_model.artifact import Stopped
+from slm_model.errors import Stopped
 
 T = TypeVar("T")
 

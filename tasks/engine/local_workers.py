@@ -16,8 +16,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from slm_model.artifact import ArtifactDamaged, Stopped, UserError
 from slm_model.data.parts import LazyExecutor
+from slm_model.errors import ArtifactDamaged, Stopped, UserError
 from tasks.engine.atomic_files import is_disk_full
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from slm_model.artifact import tell_bounds
+from slm_model.config import describe_bounds
 from slm_model.data.parts import LazyExecutor
 from tasks.engine.dask_workers import DaskWorkers
 from tasks.engine.local_workers import LocalWorkers
@@ -18,7 +18,7 @@ from tasks.engine.local_workers import LocalWorkers
 class Placement(BaseModel):
     """Workers, device and whether the network may be used."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=tell_bounds)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe_bounds)
 
     num_workers: int | None = Field(
         None, ge=1, le=1024, description="Processes that share the parts of a stage; none given: one a core."

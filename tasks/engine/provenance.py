@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from slm_model.artifact import OBSERVATIONS, Manifest
+from slm_model.manifest import OBSERVATIONS, Manifest
 from tasks.engine.paths import REPOSITORY
 
 LOCK, DIFF = "requirements.lock", "uncommitted.diff"

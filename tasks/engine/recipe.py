@@ -12,18 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from slm_model.artifact import (
-    OBSERVATIONS,
-    Artifact,
-    Config,
-    Input,
-    InputRef,
-    Manifest,
-    Recipe,
-    UserError,
-    canonical_json,
-    content_digest,
-)
+from slm_model.artifact import Artifact, Input
+from slm_model.config import Config
+from slm_model.digests import canonical_json
+from slm_model.errors import UserError
+from slm_model.manifest import OBSERVATIONS, InputRef, Manifest, Recipe, content_digest
 from tasks.engine.code_digest import CodeBase
 from tasks.engine.paths import REPOSITORY
 from tasks.engine.provenance import environment, keep_code

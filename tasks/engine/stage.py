@@ -19,7 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from slm_model.artifact import MANIFEST, Accepted, Artifact, ArtifactDamaged, Manifest, Recipe, StageRun, UserError
+from slm_model.artifact import Artifact
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import MANIFEST, Accepted, Manifest, Recipe
+from slm_model.stage_run import StageRun
 from tasks.engine.atomic_files import is_disk_full
 from tasks.engine.code_digest import CodeBase
 from tasks.engine.differences import code_differences, explain, newest_alike

@@ -27,17 +27,10 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from slm_model.artifact import (
-    MANIFEST,
-    Artifact,
-    ArtifactDamaged,
-    FileRecord,
-    Manifest,
-    difference,
-    hash_file,
-    read_manifest,
-    seal_manifest,
-)
+from slm_model.artifact import Artifact
+from slm_model.digests import hash_file
+from slm_model.errors import ArtifactDamaged
+from slm_model.manifest import MANIFEST, FileRecord, Manifest, difference, read_manifest, seal_manifest
 from tasks.engine.atomic_files import sync, write_atomically
 
 A = TypeVar("A", bound=Artifact)

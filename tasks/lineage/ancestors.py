@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import Manifest
+from slm_model.manifest import Manifest
 from tasks.engine.store import Store
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slm_model.artifact import MANIFEST, ArtifactDamaged, Manifest, UserError
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import MANIFEST, Manifest
 from tasks.engine.store import Store, last_used
 from tasks.lineage.ancestors import needed
 from tasks.tracking.mlflow_store import MlflowStore

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import ArtifactDamaged, UserError
+from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.store import Store
 from tasks.lineage.trace import other_code
 from tasks.tracking.bundle import ask_bundle

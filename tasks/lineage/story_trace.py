@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from slm_model.artifact import ArtifactDamaged, UserError
 from slm_model.data.stories import SIDES, RawStories, Splits, Stories
+from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
 from tasks.lineage.trace import Link, aliases_of, manifests_in

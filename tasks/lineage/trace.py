@@ -9,16 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm_model.artifact import (
-    OBSERVATIONS,
-    ArtifactDamaged,
-    Manifest,
-    UserError,
-    content_digest,
-    difference,
-    hash_json,
-    read_manifest,
-)
+from slm_model.digests import hash_json
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import OBSERVATIONS, Manifest, content_digest, difference, read_manifest
 from tasks.engine.code_digest import CodeBase, ImportNotFollowed
 from tasks.engine.differences import flatten
 from tasks.engine.provenance import kept_code

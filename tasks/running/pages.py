@@ -9,7 +9,7 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import hash_json
+from slm_model.digests import hash_json
 from slm_model.reporting.markdown import blocks, picture, plain, quote, table
 from tasks.build_vocab import learned_elsewhere
 from tasks.engine.atomic_files import write_atomically

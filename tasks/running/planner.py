@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from slm_model.artifact import Artifact, Recipe
+from slm_model.artifact import Artifact
+from slm_model.manifest import Recipe
 from tasks.engine.stage import Engine, Reached, Stage
 
 if TYPE_CHECKING:

@@ -29,8 +29,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from slm_model.artifact import Artifact, UserError
+from slm_model.artifact import Artifact
 from slm_model.data.sources.config import SourceUnreachable
+from slm_model.errors import UserError
 from tasks.engine.stage import Engine, Outcome, Stage, Watcher
 from tasks.running.pages import loss_page
 from tasks.running.runner import Runner, Work

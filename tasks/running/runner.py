@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slm_model.artifact import Artifact, ArtifactDamaged
+from slm_model.artifact import Artifact
+from slm_model.errors import ArtifactDamaged
 from tasks.engine.stage import Engine, Outcome, Reached, Stage
 
 if TYPE_CHECKING:

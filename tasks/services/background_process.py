@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 
 START_SECONDS = 180.0  # a busy machine took 90; a program that ends is seen at once
 END_SECONDS = 8.0

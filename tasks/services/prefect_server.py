@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.services.background_process import Service
 from tasks.services.prefect_api import PrefectApi
 

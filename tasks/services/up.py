@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import IO
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
 from tasks.services.background_process import Service, ServiceFailed
 from tasks.services.doctor import refusal

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 
 if TYPE_CHECKING:
     from slm_model.evaluation.story_score import StoryScore

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import MANIFEST, UserError
+from slm_model.errors import UserError
+from slm_model.manifest import MANIFEST
 from tasks.tracking.mlflow_store import (
     MlflowStore,
 )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from slm_model.artifact import Stopped
+from slm_model.errors import Stopped
 from tasks.tracking.mlflow_store import RegistryUnreachable
 
 SHARE = 1 / 150  # of the time goes into calls: a store that answers slowly is called less often, with more to say

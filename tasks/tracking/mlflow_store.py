@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 
 if TYPE_CHECKING:
     pass

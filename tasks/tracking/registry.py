@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.tracking.mlflow_store import (
     AUDIT,
     BITS_PER_BYTE,

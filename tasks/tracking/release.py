@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from slm_model.artifact import Config, Record
+from slm_model.config import Config
 from slm_model.evaluation.config import GateConfig
+from slm_model.record import Record
 
 
 class ReleaseConfig(Config):

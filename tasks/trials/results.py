@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import hash_json
+from slm_model.digests import hash_json
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from slm_model.artifact import MANIFEST, content_digest, read_manifest, seal_manifest
+from slm_model.manifest import MANIFEST, content_digest, read_manifest, seal_manifest
 from tasks.engine.store import records_of
 from tests.e2e.conftest import SMALL, run_slm
 

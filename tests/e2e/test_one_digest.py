@@ -22,12 +22,12 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import UserError
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import write_table
 from slm_model.data.parts import FEW, LazyExecutor
 from slm_model.data.sources.config import FilesSource
 from slm_model.data.storygen.generate import stories
+from slm_model.errors import UserError
 from slm_model.shards import shard as shards_module
 from slm_model.shards.shard import ShardConfig
 from slm_model.tokenizer.config import BpeConfig

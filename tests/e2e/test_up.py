@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.artifact import MANIFEST
+from slm_model.manifest import MANIFEST
 from tests.e2e.conftest import environment, run_slm
 from tests.e2e.test_prefect_server import ROOT, SMALL, Server
 

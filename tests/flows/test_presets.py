@@ -12,7 +12,7 @@ from flows.cli import overrides, parser
 from flows.commands.build import settings
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure, deployments, described
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.engine.placement import Placement
 
 

@@ -15,9 +15,9 @@ import pytest
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure
 from flows.retrain import Watching, carry_out, newer_stories, retrain
-from slm_model.artifact import UserError
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.data.storygen.generate import stories
+from slm_model.errors import UserError
 from tasks.engine.placement import Placement
 from tasks.engine.store import Store
 from tasks.lineage.garbage_collection import removable

@@ -12,7 +12,7 @@ import yaml
 from flows.cli import main, overrides, parser
 from flows.presets import configure, deployments
 from flows.search_space import ScalingConfig, SweepConfig
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
 
 RATE, ROWS = "train.optimizer.learning_rate", "train.batch_size"

@@ -10,7 +10,7 @@ import pytest
 from flows import sweep
 from flows.cli import overrides, parser
 from flows.search_space import SweepConfig
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.shards.token_shards import SideTokens, TokenShards
 from tasks.engine.placement import Placement
 from tasks.running.runner import Runner

@@ -24,7 +24,7 @@ from benchmarks.measure import ROOT, Digest  # noqa: E402
 from benchmarks.peers import ours  # noqa: E402
 from benchmarks.training import Log, learn  # noqa: E402
 from benchmarks.training_jobs import Job  # noqa: E402
-from slm_model.artifact import UserError  # noqa: E402
+from slm_model.errors import UserError  # noqa: E402
 
 
 def logged(tmp_path: Path, program: str, *arguments: str) -> list[dict[str, Any]]:

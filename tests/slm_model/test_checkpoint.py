@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slm_model.artifact import MANIFEST, ArtifactDamaged, UserError, hash_file
 from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts, open_checkpoint
+from slm_model.digests import hash_file
+from slm_model.errors import ArtifactDamaged, UserError
+from slm_model.manifest import MANIFEST
 from slm_model.networks.config import GruConfig
 from slm_model.tokenizer.char import build
 from slm_model.tokenizer.config import CharConfig

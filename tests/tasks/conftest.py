@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slm_model.artifact import hash_file, hash_json
 from slm_model.checkpoint import CheckpointFacts
+from slm_model.digests import hash_file, hash_json
 from slm_model.networks.config import TransformerConfig
 from slm_model.tokenizer import char
 from slm_model.tokenizer.config import CharConfig

@@ -17,8 +17,9 @@ from flows.cli import overrides, parser
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from flows.presets import configure
-from slm_model.artifact import InputRef, UserError, read_manifest, seal_manifest
+from slm_model.errors import UserError
 from slm_model.evaluation.gate import PRECISION, Verdict
+from slm_model.manifest import InputRef, read_manifest, seal_manifest
 from tasks.engine.stage import Engine
 from tasks.judge import compare_versions, contender, judge_model, record_spread, spread_of
 from tasks.running.planner import Planner

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slm_model.artifact import StageRun, UserError, hash_file, hash_json
 from slm_model.data.cleaning.exact_duplicates import OUT, exact_duplicates
 from slm_model.data.cleaning.filters import reason_to_reject
 from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_duplicates, sketch
@@ -27,6 +26,9 @@ from slm_model.data.config import CleanConfig
 from slm_model.data.parquet import FileWriter, read_table, write_table
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import RawStories, Stories, StoriesFacts, story_id, story_numbers
+from slm_model.digests import hash_file, hash_json
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 from slm_model.text.normalise import normalise, repair
 
 STORY = pa.schema(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from slm_model.artifact import Artifact, Facts, Record
+from slm_model.artifact import Artifact, Facts
+from slm_model.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from slm_model.artifact import StageRun
 from slm_model.data.parquet import write_table
 from slm_model.data.parts import map_parts
 from slm_model.data.report.counting import Encoded, Words, count_encoded, count_words
@@ -24,6 +23,7 @@ from slm_model.data.report.figures import draw_stories, draw_words
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.stories import SIDES, RawFacts, RawStories, Side, Splits, SplitsFacts, Stories, StoriesFacts
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 
 SAMPLE_BYTES = 64_000_000  # of text that words are counted in: a second a core

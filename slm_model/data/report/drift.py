@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slm_model.artifact import Record
 from slm_model.data.report.data_report import DataReport
+from slm_model.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

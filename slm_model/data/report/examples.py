@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from slm_model.artifact import StageRun
 from slm_model.data.find import raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
 from slm_model.data.report.data_report import Family, Reason, RejectedStory, Repair, RepairedStory
 from slm_model.data.stories import RawStories, Stories, story_id, story_numbers
+from slm_model.stage_run import StageRun
 
 EXAMPLES = 3  # of each kind
 SHOWN = 300  # characters of a story

@@ -12,7 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from slm_model.artifact import Config, Record, UserError, hash_json
+from slm_model.config import Config
+from slm_model.digests import hash_json
+from slm_model.errors import UserError
+from slm_model.record import Record
 
 Split = Literal["train", "validation", "test"]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slm_model.artifact import StageRun, UserError
 from slm_model.data.parquet import PartWriter
 from slm_model.data.sources.config import FilesSource, HubSource, PinnedSource, StorygenSource, file_label
 from slm_model.data.stories import STORIES_PER_PART, RawFacts, RawStories
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 
 SCHEMA = pa.schema([("text", pa.string()), ("split", pa.string()), ("origin", pa.string())])
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,11 @@ from collections.abc import Iterator, MutableMapping
 from itertools import chain
 from pathlib import Path
 
-from slm_model.artifact import StageRun, UserError, hash_file, hash_json
 from slm_model.data.sources.config import FilesSource, PinnedFile, PinnedSource, Split, TextBatch, file_label, first
 from slm_model.data.sources.file_formats import SUFFIXES, format_of, open_stories
+from slm_model.digests import hash_file, hash_json
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 
 _HELD_OUT = re.compile(r"(?:^|[^a-z])(?:(validation|valid|val|dev)|(test))(?:[^a-z]|$)")
 

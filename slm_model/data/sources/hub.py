@@ -16,8 +16,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from slm_model.artifact import StageRun, UserError, hash_file
 from slm_model.data.sources.config import HubSource, PinnedSource, SourceUnreachable, Split, TextBatch, first
+from slm_model.digests import hash_file
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import StageRun
 from slm_model.data.parts import map_parts
 from slm_model.data.sources.config import PinnedSource, StorygenSource, TextBatch
 from slm_model.data.stories import STORIES_PER_PART
 from slm_model.data.storygen.dirt import dirty_stories
 from slm_model.data.storygen.generate import VERSION, stories
+from slm_model.stage_run import StageRun
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm_model.artifact import ArtifactDamaged
 from slm_model.data import parquet
 from slm_model.data.parquet import PartWriter, read_batches, read_table, write_table
+from slm_model.errors import ArtifactDamaged
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("tokens", pa.list_(pa.uint16()))])
 

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from slm_model.artifact import StageRun, UserError, hash_json
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import StorygenSource, resolve
 from slm_model.data.sources.download import download
 from slm_model.data.split import side_of, split
 from slm_model.data.stories import SIDES, Splits, Stories
+from slm_model.digests import hash_json
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 from tests.made_stories import raw_stories
 
 CONFIG = SplitConfig(validation_share=0.1, test_share=0.1)

@@ -6,7 +6,6 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from slm_model.artifact import StageRun
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
@@ -15,6 +14,7 @@ from slm_model.data.stories import RawStories, Splits, Stories
 from slm_model.networks.config import TransformerConfig
 from slm_model.shards.shard import ShardConfig, shard
 from slm_model.shards.token_shards import TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab

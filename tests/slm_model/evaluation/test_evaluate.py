@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.checkpoint import TRAINING_STORIES
+from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
 from slm_model.evaluation.score_card import Scores
@@ -21,6 +21,7 @@ from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.shards.shard import ShardConfig, shard
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import WordConfig
 from slm_model.training.config import TrainConfig

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from slm_model.artifact import ArtifactDamaged, StageRun
+from slm_model.errors import ArtifactDamaged
 from slm_model.evaluation.config import EvaluateConfig, GateConfig
 from slm_model.evaluation.evaluate import context_free_bits_per_byte, evaluate, num_misspelt
 from slm_model.evaluation.gate import Contender, judge
@@ -26,6 +26,7 @@ from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.networks.base import Network
 from slm_model.shards.token_shards import SideTokens
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer import char, word
 from slm_model.tokenizer.config import CharConfig, WordConfig
 from tests.slm_model.evaluation.small_pipeline import NETWORK, Pipeline

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slm_model.artifact import StageRun
 from slm_model.data.stories import story_numbers
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.gate import Contender, OtherTestSet, Spread, Verdict, judge
 from slm_model.evaluation.score_card import ScoresFacts
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import StoryScore
+from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig
 from slm_model.training.train import train
 from tests.slm_model.evaluation.small_pipeline import NETWORK, Pipeline

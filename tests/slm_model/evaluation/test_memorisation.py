@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import StageRun, Stopped
 from slm_model.data.parquet import PartWriter
 from slm_model.data.storygen.generate import story
+from slm_model.errors import Stopped
 from slm_model.evaluation import memorisation as copying
 from slm_model.evaluation.memorisation import compare, copied_from, fisher
 from slm_model.evaluation.score_card import Copied, Copying
+from slm_model.stage_run import StageRun
 
 WORDS = [f"w{i}" for i in range(5000)]
 

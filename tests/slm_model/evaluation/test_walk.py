@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.walk import Walk, first_sentence, to_markdown, to_rich, walk
 from tests.slm_model.evaluation.small_pipeline import Pipeline

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.generation import generator as generation
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.shards.batches import PackedBatches
 from slm_model.shards.token_shards import SideTokens
 

@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import ArtifactDamaged, StageRun, Stopped, UserError
 from slm_model.data.parquet import read_table
 from slm_model.data.stories import SIDES, Splits
+from slm_model.errors import ArtifactDamaged, Stopped, UserError
 from slm_model.shards.batches import PackedBatches
 from slm_model.shards.shard import ShardConfig, encode_stories, shard
 from slm_model.shards.token_shards import token_dtype
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.char import CharTokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, VocabConfig, WordConfig, WordPieceConfig

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from slm_model.artifact import StageRun, Stopped, UserError, hash_file
 from slm_model.data.stories import Splits
+from slm_model.digests import hash_file
+from slm_model.errors import Stopped, UserError
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import TrainingSample, build_vocab, measure
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
 from tests.made_stories import splits_of

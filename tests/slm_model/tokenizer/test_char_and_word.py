@@ -2,7 +2,7 @@
 
 import pytest
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.char import build as build_char
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
 from slm_model.tokenizer.word import build as build_word

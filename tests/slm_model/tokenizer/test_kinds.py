@@ -13,7 +13,7 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
 from slm_model.tokenizer.flat import FlatEncoder

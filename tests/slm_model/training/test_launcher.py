@@ -16,12 +16,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from slm_model.artifact import ArtifactDamaged, StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
+from slm_model.errors import ArtifactDamaged, Stopped, UserError
 from slm_model.networks.config import NetworkConfig
 from slm_model.numerics.arithmetic import choose_device, resolve
 from slm_model.numerics.config import NumericsConfig
 from slm_model.shards.batches import PackedBatches
+from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import Ranks
 from slm_model.training.resume import ResumeFolder

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.artifact import StageRun, UserError
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 from slm_model.training import memory
 from slm_model.training.config import TrainConfig
 from slm_model.training.memory import memory_advice

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from slm_model.networks.config import GruConfig, TransformerConfig
 from slm_model.numerics.arithmetic import hindrance, resolve
 from slm_model.numerics.config import NumericsConfig

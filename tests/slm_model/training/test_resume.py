@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from slm_model.artifact import StageRun, Stopped, UserError
+from slm_model.errors import Stopped, UserError
 from slm_model.numerics.arithmetic import Numerics
+from slm_model.stage_run import StageRun
 from slm_model.training.resume import Plan, ResumeFolder
 from tests.slm_model.training import training_inputs
 from tests.slm_model.training.training_inputs import NETWORKS, TRAIN, do_train

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from slm_model.artifact import StageRun, UserError
 from slm_model.checkpoint import Checkpoint
+from slm_model.errors import UserError
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.networks.config import GruConfig
+from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig
 from slm_model.training.train import train
 from slm_model.training.validation import validation_steps

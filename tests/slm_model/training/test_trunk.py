@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from slm_model.artifact import ArtifactDamaged, StageRun
 from slm_model.data.sources.config import FilesSource
+from slm_model.errors import ArtifactDamaged
+from slm_model.stage_run import StageRun
 from slm_model.training.trunk import Trunk
 from tasks.engine.stage import Engine, Nobody, Outcome
 from tasks.engine.store import Store

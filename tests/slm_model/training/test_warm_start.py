@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slm_model.artifact import StageRun, Stopped, UserError
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.stories import Splits, SplitsFacts
+from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.gate import Contender, compare
 from slm_model.evaluation.story_score import StoryScore
 from slm_model.shards.shard import ShardConfig, shard
 from slm_model.shards.token_shards import TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.train import train
 from tasks.engine.stage import Engine, Nobody

@@ -20,13 +20,16 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from slm_model.artifact import Artifact, Recipe, StageRun, hash_json
+from slm_model.artifact import Artifact
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import SIDES, Splits, SplitsFacts
+from slm_model.digests import hash_json
+from slm_model.manifest import Recipe
 from slm_model.networks.config import NetworkConfig
 from slm_model.shards.shard import ShardConfig, shard
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.vocab import Vocab, VocabFacts
@@ -35,7 +38,7 @@ from slm_model.training.train import train
 from tasks import train as train_task
 from tasks.engine.recipe import manifest_of
 from tasks.engine.stage import Engine, Making, Nobody, Outcome, Watcher
-from tasks.train import trunks_for
+from tasks.train import with_trunks
 
 A = TypeVar("A", bound=Artifact)
 
@@ -103,7 +106,7 @@ def do_train(inputs: Path, out: Path, network: dict[str, Any], config: dict[str,
 
 @contextmanager
 def trunks_alone(making: Making) -> Iterator[StageRun]:
-    yield replace(making.run, trunks=trunks_for(making))
+    yield with_trunks(making.run, making)
 
 
 STAGE = replace(

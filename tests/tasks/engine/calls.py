@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from slm_model.artifact import ArtifactDamaged, Stopped, UserError
+from slm_model.errors import ArtifactDamaged, Stopped, UserError
 
 ERRORS: dict[str, Exception] = {
     "user": UserError("no such column"),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from slm_model.artifact import UserError, read_manifest
+from slm_model.errors import UserError
+from slm_model.manifest import read_manifest
 from tasks.engine.stage import Engine
 from tests.tasks.engine.toy import Toy, flip
 

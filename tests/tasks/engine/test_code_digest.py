@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engine import code_digest
-from tasks.engine.code_digest import CodeBase, ImportNotFollowed, digest_of, library_version
+from tasks.engine.code_digest import FORMATTED, CodeBase, ImportNotFollowed, digest_of, library_version
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden" / "every_syntax.txt"
@@ -205,7 +205,7 @@ def test_an_edited_helper_two_imports_away_changes_the_closure(write: Write) -> 
 
 CONFIGS = """
 from pydantic import Field
-from slm_model.artifact import Config
+from slm_model.config import Config
 
 class BaseConfig(Config):
     seed: int = 0
@@ -353,10 +353,25 @@ def test_the_bytes_of_a_data_file_are_in_the_closure(write: Write, declared: str
     assert {name for name in before if code(root)[name] != before[name]} == {"toy.part.deep:words.txt"}
 
 
-def test_a_module_of_the_declared_format_is_not_followed(write: Write) -> None:
-    root = write(stage="from slm_model.artifact import Config\nimport slm_model.artifact")
+@pytest.mark.parametrize("module", sorted(FORMATTED))
+def test_a_module_of_the_declared_format_is_not_followed(write: Write, module: str) -> None:
+    root = write(stage=f"from {module} import Something\nimport {module}")
     found = CodeBase(root, ("toy",)).closure(["toy.stage"])
     assert (list(found.code), found.libraries) == (["toy.stage"], {})
+
+
+def test_modules_of_the_declared_format_import_only_each_other_and_pydantic() -> None:
+    """What else they imported would be in no closure, and an edit to it would be taken for no change."""
+    imported = set()
+    for module in FORMATTED:
+        for node in ast.walk(ast.parse((REPOSITORY / (module.replace(".", "/") + ".py")).read_bytes())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module is not None
+                imported.add(node.module)
+    others = {name for name in imported - FORMATTED if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert others == {"pydantic"}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tests.tasks.engine.toy import Toy
 
 

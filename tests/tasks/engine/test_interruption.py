@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slm_model.artifact import Stopped, UserError
+from slm_model.errors import Stopped, UserError
 from tasks.engine.interruption import until_it_can_stop
 
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slm_model.artifact import MANIFEST, Artifact, Config, InputRef, hash_file, read_manifest
+from slm_model.artifact import Artifact
+from slm_model.config import Config
+from slm_model.digests import hash_file
+from slm_model.manifest import MANIFEST, InputRef, read_manifest
 from tasks.engine.provenance import code_state
 from tasks.engine.stage import Watcher
 from tests.tasks.engine.toy import REPOSITORY, Toy

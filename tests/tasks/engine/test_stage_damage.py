@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slm_model.artifact import MANIFEST, ArtifactDamaged, Stopped, UserError
+from slm_model.errors import ArtifactDamaged, Stopped, UserError
+from slm_model.manifest import MANIFEST
 from tasks.engine.atomic_files import is_disk_full
 from tasks.engine.provenance import code_state
 from tests.tasks.engine.toy import Toy, flip
@@ -88,8 +89,8 @@ def test_a_complaint_that_setting_aside_does_not_cure_is_not_cured_for_ever(toy:
 @pytest.mark.parametrize(
     ("statement", "imports", "kind"),
     [
-        ("raise UserError('nothing to count: give a count')", "from slm_model.artifact import UserError", UserError),
-        ("raise Stopped", "from slm_model.artifact import Stopped", Stopped),
+        ("raise UserError('nothing to count: give a count')", "from slm_model.errors import UserError", UserError),
+        ("raise Stopped", "from slm_model.errors import Stopped", Stopped),
         ("raise KeyboardInterrupt", "", KeyboardInterrupt),
         ("raise SystemExit(3)", "", SystemExit),
         ("1 / 0", "", ZeroDivisionError),

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from slm_model.artifact import ArtifactDamaged, difference
+from slm_model.errors import ArtifactDamaged
+from slm_model.manifest import difference
 from tasks.engine.store import Store
 from tests.tasks.engine.toy import Toy
 

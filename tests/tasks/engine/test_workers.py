@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.artifact import UserError
 from slm_model.data.parts import FEW, map_parts
+from slm_model.errors import UserError
 from tasks.engine.local_workers import LocalWorkers
 from tasks.engine.placement import Placement, num_cores
 from tests.tasks.engine import calls

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slm_model.artifact import Artifact, Config
+from slm_model.artifact import Artifact
+from slm_model.config import Config
 from tasks.engine.code_digest import CodeBase
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine, Outcome, Stage, load
@@ -29,7 +30,7 @@ SOURCES = {
     "__init__": "",
     "settings": """
 from pydantic import Field
-from slm_model.artifact import Config
+from slm_model.config import Config
 
 class NumbersConfig(Config):
     count: int = Field(3, ge=1, description="How many numbers.")

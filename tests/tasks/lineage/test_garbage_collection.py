@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.engine.store import Store
 from tasks.lineage import garbage_collection as gc
 from tasks.lineage.garbage_collection import Removable, removable

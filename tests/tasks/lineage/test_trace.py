@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.artifact import content_digest, read_manifest, seal_manifest
+from slm_model.manifest import content_digest, read_manifest, seal_manifest
 from tasks.engine.store import Store, records_of
 from tasks.lineage.trace import trace_version
 from tasks.tracking.bundles import bundle_folder, checkpoint_folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slm_model.artifact import MANIFEST
+from slm_model.manifest import MANIFEST
 from tasks.engine.code_digest import ImportNotFollowed
 from tasks.running.planner import Planner
 from tests.tasks.engine.toy import REPOSITORY, Toy, environment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.artifact import UserError
+from slm_model.errors import UserError
 from tasks.services.prefect_server import provide_prefect_server
 
 LOGIN = "admin:let me in"

@@ -17,8 +17,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from slm_model.artifact import UserError
 from slm_model.checkpoint import open_checkpoint
+from slm_model.errors import UserError
 from tasks.tracking.bundles import bundle_folder, checkpoint_folder
 from tasks.tracking.connection import connect, registering
 from tasks.tracking.descriptions import Dataset, Description

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from slm_model.artifact import Stopped
+from slm_model.errors import Stopped
 from tasks.tracking import live_run
 from tasks.tracking.connection import connect
 from tasks.tracking.descriptions import Dataset, Description

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from slm_model.artifact import UserError
 from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts
+from slm_model.errors import UserError
 from slm_model.networks.config import TransformerConfig
 from slm_model.reporting.html import to_html
 from tasks.tracking.connection import connect

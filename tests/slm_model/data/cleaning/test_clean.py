@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slm_model.artifact import StageRun, UserError
 from slm_model.data.cleaning import clean as clean_stage
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.cleaning.filters import reason_to_reject
@@ -27,6 +26,8 @@ from slm_model.data.sources.download import download
 from slm_model.data.stories import RawStories, Stories
 from slm_model.data.storygen.dirt import dirty_stories
 from slm_model.data.storygen.generate import story
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 from slm_model.text.normalise import normalise, repair
 from tests.made_stories import raw_stories
 

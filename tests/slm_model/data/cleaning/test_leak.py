@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.duplicates import cleaned, families, found_and_missed, leaks
-from slm_model.artifact import StageRun
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.split import split
 from slm_model.data.stories import SIDES, Side, Splits
+from slm_model.stage_run import StageRun
 
 CONFIG = SplitConfig(validation_share=0.15, test_share=0.15)
 BY_CLEANING, BY_SPLITTING = CleanConfig(), CleanConfig(reject_near_duplicates=False)

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from slm_model.artifact import Manifest, StageRun
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import read_table
@@ -26,8 +25,10 @@ from slm_model.data.report.drift import compare, divergence
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.split import split
 from slm_model.data.stories import SIDES, RawStories, Splits, Stories
+from slm_model.manifest import Manifest
 from slm_model.shards.shard import ShardConfig, shard
 from slm_model.shards.token_shards import TokenShards
+from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import CharConfig
 from slm_model.tokenizer.vocab import Vocab

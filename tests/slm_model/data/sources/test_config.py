@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from slm_model.artifact import StageRun, UserError
 from slm_model.data.parquet import read_table
 from slm_model.data.sources.config import FilesSource, HubSource, PinnedSource, SourceConfig, StorygenSource, resolve
 from slm_model.data.sources.download import download
 from slm_model.data.storygen.generate import story
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from slm_model.artifact import StageRun, UserError
 from slm_model.data.parquet import read_table
 from slm_model.data.sources import file_formats
 from slm_model.data.sources.config import FilesSource, resolve
 from slm_model.data.sources.download import download
 from slm_model.data.stories import RawStories
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 
 STORIES = ["Once upon a time, “Lily” ran.\nShe, too, fell.", "", 'He said, "Hi, Tom!"\n\nThe end.', "Café."]
 SEPARATOR = "<|endoftext|>"

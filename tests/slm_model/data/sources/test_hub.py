@@ -32,7 +32,8 @@ import json, sys
 from hashlib import sha256
 from pathlib import Path
 from pydantic import TypeAdapter
-from slm_model.artifact import StageRun, UserError
+from slm_model.errors import UserError
+from slm_model.stage_run import StageRun
 from slm_model.data.sources.download import download
 from slm_model.data.parquet import read_table
 from slm_model.data.sources.config import HubSource, PinnedSource, resolve
