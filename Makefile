@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
+# How many test processes; JOBS=0 runs the tests in one process, as plain pytest does.
+JOBS ?= logical
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
@@ -28,10 +30,11 @@ run: $(VENV)/.installed
 	@$(BIN)/slm run quick
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest
+# Fast tests first: they fail in minutes. Slow files are not divided: their servers and pipelines are made once a file.
+test-all: test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

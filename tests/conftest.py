@@ -2,10 +2,15 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored, which processes inherit
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # each takes its share of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: several test processes share the cores
 
 # The same examples every time, however slow the machine: a red test is a change's fault. `--hypothesis-profile explore`
@@ -13,3 +18,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported:
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, derandomize=False, max_examples=1000, print_blob=True)
 settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No test changes the environment or the working directory for the next one: their order may not matter."""
+    before = dict(os.environ), Path.cwd()
+    yield
+    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    assert (after, Path.cwd()) == ({k: v for k, v in before[0].items() if k != "PYTEST_CURRENT_TEST"}, before[1])

@@ -15,7 +15,7 @@ from slm_model.networks.config import GruConfig, TransformerConfig
 from slm_model.networks.transformer import Transformer
 from slm_model.tokenizer import char
 from slm_model.tokenizer.config import CharConfig
-from tests.networks.test_networks import CONTEXT, VOCAB_SIZE, built
+from tests.slm_model.networks.test_networks import CONTEXT, VOCAB_SIZE, built
 
 CONFIGS = [
     TransformerConfig(context=CONTEXT, width=32, num_layers=2, head_width=8, hidden_width=48),
