@@ -29,7 +29,7 @@ from benchmarks.measure import ROOT, interleaved, leave, machine, run_alone, spr
 from flows.config import PipelineConfig
 from flows.presets import configure
 from tasks.engine.paths import artifacts_root
-from tasks.services.environment import running_up, settle_environment
+from tasks.services.environment import configure_environment, running_up
 from tasks.services.prefect_api import FINAL, PrefectApi
 
 DVC = "3.67.1"
@@ -176,7 +176,7 @@ def called(api: PrefectApi, which: str, small: bool, environment: Mapping[str, s
 
 def call(which: str, config: PipelineConfig) -> dict[str, Any]:
     """In that process: seconds of the flow alone, and its run."""
-    settle_environment(artifacts_root())
+    configure_environment(artifacts_root())
     flow: Any
     if which == "ours":
         from flows.build_model import build_model

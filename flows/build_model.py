@@ -14,7 +14,7 @@ from tasks.engine.stage import Engine
 from tasks.running.current_observer import onlooker
 from tasks.running.prefect_runner import PrefectStages
 from tasks.running.runner import to_the_end
-from tasks.services.run_lock import held
+from tasks.services.run_lock import BUILD_MODEL, run_lock
 from tasks.tracking.release import Release
 
 
@@ -23,7 +23,7 @@ def _run_name() -> str:
     return f"{config.release.model_name}: {config.model.kind} on {config.source.kind}"
 
 
-@flow(name="build-model", flow_run_name=_run_name, validate_parameters=True, persist_result=False)
+@flow(name=BUILD_MODEL, flow_run_name=_run_name, validate_parameters=True, persist_result=False)
 def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement = Placement()) -> Release | None:  # noqa: B008
     """Build a small language model from raw stories, judge it against the champion, and register it.
 
@@ -34,5 +34,5 @@ def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement 
     calm_threads()
     engine = Engine.at(artifacts_root(), placement, onlooker())
     stages = PrefectStages(engine)
-    with held(artifacts_root(), flow_run.id):
+    with run_lock(artifacts_root(), flow_run.id):
         return to_the_end(lambda: pipeline(config, stages), engine)

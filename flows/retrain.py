@@ -37,7 +37,7 @@ from tasks.running.pages import retrain_page
 from tasks.running.planner import Planner
 from tasks.running.prefect_runner import PrefectStages
 from tasks.running.runner import Runner, to_the_end
-from tasks.services.run_lock import held
+from tasks.services.run_lock import RETRAIN, WATCH, run_lock
 from tasks.tracking.bundle import BundleFailed
 from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
 from tasks.tracking.registry import Version, aliased, find_version, list_versions
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str, str, dict[str, Any]], None]  # event, resource id, payload
 
 
-@flow(name="retrain", flow_run_name="retrain {config.release.model_name}", persist_result=False)
+@flow(name=RETRAIN, flow_run_name="retrain {config.release.model_name}", persist_result=False)
 def retrain(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008
     retrain: RetrainConfig = RetrainConfig(),  # noqa: B008
@@ -70,7 +70,7 @@ def retrain(
     calm_threads()
     model = f"slm.model.{config.release.model_name}"
     try:
-        with held(artifacts_root(), flow_run.id):
+        with run_lock(artifacts_root(), flow_run.id):
             decision = carry_out(config, retrain, placement)
     except (SourceUnreachable, RegistryUnreachable) as error:
         emit("slm.retrain.unreachable", model, {"reason": str(error)})
@@ -83,14 +83,14 @@ def retrain(
     return Completed(name=decision.outcome, message="; ".join(decision.reasons), data=decision)
 
 
-@flow(name="watch", flow_run_name="watch for {deployment}", persist_result=False)
+@flow(name=WATCH, flow_run_name="watch for {deployment}", persist_result=False)
 def watch(deployment: str = "retrain/nightly") -> State[Any]:
     """Look the source of a deployment up, and start that deployment where its last model is not of these stories.
 
     Args:
         deployment: flow/deployment whose parameters say which source and which model.
     """
-    with held(artifacts_root(), flow_run.id), get_client(sync_client=True) as client:
+    with run_lock(artifacts_root(), flow_run.id), get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
         try:
             change = newer_stories(validated(found.parameters.get("config", {})))

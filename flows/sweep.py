@@ -28,7 +28,7 @@ from tasks.engine.stage import Engine, Nobody, Outcome, Reached
 from tasks.running.current_observer import onlooker
 from tasks.running.prefect_runner import Both, PrefectStages
 from tasks.running.runner import to_the_end
-from tasks.services.run_lock import held
+from tasks.services.run_lock import SCALING, SWEEP, run_lock
 from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 from tasks.trials.reports import Report
 from tasks.trials.results import EXPERIMENT, Result, keep_result
@@ -36,7 +36,7 @@ from tasks.trials.results import EXPERIMENT, Result, keep_result
 log = logging.getLogger(__name__)
 
 
-@flow(name="sweep", flow_run_name="sweep of {search.preset}", validate_parameters=True, persist_result=False)
+@flow(name=SWEEP, flow_run_name="sweep of {search.preset}", validate_parameters=True, persist_result=False)
 def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
     """Train every setting of a grid, or a random choice, and rank them by bits per byte on the validation stories.
 
@@ -44,11 +44,11 @@ def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  #
         search: What is tried.
         placement: How it is carried out: workers, device, network.
     """
-    with held(artifacts_root(), flow_run.id):
+    with run_lock(artifacts_root(), flow_run.id):
         return carry_out(search, placement)
 
 
-@flow(name="scaling", flow_run_name="scaling of {search.preset}", validate_parameters=True, persist_result=False)
+@flow(name=SCALING, flow_run_name="scaling of {search.preset}", validate_parameters=True, persist_result=False)
 def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
     """Train networks of several sizes for the same budget, and say which suits which budget.
 
@@ -56,7 +56,7 @@ def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report
         search: Which sizes, and for how long.
         placement: How it is carried out: workers, device, network.
     """
-    with held(artifacts_root(), flow_run.id):
+    with run_lock(artifacts_root(), flow_run.id):
         return carry_out(search, placement)
 
 

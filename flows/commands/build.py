@@ -20,7 +20,7 @@ from tasks.engine.stage import Engine
 from tasks.engine.store import Store
 from tasks.running.console import Console
 from tasks.running.planner import Planned, Planner
-from tasks.services.environment import settle_environment
+from tasks.services.environment import configure_environment
 from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
 from tasks.tracking.registry import find_version
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     console = Console(highlight=False)
     config, placement = configure(options.preset, settings), placement_of(options)
     root = artifacts_root()
-    settle_environment(root)
+    configure_environment(root)
     plan = walked(config, Engine.at(root, placement))
     if plan.nothing_to_do and options.until:
         console.print(f"Nothing to do: {_kept(plan, root, options.until)}")

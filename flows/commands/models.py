@@ -13,7 +13,7 @@ from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
-from tasks.services.environment import settle_environment
+from tasks.services.environment import configure_environment
 from tasks.tracking.bundles import bundle_folder, find_model
 from tasks.tracking.mlflow_store import CHAMPION, MlflowStore
 from tasks.tracking.registry import aliased, list_versions, previous_champion, registered, version_of
@@ -97,7 +97,7 @@ def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Give an alias to a version, whatever the gate said."""
-    settle_environment(artifacts_root())
+    configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
     bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
     from tasks.tracking.connection import registering
@@ -116,7 +116,7 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Make the champion before the present one champion again."""
-    settle_environment(artifacts_root())
+    configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
     from tasks.tracking.connection import registering
     from tasks.tracking.registration import set_alias
@@ -138,7 +138,7 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
     from tasks.judge import compare_versions
 
     versions = version_of(store, one), version_of(store, other)
-    settle_environment(artifacts_root())
+    configure_environment(artifacts_root())
     calm_threads()
     found, num_stories = compare_versions(store, *versions, ReleaseConfig())
     way = "better" if found.difference < 0 else "worse"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slm_model.errors import UserError
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
-from tasks.services.environment import settle_environment
+from tasks.services.environment import configure_environment
 
 if TYPE_CHECKING:
     pass
@@ -24,7 +24,7 @@ def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     from tasks.services.up import Up
 
     root = artifacts_root()
-    settle_environment(root)
+    configure_environment(root)
     Up(root, options.prefect_port, options.mlflow_port, options.reruns, lambda line: print(line, flush=True)).run()
     return 0
 
@@ -42,7 +42,7 @@ def supervise(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     supervisor = Supervisor(PrefectApi(url), root, options.reruns, say, sees_processes=False)
     supervisor.say(f"looking after the runs of {url} that leave their artifacts in {root}")
     while True:
-        supervisor.tries_to_look()
+        supervisor.try_to_look()
         time.sleep(LOOK_SECONDS)
 
 
@@ -51,7 +51,7 @@ def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     from tasks.services.doctor import examine, use_by_stage
 
     console, root, wrong = Console(highlight=False), artifacts_root(), 0
-    settle_environment(root)
+    configure_environment(root)
     for finding in examine(root, (options.prefect_port, options.mlflow_port)):
         wrong += finding.fate == "wrong"
         console.print(f"  {MARKS[finding.fate]} {finding.name:<20}", end="")

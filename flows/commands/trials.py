@@ -18,7 +18,7 @@ from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine
 from tasks.running.console import Console
 from tasks.running.runner import Runner, to_the_end
-from tasks.services.environment import settle_environment
+from tasks.services.environment import configure_environment
 from tasks.tracking.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     config, root, console = configure(options.preset, settings), artifacts_root(), Console(highlight=False)
     if options.num < 2:
         raise UserError(f"--num is {options.num}: a spread is between two trainings or more")
-    settle_environment(root)
+    configure_environment(root)
     calm_threads()
     from tasks.judge import record_spread
     from tasks.running.terminal import Terminal
@@ -83,7 +83,7 @@ def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) 
     """Carry out a sweep or a scaling study, and print what it found."""
     console, root, placement = Console(highlight=False), artifacts_root(), placement_of(options)
     num_trainings = len(search.trials())  # an illegal one is refused here
-    settle_environment(root)
+    configure_environment(root)
     calm_threads()
     console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
     from tasks.running.terminal import TrialsTerminal

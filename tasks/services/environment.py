@@ -28,7 +28,7 @@ def running_up(root: Path) -> dict[str, Any] | None:
     return None
 
 
-def settle_environment(root: Path) -> None:
+def configure_environment(root: Path) -> None:
     """Keep Prefect's database below ``root`` and both products quiet and offline, unless the user has said otherwise.
     While ``slm up`` runs, its servers are the ones that are reported to.
 

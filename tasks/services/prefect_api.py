@@ -36,8 +36,8 @@ class PrefectApi:
         except (HTTPException, ValueError) as error:  # half an answer, another program's, or no address
             raise OSError(str(error)) from error
 
-    def found(self, path: str) -> Any:
-        """What stands at a path, or None."""
+    def find(self, path: str) -> Any:
+        """The answer to GET, or None if the server has nothing at this path."""
         try:
             return self.ask("GET", path)
         except urllib.error.HTTPError as error:

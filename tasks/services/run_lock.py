@@ -1,8 +1,8 @@
-"""Which process carries out a run: it holds a lock on ``runs/<id>`` as long as it lives, however it ends.
+"""Which process carries out a run: it locks ``runs/<id>`` for its whole lifetime; the OS releases the lock on any exit.
 
-The file is there while the run is open: empty until a process has taken it up, then with that process's id and
-the server that it reports to. A file that
-names a process and that nobody holds says that the process was killed, or told to leave before the end.
+The file exists while the run is open. It is empty until a process has taken the run, then it has that process's id and
+the address of the server that the process reports to. A file that names a process and is not locked means that the
+process was killed, or was stopped before the end.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_held: list[int] = []  # descriptors that this process keeps until it ends
+# The flows whose runs hold this lock. The supervisor looks after their runs and no others.
+BUILD_MODEL, RETRAIN, WATCH, SWEEP, SCALING = FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling")
+
+_descriptors: list[int] = []  # of locked files, open until this process ends
 
 
-def file_of(root: Path, run_id: str) -> Path:
+def lock_file(root: Path, run_id: str) -> Path:
     return root / "runs" / run_id
 
 
 @contextmanager
-def held(root: Path, run_id: str) -> Iterator[None]:
-    """Hold a run. Left in good order or by an error, it is no longer open; by a signal, its file stays.
+def run_lock(root: Path, run_id: str) -> Iterator[None]:
+    """Lock a run. The file is removed at the end of the block and on an error, and stays after a signal.
 
-    The lock is kept until the process ends: only then has it told Prefect all that it has to tell.
+    The lock is kept until the process ends: until then it may still have something to report to Prefect.
     """
-    path = file_of(root, run_id)
+    path = lock_file(root, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _locked(path)
-    _held.append(descriptor)
+    descriptor = _open_locked(path)
+    _descriptors.append(descriptor)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()} {os.environ.get('PREFECT_API_URL')}".encode())
     try:
@@ -40,8 +43,8 @@ def held(root: Path, run_id: str) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> int:
-    """The file, locked; made again if it was removed meanwhile."""
+def _open_locked(path: Path) -> int:
+    """A descriptor of the file, locked. The file is made again if it was removed meanwhile."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -51,8 +54,8 @@ def _locked(path: Path) -> int:
 
 
 @contextmanager
-def unheld(path: Path) -> Iterator[bool]:
-    """Whether nobody holds the run; nobody can take it up before the block ends."""
+def probe_lock(path: Path) -> Iterator[bool]:
+    """Whether no process holds the run's lock. If so, none can take it before the block ends."""
     with path.open("rb+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,17 +65,17 @@ def unheld(path: Path) -> Iterator[bool]:
         yield True
 
 
-def process_of(path: Path) -> int | None:
-    """The process that has taken the run up, dead or alive."""
+def lock_owner(path: Path) -> int | None:
+    """The process that has taken the run, dead or alive."""
     text = path.read_text()
     return int(text.split()[0]) if text else None
 
 
-def holders(root: Path, server: str) -> list[int]:
-    """The processes that carry out runs of a server just now."""
+def running_processes(root: Path, server: str) -> list[int]:
+    """The processes that now carry out runs of a server."""
     found = []
     for path in (root / "runs").glob("*"):
-        with suppress(FileNotFoundError), unheld(path) as nobody:
-            if not nobody and path.read_text().endswith(f" {server}"):
-                found.append(process_of(path) or 0)
+        with suppress(FileNotFoundError), probe_lock(path) as is_free:
+            if not is_free and path.read_text().endswith(f" {server}"):
+                found.append(lock_owner(path) or 0)
     return [process for process in found if process]

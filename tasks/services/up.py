@@ -24,7 +24,7 @@ from tasks.services.doctor import refusal
 from tasks.services.environment import running_up, up_file
 from tasks.services.prefect_api import PrefectApi
 from tasks.services.prefect_server import prefect_server
-from tasks.services.run_lock import holders
+from tasks.services.run_lock import running_processes
 from tasks.services.supervisor import LOOK_SECONDS, Supervisor, lives
 
 CHECKPOINT_SECONDS = 60.0  # for runs to come to where they can go on
@@ -81,7 +81,7 @@ class Up:
                 *servers, worker = self.services
                 while not self._asked.wait(LOOK_SECONDS):
                     self._mend(servers)
-                    if self.supervisor.tries_to_look():
+                    if self.supervisor.try_to_look():
                         self._mend([worker])  # which needs a server that answers
         finally:
             for number, handler in before.items():
@@ -175,7 +175,7 @@ class Up:
         self.say("taking everything down; what is finished is kept ...")
         *servers, worker = self.services
         worker.end()
-        running = holders(self.root, self.api.url)
+        running = running_processes(self.root, self.api.url)
         for number, patience in ((signal.SIGTERM, CHECKPOINT_SECONDS), (signal.SIGKILL, 5.0)):
             for process in running:
                 with suppress(ProcessLookupError):
@@ -199,7 +199,7 @@ class Up:
 
     def _worker(self) -> Service:
         def answers() -> bool:
-            found = self.api.found(f"/work_pools/{POOL}")
+            found = self.api.find(f"/work_pools/{POOL}")
             workers = found and self.api.ask("POST", f"/work_pools/{POOL}/workers/filter", {})
             since = time.monotonic() - self._starts[worker][-1]
             return any(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 import shutil
 from typing import TYPE_CHECKING
 
-from tasks.tracking.connection import global_uri, locked, quiet_mlflow, reaches
+from tasks.tracking.connection import global_uri, locked, quiet_mlflow, translate_errors
 from tasks.tracking.registry import Version, _get, local_path, version_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def checkpoint_folder(bundle: Path) -> Path:
     return found[0].parent
 
 
-@reaches
+@translate_errors
 def fetch_bundle(store: MlflowStore, version: Version) -> Path:
     """A version's bundle, brought to this machine once."""
     folder = store.root / "mlflow-fetched" / version.model_name / str(version.number)

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 def connect(store: MlflowStore) -> MlflowClient:
     """A client of the store. A SQLite database is made first if there is none: by one process, while others wait."""
-    settle()
+    configure_mlflow_env()
     from mlflow import MlflowClient
 
     if store.database is None:
@@ -34,12 +34,12 @@ def connect(store: MlflowStore) -> MlflowClient:
         return MlflowClient(store.uri, store.uri)
 
 
-def reaches(function: Callable[P, R]) -> Callable[P, R]:
+def translate_errors(function: Callable[P, R]) -> Callable[P, R]:
     """The function, raising RegistryUnreachable for whatever MLflow raises."""
 
     @wraps(function)
     def reaching(*args: P.args, **kwargs: P.kwargs) -> R:
-        settle()
+        configure_mlflow_env()
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -62,7 +62,7 @@ def locked(folder: Path, name: str) -> FileLock:
     return FileLock(folder / f".{name}.lock")
 
 
-def settle() -> None:
+def configure_mlflow_env() -> None:
     """Have MLflow keep quiet, stay at home and not wait for ever; to be called before it is imported."""
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.engine.paths import REPOSITORY
 from tasks.tracking.bundle import PROGRAM, requirements
-from tasks.tracking.connection import connect, global_uri, quiet_mlflow, reaches
+from tasks.tracking.connection import connect, global_uri, quiet_mlflow, translate_errors
 from tasks.tracking.mlflow_store import AUDIT, CHALLENGER, CHAMPION, CHAMPION_SINCE, KEY, VERDICT, MlflowStore
 from tasks.tracking.registry import Version, aliased, find_version, list_versions
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 from tasks.tracking.descriptions import DIGEST_LENGTH, Dataset
 
 
-@reaches
+@translate_errors
 def register_version(
     store: MlflowStore,
     model_name: str,
@@ -57,7 +57,7 @@ def register_version(
     return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
 
 
-@reaches
+@translate_errors
 def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
     """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more.
 
@@ -76,7 +76,7 @@ def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> Non
     client.set_registered_model_alias(version.model_name, alias, number)
 
 
-@reaches
+@translate_errors
 def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> None:
     """Write tags on a version: a later verdict, say."""
     client = connect(store)
@@ -84,7 +84,7 @@ def set_tags(store: MlflowStore, version: Version, tags: Mapping[str, str]) -> N
         client.set_model_version_tag(version.model_name, str(version.number), name, value)
 
 
-@reaches
+@translate_errors
 def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> None:
     """Write a tag on a registered model, which is made if there is none of that name."""
     client = connect(store)

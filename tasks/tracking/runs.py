@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.tracking.connection import connect, quiet_mlflow, reaches, settle
+from tasks.tracking.connection import configure_mlflow_env, connect, quiet_mlflow, translate_errors
 from tasks.tracking.descriptions import DIGEST_LENGTH, Dataset, Description
 from tasks.tracking.live_run import LiveRun, Point
 from tasks.tracking.mlflow_store import KEY, MlflowStore
@@ -32,7 +32,7 @@ METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
 def open_run(store: MlflowStore, description: Description, interval: float = INTERVAL) -> LiveRun:
     """The run of a training, found again by its key or begun, and recorded in the background from now on."""
 
-    settle()
+    configure_mlflow_env()
     import sqlalchemy  # noqa: F401 # here, since two threads that import at once can see each other's half-made modules
     from mlflow import MlflowClient  # noqa: F401
 
@@ -61,7 +61,7 @@ class _Run:
     present: dict[str, set[int]]  # metric -> steps that the store had when this was opened
 
     @classmethod
-    @reaches
+    @translate_errors
     def find_or_begin(cls, store: MlflowStore, description: Description, started: int | None = None) -> _Run:
         from mlflow.entities import Param
 
@@ -79,7 +79,7 @@ class _Run:
         present = {name: {m.step for m in client.get_metric_history(run_id, name)} for name in found.data.metrics}
         return cls(client, run_id, found.info.status, present)
 
-    @reaches
+    @translate_errors
     def reopen(self) -> None:
         """Go on with a run that was closed."""
         if self.status != "RUNNING":
@@ -88,7 +88,7 @@ class _Run:
                 self.client.delete_tag(self.run_id, FAILURE)
             self.status = "RUNNING"
 
-    @reaches
+    @translate_errors
     def log(self, points: Iterable[Point]) -> None:
         """Write points, but for those that the store already has, and those that a curve does not need."""
         from mlflow.entities import Metric
@@ -102,7 +102,7 @@ class _Run:
         for start in range(0, len(metrics), METRICS_A_CALL):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_CALL])
 
-    @reaches
+    @translate_errors
     def put(self, path: str, data: bytes) -> None:
         """Write a file among the artifacts, in place of an older one."""
         folder, _, name = path.rpartition("/")
@@ -110,7 +110,7 @@ class _Run:
             (Path(temporary) / name).write_bytes(data)
             self.client.log_artifact(self.run_id, f"{temporary}/{name}", folder or None)
 
-    @reaches
+    @translate_errors
     def end(self, status: str, reason: str | None, ended: int | None = None) -> None:
         """Close the run."""
         if reason is not None:
@@ -119,7 +119,7 @@ class _Run:
         self.status = status
 
 
-@reaches
+@translate_errors
 def fill_run(
     store: MlflowStore,
     description: Description,
@@ -157,7 +157,7 @@ def fill_run(
     return run.run_id
 
 
-@reaches
+@translate_errors
 def keep_files(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> None:
     """Write files among a run's artifacts, in place of older ones."""
     run = _Run(connect(store), run_id, "", {})

@@ -259,7 +259,7 @@ def test_a_run_whose_container_was_killed_goes_on_in_another(deployment: Deploym
     assert state == "COMPLETED", prefect.logs(run)
     history = [state["name"] for state in prefect.ask("GET", f"/flow_run_states/?flow_run_id={run}")]
     assert history.count("Crashed") == 1 and "AwaitingRetry" in history
-    assert "it goes on (1 of 5)" in (deployment.folder / "supervise.log").read_text()
+    assert "it resumes (1 of 5)" in (deployment.folder / "supervise.log").read_text()
 
 
 def _options(prefix: str, settings: Any) -> list[str]:

@@ -185,7 +185,7 @@ def test_that_nothing_was_judged_is_a_state_an_event_and_a_page(monkeypatch: pyt
     told: list[Any] = []
     for name, stand_in in {
         "carry_out": fails,
-        "held": lambda *args: nullcontext(),
+        "run_lock": lambda *args: nullcontext(),
         "emit": lambda *event: told.append(event),
         "create_markdown_artifact": lambda page, **more: told.append(page),
     }.items():

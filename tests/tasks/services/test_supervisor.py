@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tasks.services.prefect_api import PrefectApi
-from tasks.services.run_lock import file_of, holders, unheld
+from tasks.services.run_lock import lock_file, probe_lock, running_processes
 from tasks.services.supervisor import AGAIN, Supervisor
 
-HOLD = "import sys, time; from pathlib import Path; from tasks.services.run_lock import held\n"
-WAIT = "with held(Path(sys.argv[1]), 'run'): print('held', flush=True); time.sleep(60)"
-FAIL = "with held(Path(sys.argv[1]), 'run'): raise ValueError"
+HOLD = "import sys, time; from pathlib import Path; from tasks.services.run_lock import run_lock\n"
+WAIT = "with run_lock(Path(sys.argv[1]), 'run'): print('locked', flush=True); time.sleep(60)"
+FAIL = "with run_lock(Path(sys.argv[1]), 'run'): raise ValueError"
 
 
 class Recorder(PrefectApi):
@@ -37,10 +37,11 @@ class Recorder(PrefectApi):
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         if path.startswith("/flow_run_states"):
             return self.states
-        run = self.found("/flow_runs/run")
-        return [run] if path == "/flow_runs/filter" and run["state_type"] in ("PENDING", "RUNNING") else []
+        run = self.find("/flow_runs/run")
+        is_open = path == "/flow_runs/filter" and run["state_type"] in ("PENDING", "RUNNING")
+        return [run] if is_open and not body["offset"] else []
 
-    def found(self, path: str) -> dict[str, Any]:
+    def find(self, path: str) -> dict[str, Any]:
         state = self.states[-1]
         return {
             "id": "run",
@@ -53,13 +54,17 @@ class Recorder(PrefectApi):
         }
 
 
+@pytest.fixture(autouse=True)
+def workers_report_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the second look, a living worker would have reported a dead process."""
+    monkeypatch.setattr("tasks.services.supervisor.WORKER_SECONDS", 0.0)
+
+
 def looked(root: Path, api: Recorder, reruns: int = 2) -> list[str]:
-    """The states of the run after two looks, the second when a worker would have spoken."""
+    """The states of the run after three looks."""
     supervisor = Supervisor(api, root, reruns, lambda line: None)
-    supervisor.look()
-    supervisor._dead_since = {name: at - 60 for name, at in supervisor._dead_since.items()}
-    supervisor.look()
-    supervisor.look()
+    for _ in range(3):
+        supervisor.look()
     return [state["type"] for state in api.states]
 
 
@@ -73,53 +78,53 @@ def taken_up(root: Path, program: str = WAIT) -> subprocess.Popen[bytes]:
 def killed(tmp_path: Path) -> Path:
     """Artifacts in which a run's process was killed."""
     with taken_up(tmp_path) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        with unheld(file_of(tmp_path, "run")) as nobody:
-            assert not nobody
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
+        with probe_lock(lock_file(tmp_path, "run")) as is_free:
+            assert not is_free
         process.kill()
     return tmp_path
 
 
-def test_a_run_whose_process_was_killed_is_crashed_and_then_goes_on(killed: Path) -> None:
+def test_a_run_whose_process_was_killed_is_crashed_and_then_scheduled_again(killed: Path) -> None:
     api = Recorder(("RUNNING", ""))
     assert looked(killed, api) == ["RUNNING", "CRASHED", "SCHEDULED"]
-    assert file_of(killed, "run").read_bytes() == b""  # open, and nobody has taken it up
+    assert lock_file(killed, "run").read_bytes() == b""  # open, and nobody has taken it up
 
 
-def test_a_run_that_its_process_holds_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_whose_process_holds_the_lock_is_left_as_it_is(tmp_path: Path) -> None:
     with taken_up(tmp_path) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
         assert looked(tmp_path, Recorder(("RUNNING", ""))) == ["RUNNING"]
-        assert holders(tmp_path, str(os.environ.get("PREFECT_API_URL"))) == [process.pid]
+        assert running_processes(tmp_path, str(os.environ.get("PREFECT_API_URL"))) == [process.pid]
         process.kill()
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED"])
-def test_a_finished_run_is_never_flipped(killed: Path, state: str) -> None:
+def test_the_state_of_a_finished_run_is_never_changed(killed: Path, state: str) -> None:
     assert looked(killed, Recorder(("RUNNING", ""), (state, ""))) == ["RUNNING", state]
-    assert not file_of(killed, "run").exists()
+    assert not lock_file(killed, "run").exists()
 
 
 def test_a_run_that_failed_by_itself_is_not_run_again(tmp_path: Path) -> None:
     with taken_up(tmp_path, FAIL) as process:
         assert process.wait() == 1
-    assert not file_of(tmp_path, "run").exists()
-    file_of(tmp_path, "run").touch()  # seen while it was pending
+    assert not lock_file(tmp_path, "run").exists()
+    lock_file(tmp_path, "run").touch()  # seen while it was pending
     assert looked(tmp_path, Recorder(("RUNNING", ""), ("CRASHED", "no such flow")))[-1] == "CRASHED"
 
 
-def test_a_process_killed_before_it_took_the_run_up_is_replaced(tmp_path: Path) -> None:
-    file_of(tmp_path, "run").parent.mkdir()
-    file_of(tmp_path, "run").touch()
+def test_a_run_whose_process_was_killed_before_it_locked_the_run_is_run_again(tmp_path: Path) -> None:
+    lock_file(tmp_path, "run").parent.mkdir()
+    lock_file(tmp_path, "run").touch()
     api = Recorder(("PENDING", ""), ("CRASHED", "infrastructure exited with non-zero status code -9"))
     assert looked(tmp_path, api)[-1] == "SCHEDULED"
 
 
-def test_a_pending_run_that_its_worker_left_goes_on(tmp_path: Path) -> None:
+def test_a_pending_run_that_its_worker_left_is_run_again(tmp_path: Path) -> None:
     assert looked(tmp_path, Recorder(("PENDING", ""))) == ["PENDING", "CRASHED", "SCHEDULED"]
 
 
-def test_a_run_that_a_worker_has_taken_is_not_judged_by_the_process_of_an_earlier_try(
+def test_a_run_that_a_worker_has_taken_is_not_crashed_for_the_process_of_an_earlier_try(
     killed: Path,
 ) -> None:
     """A supervisor that was killed before it had emptied the run's file leaves such a process there."""
@@ -131,24 +136,38 @@ def test_processes_of_other_containers_are_neither_signalled_nor_missed(tmp_path
         supervisor = Supervisor(api, tmp_path, 2, lambda line: None, sees_processes=False)
         for _ in range(2):
             supervisor.look()
-            supervisor._dead_since = {name: at - 60 for name, at in supervisor._dead_since.items()}
 
     with taken_up(tmp_path) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
         look(Recorder(("RUNNING", ""), ("CANCELLING", "")))
         assert process.poll() is None  # its id may be another's here
         process.kill()
     look(api := Recorder(("RUNNING", "")))
     assert [state["type"] for state in api.states][:2] == ["RUNNING", "CRASHED"]
-    file_of(tmp_path, "run").write_bytes(b"")
+    lock_file(tmp_path, "run").write_bytes(b"")
     look(api := Recorder(("RUNNING", ""), minutes_ago=1))
     assert [state["type"] for state in api.states] == ["RUNNING"]  # its process may still be starting
 
 
-def test_a_server_that_does_not_answer_is_told_of_once(tmp_path: Path) -> None:
+def test_every_open_run_is_seen_however_many_there_are(tmp_path: Path) -> None:
+    """A server gives at most 200 runs in one answer, or fewer if its administrator says so."""
+    open_runs = [f"run-{number}" for number in range(450)]
+
+    class Busy(Recorder):
+        def ask(self, method: str, path: str, body: Any = None) -> Any:
+            if path != "/flow_runs/filter":
+                return []
+            start = body.get("offset", 0)
+            return [self.find("") | {"id": id} for id in open_runs[start : start + min(200, body.get("limit", 200))]]
+
+    Supervisor(Busy(("RUNNING", ""), minutes_ago=0), tmp_path, 2, lambda line: None).look()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == set(open_runs)
+
+
+def test_a_server_that_does_not_answer_is_reported_once(tmp_path: Path) -> None:
     said: list[str] = []
     supervisor = Supervisor(PrefectApi("http://127.0.0.1:9"), tmp_path, 2, said.append)
-    assert [supervisor.tries_to_look() for _ in range(3)] == [False] * 3
+    assert [supervisor.try_to_look() for _ in range(3)] == [False] * 3
     assert len(said) == 1 and "did not answer" in said[0]
 
 
@@ -157,23 +176,23 @@ def test_a_cancelled_run_is_not_run_again(killed: Path) -> None:
     assert looked(killed, Recorder(*history))[-1] == "CANCELLED"
 
 
-def test_a_run_is_given_up_after_its_share_of_tries(killed: Path) -> None:
+def test_a_run_is_run_again_at_most_as_often_as_set(killed: Path) -> None:
     api = Recorder(("RUNNING", ""))
     api.set_state("flow_runs", "run", "SCHEDULED", f"{AGAIN}, time 1 of 1", "AwaitingRetry")
     api.set_state("flow_runs", "run", "CRASHED", AGAIN)
     assert looked(killed, api, reruns=1)[-1] == "CRASHED"
-    assert not file_of(killed, "run").exists()
+    assert not lock_file(killed, "run").exists()
 
 
 def test_a_run_without_a_deployment_is_only_marked(killed: Path) -> None:
     assert looked(killed, Recorder(("RUNNING", ""), deployment=None)) == ["RUNNING", "CRASHED"]
 
 
-def test_what_was_told_to_leave_stays_open(tmp_path: Path) -> None:
+def test_a_run_ended_by_a_signal_stays_open(tmp_path: Path) -> None:
     with taken_up(tmp_path) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
         process.send_signal(signal.SIGINT)
-    assert file_of(tmp_path, "run").read_text().startswith(f"{process.pid} ")
+    assert lock_file(tmp_path, "run").read_text().startswith(f"{process.pid} ")
 
 
 @pytest.mark.parametrize(("state", "ends"), [("COMPLETED", True), ("SCHEDULED", True), ("PAUSED", False)])
@@ -185,10 +204,10 @@ def test_a_task_that_nobody_works_on_is_ended_though_a_killed_server_left_no_sta
     class Torn(Recorder):
         def ask(self, method: str, path: str, body: Any = None) -> Any:
             task = {"id": "task", "flow_run_id": "run", "flow_run_run_count": 1, "state": None}
-            return [task] if path == "/task_runs/filter" else super().ask(method, path, body)
+            return [task][body["offset"] :] if path == "/task_runs/filter" else super().ask(method, path, body)
 
-        def found(self, path: str) -> dict[str, Any]:
-            return super().found(path) | {"run_count": 1}
+        def find(self, path: str) -> dict[str, Any]:
+            return super().find(path) | {"run_count": 1}
 
         def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
             if kind == "task_runs":
