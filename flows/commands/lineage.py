@@ -29,7 +29,10 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         console.print(f"[bold]{version.name}[/]  {', '.join(version.aliases)}")
         for name, value in sorted(version.tags.items()):
             console.print(f"  {name:<24}{value}", markup=False)
-        key = version.key or ""
+        if version.key is None:
+            console.print("  it has no tag slm.key: another program registered it, and no artifact here belongs to it")
+            return 0
+        key = version.key
     found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key) or _scores(m, key)]
     if not found:
         raise UserError(f"no artifact's key begins with {key!r}: `ls {root}/*` shows those there are")
