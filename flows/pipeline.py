@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slm_model.data.sources.config import PinnedSource, SourceConfig
     from slm_model.data.stories import Splits
     from slm_model.evaluation.gate import Verdict
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.config import VocabConfig
     from slm_model.tokenizer.vocab import Vocab
@@ -44,11 +44,11 @@ class Stages(Protocol):
     def kept(self, config: VocabConfig, model_name: str) -> Vocab | None: ...
     def compare(self, report: DataReport) -> Drift | None: ...
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
-    def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict: ...
+    def judge(self, model: Checkpoint, evaluation: Evaluation, splits: Splits, config: ReleaseConfig) -> Verdict: ...
     def register(
         self,
         model: Checkpoint,
-        scores: Scores,
+        evaluation: Evaluation,
         shards: TokenShards,
         report: DataReport,
         drift: Drift | None,
@@ -71,12 +71,12 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     drift = stages.compare(report)  # with the corpus before, if there is one
     stages.show("data", data_page, raw, splits, vocab, shards, report, drift)
     model = stages(train, shards, vocab, config.model, config.train, *earlier)
-    scores = stages(evaluate, model, shards, splits, config.evaluate)
+    evaluation = stages(evaluate, model, shards, splits, config.evaluate)
     one_story = stages(walk, raw, stories, splits, vocab, shards, model)
     stages.show("walk", walk_page, one_story)
     release = None
     while release is None:  # where another run has released a model in between, the verdict no longer holds
-        verdict = stages.judge(model, scores, splits, config.release)
-        release = stages.register(model, scores, shards, report, drift, verdict, config.release)
-    stages.show("model", model_page, splits, vocab, model, scores, verdict, release)
+        verdict = stages.judge(model, evaluation, splits, config.release)
+        release = stages.register(model, evaluation, shards, report, drift, verdict, config.release)
+    stages.show("model", model_page, splits, vocab, model, evaluation, verdict, release)
     return release

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from tasks.engine.stage import Stage
 
 if TYPE_CHECKING:
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
 
 
-def headline(scores: Scores) -> str:
-    facts = scores.facts
+def headline(evaluation: Evaluation) -> str:
+    facts = evaluation.facts
     memorises = "; it memorises its training stories" if facts.memorises else ""
     return (
         f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side, "
@@ -19,10 +19,10 @@ def headline(scores: Scores) -> str:
     )
 
 
-evaluate: Stage[Scores] = Stage(
+evaluate: Stage[Evaluation] = Stage(
     name="evaluate",
     function="slm_model.evaluation.evaluate:evaluate",
-    artifact="slm_model.evaluation.score_card:Scores",
+    artifact="slm_model.evaluation.score_card:Evaluation",
     headline=headline,
     tags=("model",),
 )

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from slm_model.artifact import Artifact
 from slm_model.errors import ArtifactDamaged, UserError
-from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, compare, judge
+from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, compare_models, decide
 from slm_model.manifest import Manifest, read_manifest
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.stories import Splits
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from slm_model.evaluation.story_score import StoryScore
     from tasks.tracking.release import ReleaseConfig
 
 
 def judge_model(
-    model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig, root: Path
+    model: Checkpoint, evaluation: Evaluation, splits: Splits, config: ReleaseConfig, root: Path
 ) -> tuple[Verdict, bool]:
     """The verdict, and whether it was given before: a registered version is not judged twice.
 
@@ -45,22 +45,23 @@ def judge_model(
         return Verdict.model_validate_json(known.tags[VERDICT_TAG]), True
     challenger = Contender(
         version=f"{config.model_name} {model.key[:12]}",
-        test_digest=scores.facts.test_digest,
-        scores=scores.per_story(),
+        test_digest=evaluation.facts.test_digest,
+        scores=evaluation.per_story(),
         trained_on=model.training_stories(),
         resembling=_resembling(root, model.manifest, splits),
     )
     by_alias = opponents(store, config.model_name, model.key)
     others = {version.name: version for version in by_alias.values()}
     try:
-        contenders = {name: contender(store, version, splits, scores, model) for name, version in others.items()}
+        contenders = {name: contender(store, version, splits, evaluation, model) for name, version in others.items()}
     except BundleFailed as failed:
         raise BundleFailed(
             f"{failed}; nothing was judged or registered: `slm rollback {config.model_name}` or `slm promote` gives "
             "its alias to another version, --release.model-name starts another line of models"
         ) from failed
     champion, reference = (contenders[v.name] if (v := by_alias.get(a)) else None for a in (CHAMPION, REFERENCE))
-    return judge(challenger, scores.facts, champion, reference, config.gate, spread_of(store, config.model_name)), False
+    spread = spread_of(store, config.model_name)
+    return decide(challenger, evaluation.facts, champion, reference, config.gate, spread), False
 
 
 def opponents(store: MlflowStore, model_name: str, key: str) -> dict[str, Version]:
@@ -70,12 +71,17 @@ def opponents(store: MlflowStore, model_name: str, key: str) -> dict[str, Versio
 
 
 def contender(
-    store: MlflowStore, version: Version, splits: Splits, scores: Scores | None = None, model: Checkpoint | None = None
+    store: MlflowStore,
+    version: Version,
+    splits: Splits,
+    evaluation: Evaluation | None = None,
+    model: Checkpoint | None = None,
 ) -> Contender:
     """A version, scored on the test stories of ``splits`` by the code in its own bundle.
 
-    ``scores``: of another model. Where this one's were made from the same stories by the same code, they are taken.
-    ``model``: one that is judged beside it; what its training stories resemble is looked for there.
+    ``evaluation``: of another model. If this version's own evaluation scored the same stories by the same code, its
+    scores are used. ``model``: the model it is compared with. Near duplicates of that model's training stories are
+    excluded already, so those of a version that was trained on a subset of them are not searched again.
     Raises UserError if its bundle is gone, BundleFailed if that is damaged or its code fails.
     """
     import numpy as np
@@ -83,7 +89,7 @@ def contender(
     bundle = bundle_folder(store, version)
     try:
         manifest, trained_on = _trained(bundle)
-        found = _alike(store, version, scores) or _scored(bundle, splits)
+        found = _alike(store, version, evaluation) or _scored(bundle, splits)
     except (BundleFailed, ArtifactDamaged) as error:
         also = f" ({', '.join(version.aliases)})" if version.aliases else ""
         raise BundleFailed(f"{version.name}{also} cannot be scored: {error}") from error
@@ -108,7 +114,7 @@ def compare_versions(store: MlflowStore, one: Version, other: Version, config: R
             f"the test stories of {one.name} are gone from {store.root}: `slm run` with its settings makes them again, "
             "or name the other version first"
         )
-    return compare(contender(store, one, splits), contender(store, other, splits), config.gate)
+    return compare_models(contender(store, one, splits), contender(store, other, splits), config.gate)
 
 
 def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
@@ -117,32 +123,32 @@ def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
     return Spread.model_validate_json(measured) if measured else None
 
 
-def record_spread(store: MlflowStore, model_name: str, scores: Sequence[Scores]) -> Spread:
+def record_spread(store: MlflowStore, model_name: str, evaluations: Sequence[Evaluation]) -> Spread:
     """Keep with a registered model how far reseeded trainings, given by their scores, lie apart."""
     from tasks.tracking.registration import set_model_tag
 
     spread = Spread(
-        bits_per_byte=[one.facts.test_bits_per_byte for one in scores],
-        test_digest=scores[0].facts.test_digest,
-        scores=[one.key for one in scores],
+        bits_per_byte=[one.facts.test_bits_per_byte for one in evaluations],
+        test_digest=evaluations[0].facts.test_digest,
+        scores=[one.key for one in evaluations],
         measured=datetime.now(UTC).isoformat(),
     )
     set_model_tag(store, model_name, SPREAD, spread.model_dump_json())
     return spread
 
 
-def _alike(store: MlflowStore, version: Version, scores: Scores | None) -> dict[str, StoryScore] | None:
+def _alike(store: MlflowStore, version: Version, evaluation: Evaluation | None) -> dict[str, StoryScore] | None:
     """The scores that this version was evaluated with, if they are of the same stories and by the same code."""
-    from slm_model.evaluation.score_card import Scores as Kind
+    from slm_model.evaluation.score_card import Evaluation as EvaluationArtifact
 
     found = Store(store.root).look("evaluate", version.lineage.get("evaluate", "none")).manifest
-    if found is None or scores is None or scores.manifest is None:
+    if found is None or evaluation is None or evaluation.manifest is None:
         return None
-    mine, theirs = scores.manifest.recipe, found.recipe
+    mine, theirs = evaluation.manifest.recipe, found.recipe
     same_code = (mine.code, mine.libraries) == (theirs.code, theirs.libraries)
-    if not same_code or found.facts["test_digest"] != scores.facts.test_digest:
+    if not same_code or found.facts["test_digest"] != evaluation.facts.test_digest:
         return None
-    return Kind.open(Store(store.root).folder("evaluate", found.key)).per_story()
+    return EvaluationArtifact.open(Store(store.root).folder("evaluate", found.key)).per_story()
 
 
 def _trained(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:

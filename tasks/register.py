@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from slm_model.shards.token_shards import TokenShards
 
 WORDS = 1000  # most frequent ones, in the table that MLflow shows
@@ -52,7 +52,7 @@ class Shown:
 
 def register_model(
     model: Checkpoint,
-    scores: Scores,
+    evaluation: Evaluation,
     shards: TokenShards,
     shown: Shown,
     verdict: Verdict,
@@ -81,12 +81,12 @@ def register_model(
                 store,
                 config.model_name,
                 model.folder,
-                run_id=_filled_run(store, model, scores, shards, shown),
+                run_id=_filled_run(store, model, evaluation, shards, shown),
                 key=model.key,
                 verdict="passed" if verdict.passed else "not better" if verdict.floors_hold else "rejected",
-                metrics=_metrics(scores),
+                metrics=_metrics(evaluation),
                 dataset=next(dataset for dataset in datasets(shards, root) if dataset.side == "test"),
-                tags=_tags(model, scores, shards, root),
+                tags=_tags(model, evaluation, shards, root),
                 step=model.facts.steps,
             )
         if not known:
@@ -114,26 +114,28 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
     return found
 
 
-def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: TokenShards, shown: Shown) -> str:
+def _filled_run(
+    store: MlflowStore, model: Checkpoint, evaluation: Evaluation, shards: TokenShards, shown: Shown
+) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
-    from slm_model.evaluation.figures import loss_by_position, score_card, training_curve
+    from slm_model.evaluation.figures import draw_loss_by_position, draw_score_card, draw_training_curve
     from slm_model.reporting.html import to_html
     from tasks.tracking.runs import fill_run
     from tasks.train import describe
 
     assert model.manifest is not None
-    table = scores.table()
+    table = evaluation.score_card()
     figures = {
-        "training.png": training_curve(model.history()),
-        "score_card.png": score_card(table),
-        "loss_by_position.png": loss_by_position({"test": table.test, "validation": table.validation}),
+        "training.png": draw_training_curve(model.history()),
+        "score_card.png": draw_score_card(table),
+        "loss_by_position.png": draw_loss_by_position({"test": table.test, "validation": table.validation}),
     } | {f"data_{name}": picture for name, picture in shown.report.pictures().items()}
     network, training = model.manifest.recipe.configs
     history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
     if shown.drift:
         history.append((model.facts.steps, shown.drift.numbers()))
     stories = [
-        {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens} for s in scores.samples()
+        {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens} for s in evaluation.samples()
     ]
     on_the_way = [{name: str(value) for name, value in line.items()} for line in model.samples()]
     return fill_run(
@@ -152,7 +154,7 @@ def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: T
         seconds=model.manifest.seconds,
         files={f"figures/{name}": data for name, data in figures.items()}
         | {f"pages/{name}.html": to_html(text).encode() for name, text in shown.pages.items()}
-        | {"scores.json": scores.file("scores.json").read_bytes()}
+        | {"scores.json": evaluation.file("scores.json").read_bytes()}
         | {f"code/{name}": model.file(f"{OBSERVATIONS}/{name}").read_bytes() for name in kept_code(model.manifest)}
         | ({"data/drift.json": shown.drift.model_dump_json(indent=1).encode()} if shown.drift else {}),
         tables={
@@ -169,8 +171,8 @@ def _filled_run(store: MlflowStore, model: Checkpoint, scores: Scores, shards: T
     )
 
 
-def _metrics(scores: Scores) -> dict[str, float]:
-    facts = scores.facts
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    facts = evaluation.facts
     return {
         "test/loss": facts.test_loss,
         "test/perplexity": facts.test_perplexity,
@@ -191,7 +193,7 @@ def _metrics(scores: Scores) -> dict[str, float]:
     } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
 
 
-def _tags(model: Checkpoint, scores: Scores, shards: TokenShards, root: Path) -> dict[str, str]:
+def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: Path) -> dict[str, str]:
     from tasks.train import warm_start
 
     assert model.manifest is not None
@@ -201,19 +203,19 @@ def _tags(model: Checkpoint, scores: Scores, shards: TokenShards, root: Path) ->
         ({"slm.warm_start": earlier} if earlier else {})
         | ({"slm.vocabulary": kept} if kept else {})
         | {
-            BITS_PER_BYTE: f"{scores.facts.test_bits_per_byte:.6f}",
-            "slm.test_digest": scores.facts.test_digest,
+            BITS_PER_BYTE: f"{evaluation.facts.test_bits_per_byte:.6f}",
+            "slm.test_digest": evaluation.facts.test_digest,
             "slm.folder": str(model.folder),
             DIGEST: model.digest,
-            LINEAGE: json.dumps(_lineage(scores, root)),
+            LINEAGE: json.dumps(_lineage(evaluation, root)),
         }
     )
 
 
-def _lineage(scores: Scores, root: Path) -> dict[str, str]:
+def _lineage(evaluation: Evaluation, root: Path) -> dict[str, str]:
     """Keys of all artifacts that the release rests on, by stage."""
-    assert scores.manifest is not None
-    return {stage: manifest.key for stage, manifest in ancestors(scores.manifest, Store(root)).items()}
+    assert evaluation.manifest is not None
+    return {stage: manifest.key for stage, manifest in ancestors(evaluation.manifest, Store(root)).items()}
 
 
 def _release(store: MlflowStore, version: Version, verdict: Verdict, model: Checkpoint) -> Release:

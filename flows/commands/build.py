@@ -25,7 +25,7 @@ from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreac
 from tasks.tracking.registry import find_version
 
 if TYPE_CHECKING:
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from tasks.tracking.registry import Version
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
@@ -180,8 +180,8 @@ def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | 
 
 def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
     """What the model told in its evaluation, one for each prompt."""
-    scores: Scores = walked(config, engine).artifacts["evaluate"]  # type: ignore[assignment]
-    by_prompt = {story.prompt: story.text for story in reversed(scores.samples())}
+    evaluation: Evaluation = walked(config, engine).artifacts["evaluate"]  # type: ignore[assignment]
+    by_prompt = {story.prompt: story.text for story in reversed(evaluation.samples())}
     return list(reversed(by_prompt.values()))
 
 

@@ -23,7 +23,7 @@ from tasks.tracking.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
     from flows.search_space import ScalingConfig, SweepConfig
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from tasks.trials.reports import Report
 
 
@@ -62,15 +62,15 @@ def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
     terminal = Terminal(console)
     engine = Engine.at(root, placement_of(options).model_copy(update={"until": "evaluate"}), terminal)
-    scores: list[Scores] = []
+    evaluations: list[Evaluation] = []
     try:
         for seed in range(config.train.seed, config.train.seed + options.num):
             reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             to_the_end(partial(pipeline, reseeded, Runner(engine)), engine)
-            scores.append(walked(reseeded, engine).artifacts["evaluate"])  # type: ignore[arg-type]
+            evaluations.append(walked(reseeded, engine).artifacts["evaluate"])  # type: ignore[arg-type]
     finally:
         terminal.close()
-    found = record_spread(MlflowStore.at(root), config.release.model_name, scores)
+    found = record_spread(MlflowStore.at(root), config.release.model_name, evaluations)
     console.print(f"{config.release.model_name}: {found}", markup=False)
     return 0
 

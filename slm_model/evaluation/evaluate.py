@@ -17,9 +17,9 @@ from slm_model.data.stories import Side, Splits
 from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.intervals import bits_per_byte_interval
-from slm_model.evaluation.memorisation import compare, copied_from
+from slm_model.evaluation.memorisation import copied_from, measure_memorisation
 from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
-from slm_model.evaluation.score_card import NUMERICS, Phenomenon, Scores, ScoresFacts, ScoresTable
+from slm_model.evaluation.score_card import NUMERICS, Evaluation, EvaluationFacts, Phenomenon, ScoreCard
 from slm_model.evaluation.scoring import TokenScores, score_texts, score_tokens, side_scores, stride
 from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.evaluation.story_score import UNKNOWN_BITS, SideScores, StoryScore
@@ -37,7 +37,7 @@ STORIES_AT_ONCE = 512  # between two reports
 
 def evaluate(
     out: Path, model: Checkpoint, shards: TokenShards, splits: Splits, config: EvaluateConfig, run: StageRun
-) -> Scores:
+) -> Evaluation:
     """Score a model on all held-out stories and on minimal pairs, in fp32, and measure the stories that it tells.
 
     Raises UserError for shards of another vocabulary or another split, and for a model without a finite loss; Stopped
@@ -69,7 +69,7 @@ def evaluate(
     texts = [story.text for story in told]
     copied = copied_from([*texts, *held_out], splits.parts("train"), run)
     num_words = min(sum(map(len, words_of(side))) for side in (texts, held_out))  # that both collections have
-    table = ScoresTable(
+    table = ScoreCard(
         test_digest=test_digest,
         num_misspelt=num_misspelt(tokenizer, tokens, splits.texts("test")),
         context_free_bits_per_byte=context_free_bits_per_byte(tokens),
@@ -80,7 +80,7 @@ def evaluate(
         test_interval=bits_per_byte_interval(list(per_story.values()), config.num_resamples, config.bootstrap_seed),
         stories=measure(texts, [story.ended == "eos" for story in told], num_words),
         held_out_stories=measure(held_out, [True] * len(held_out), num_words),
-        copying=compare(copied[: len(told)], copied[len(told) :]),
+        copying=measure_memorisation(copied[: len(told)], copied[len(told) :]),
         num_unsearched=_num_unsearched(model, shards),
         minimal_pairs_version=VERSION,
         minimal_pairs=pairs,
@@ -92,7 +92,7 @@ def evaluate(
     measured = [story.model_dump() | found.model_dump() for story, found in zip(told, copied, strict=False)]
     _write_json(out / "measured.json", measured)
     write_table(out / "per_story.parquet", _as_table(per_story))
-    return Scores(out, _facts(table))
+    return Evaluation(out, _facts(table))
 
 
 def _num_unsearched(model: Checkpoint, shards: TokenShards) -> int:
@@ -174,10 +174,10 @@ def _as_table(per_story: dict[str, StoryScore]) -> pa.Table:
     return pa.table({"id": pa.array(per_story, pa.string())} | columns)
 
 
-def _facts(table: ScoresTable) -> ScoresFacts:
+def _facts(table: ScoreCard) -> EvaluationFacts:
     of_side = ("loss", "perplexity", "bits_per_byte", "accuracy")
     told = {"valid", "ends_properly", "quotes_close", "names_persist", "distinct_2", "self_bleu", "repeated_4"}
-    return ScoresFacts(
+    return EvaluationFacts(
         test_digest=table.test_digest,
         **table.test.model_dump(include={"num_stories", "num_tokens", "num_bytes", "unknown_bytes"}),
         num_misspelt=table.num_misspelt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from slm_model.evaluation.score_card import Phenomenon, ScoresTable
+from slm_model.evaluation.score_card import Phenomenon, ScoreCard
 from slm_model.evaluation.story_score import SideScores
 from slm_model.reporting.plots import BLUE, COLOURS, GREY, ORANGE, new_figure, style, to_png
 
@@ -26,7 +26,7 @@ MEASURES = {  # names of the story measures, in print
 }
 
 
-def training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
+def draw_training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
     """Loss over the steps of a checkpoint's history: of training as it went, of validation where it was due."""
     figure = new_figure(7, 4)
     axes = figure.subplots()
@@ -44,28 +44,28 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
     return to_png(figure)
 
 
-def loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
+def draw_loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
     """Mean loss by place in the story, which doubles from bar to bar: what the model gains from having read more."""
     figure = new_figure(7, 4)
     _positions(figure.subplots(), sides)
     return to_png(figure)
 
 
-def score_card(scores: ScoresTable) -> bytes:
+def draw_score_card(card: ScoreCard) -> bytes:
     """What there is to know of a model on one picture; grey is the same of held-out stories."""
     figure = new_figure(10, 7.5, layout=None)
     margins = {"left": 0.15, "right": 0.98, "bottom": 0.13, "top": 0.95, "wspace": 0.45, "hspace": 0.35}
     (pairs, measures), (positions, copied) = figure.subplots(2, 2, gridspec_kw=margins)
-    _minimal_pairs(pairs, scores.minimal_pairs)
+    _minimal_pairs(pairs, card.minimal_pairs)
     names = [name for name in MEASURES if name != "mean_words"]
     _beside(
         measures,
         "Stories told, and held-out ones",
         [MEASURES[name] for name in names],
-        [[getattr(stories, name) for name in names] for stories in (scores.stories, scores.held_out_stories)],
+        [[getattr(stories, name) for name in names] for stories in (card.stories, card.held_out_stories)],
     )
-    _positions(positions, {"test": scores.test, "validation": scores.validation})
-    copying = scores.copying
+    _positions(positions, {"test": card.test, "validation": card.validation})
+    copying = card.copying
     _beside(
         copied,
         f"Copied from training{': MEMORISES' if copying.memorises else ''}",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from slm_model.data.stories import story_numbers
 from slm_model.errors import UserError
 from slm_model.evaluation.config import GateConfig
-from slm_model.evaluation.score_card import Interval, ScoresFacts
+from slm_model.evaluation.score_card import EvaluationFacts, Interval
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ class Verdict(BaseModel):
     num_resembling: int  # of those, the ones that are near duplicates and no more
 
 
-def judge(
+def decide(
     challenger: Contender,
-    facts: ScoresFacts,
+    facts: EvaluationFacts,
     champion: Contender | None,
     reference: Contender | None,
     config: GateConfig,
@@ -161,7 +161,7 @@ def judge(
     )
 
 
-def compare(one: Contender, other: Contender, config: GateConfig) -> tuple[Comparison, int]:
+def compare_models(one: Contender, other: Contender, config: GateConfig) -> tuple[Comparison, int]:
     """One model beside another on the test stories that neither was trained on, and how many those are.
 
     Raises OtherTestSet unless both were scored on the same stories, UserError if none is left.
@@ -219,7 +219,7 @@ def _check_same_stories(challenger: Contender, other: Contender) -> None:
 
 
 def _broken_floors(
-    num_stories: int, num_excluded: int, own: float | None, facts: ScoresFacts, config: GateConfig
+    num_stories: int, num_excluded: int, own: float | None, facts: EvaluationFacts, config: GateConfig
 ) -> list[str]:
     broken = []
     if num_stories < config.min_stories:

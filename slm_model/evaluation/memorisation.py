@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
 from slm_model.errors import Stopped
-from slm_model.evaluation.score_card import Copied, Copying
+from slm_model.evaluation.score_card import Copied, Memorisation
 from slm_model.stage_run import StageRun
 from slm_model.text.hashing import FACTOR, FOLDED, U64
 
@@ -82,7 +82,7 @@ def copied_from(texts: Sequence[str], parts: Sequence[Path], run: StageRun) -> l
     return _by_story(asked, found)
 
 
-def compare(model: Sequence[Copied], held_out: Sequence[Copied]) -> Copying:
+def measure_memorisation(model: Sequence[Copied], held_out: Sequence[Copied]) -> Memorisation:
     """The model's stories beside as many held-out ones. The model ``memorises`` if one of two rules says so:
 
     - more of its stories are copies (half of their words or more in one run), so clearly that Fisher's exact test
@@ -93,7 +93,7 @@ def compare(model: Sequence[Copied], held_out: Sequence[Copied]) -> Copying:
     copies = [sum(is_copy(story) for story in side) for side in (model, held_out)]
     chance = fisher(copies[0], len(model), copies[1], len(held_out))
     above = (shares[0] - shares[1]) / (1 - shares[1]) if shares[1] < 1 else 0.0
-    return Copying(
+    return Memorisation(
         share=shares[0],
         held_out_share=shares[1],
         copies=copies[0],

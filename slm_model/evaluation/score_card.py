@@ -1,4 +1,4 @@
-"""What the evaluation stage leaves: Scores, and the records inside."""
+"""What the evaluate stage leaves: an Evaluation, and the records inside."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Copied(Record):
     source: str | None  # id of the first training story that has it
 
 
-class Copying(Record):
-    """Copying from the training stories: a model's, and that of as many held-out stories (copying.py)."""
+class Memorisation(Record):
+    """How much of a model's stories is copied from training stories, beside as many held-out stories."""
 
     share: float  # of runs of eight words, those that stand in a training story
     held_out_share: float
@@ -72,7 +72,7 @@ class Copying(Record):
     memorises: bool
 
 
-class ScoresTable(Record):
+class ScoreCard(Record):
     """The content of scores.json."""
 
     format: Literal[3] = 3
@@ -86,14 +86,14 @@ class ScoresTable(Record):
     test_interval: Interval  # of the test side's bits per byte
     stories: StoryMeasures
     held_out_stories: StoryMeasures  # the same of test stories
-    copying: Copying
+    copying: Memorisation
     num_unsearched: int = 0  # stories that an earlier model was trained on, whose texts are not here to be searched
     minimal_pairs_version: int
     minimal_pairs: list[Phenomenon]
 
 
-class ScoresFacts(Facts):
-    """The scores in a line; counts are of the test side."""
+class EvaluationFacts(Facts):
+    """The main scores; counts are of the test side."""
 
     test_digest: str
     num_stories: int
@@ -127,19 +127,19 @@ class ScoresFacts(Facts):
 
 
 @dataclass(frozen=True)
-class Scores(Artifact):
+class Evaluation(Artifact):
     """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side), ``samples.json`` (stories from
     prompts) and ``measured.json`` (stories from nothing, with what of each was copied);
     ``observations/numerics.json``: on what, and with how many threads, all of it was computed."""
 
-    facts: ScoresFacts
+    facts: EvaluationFacts
 
     stage: ClassVar[str] = "evaluate"
-    facts_type: ClassVar[type[Facts]] = ScoresFacts
+    facts_type: ClassVar[type[Facts]] = EvaluationFacts
 
-    def table(self) -> ScoresTable:
+    def score_card(self) -> ScoreCard:
         """All scores of both sides."""
-        return self.record("scores.json", ScoresTable)
+        return self.record("scores.json", ScoreCard)
 
     def samples(self) -> list[Story]:
         """The sample stories, in the order of the prompts."""

@@ -16,7 +16,7 @@ from tasks.tracking.registry import Version
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ def replay(version: Version, store: Store, registry: MlflowStore, number: int | 
     Raises UserError if what was recorded is gone or damaged, or there is no such number.
     """
     from slm_model.checkpoint import Checkpoint
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
 
     key = version.lineage.get("evaluate")
     try:
-        scores = store.open(Scores, "evaluate", key) if key else None
-        if scores is None or scores.manifest is None:
+        evaluation = store.open(Evaluation, "evaluate", key) if key else None
+        if evaluation is None or evaluation.manifest is None:
             raise UserError(f"no evaluation of {version.name} is left: `slm run` with its settings makes it again")
         bundle = bundle_folder(registry, version)
         model = Checkpoint.open(checkpoint_folder(bundle))
-        batches = [_of_training(model), *_of_evaluation(scores)]
+        batches = [_of_training(model), *_of_evaluation(evaluation)]
     except ArtifactDamaged as damaged:
         raise UserError(f"{damaged}: the next run with its settings makes it again") from None
     total, stories, first = sum(len(batch.recorded) for batch in batches), {}, 1
@@ -81,7 +81,9 @@ def replay(version: Version, store: Store, registry: MlflowStore, number: int | 
             for i, ((prompt, text), again) in enumerate(zip(batch.recorded, told, strict=True), first):
                 stories[i] = Replayed(batch.where, prompt, text, again)
         first += len(batch.recorded)
-    changed = [f"the bundle has other code of {name} than evaluated it" for name in other_code(bundle, scores.manifest)]
+    changed = [
+        f"the bundle has other code of {name} than evaluated it" for name in other_code(bundle, evaluation.manifest)
+    ]
     changed += [reason for batch in batches for reason in _other_arithmetic(batch.numerics)]
     return Replay(stories, list(dict.fromkeys(changed)))
 
@@ -95,15 +97,15 @@ def _of_training(model: Checkpoint) -> _Batch:
     return _Batch("training", recorded, settings["sample_prompts"], params, model.facts.numerics)
 
 
-def _of_evaluation(scores: Scores) -> Iterator[_Batch]:
-    assert scores.manifest is not None
-    [settings] = scores.manifest.recipe.configs
-    samples = [(story.prompt, story.text) for story in scores.samples()]
+def _of_evaluation(evaluation: Evaluation) -> Iterator[_Batch]:
+    assert evaluation.manifest is not None
+    [settings] = evaluation.manifest.recipe.configs
+    samples = [(story.prompt, story.text) for story in evaluation.samples()]
     params = settings["sampling"] | {"num": settings["stories_per_prompt"]}
-    yield _Batch("evaluation", samples, settings["prompts"], params, scores.numerics())
-    measured = [(story["prompt"], story["text"]) for story in scores.measured()]
+    yield _Batch("evaluation", samples, settings["prompts"], params, evaluation.numerics())
+    measured = [(story["prompt"], story["text"]) for story in evaluation.measured()]
     params = settings["measured_sampling"] | {"num": len(measured)}
-    yield _Batch("evaluation", measured, [""], params, scores.numerics())
+    yield _Batch("evaluation", measured, [""], params, evaluation.numerics())
 
 
 def _other_arithmetic(recorded: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def trace_story(beginning: str, store: Store, registry: MlflowStore, versions: list[Version]) -> list[Link]:
     """The story whose id begins so, in every artifact and model that has it. Raises UserError for none, or several."""
     from slm_model.checkpoint import Checkpoint
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
 
     way = _Way(store, registry, versions)
     ids: set[str] = set()
@@ -48,7 +48,7 @@ def trace_story(beginning: str, store: Store, registry: MlflowStore, versions: l
         (Splits, way.shared_out),
         (TokenShards, way.encoded),
         (Checkpoint, way.trained_on),
-        (Scores, way.tested_on),
+        (Evaluation, way.tested_on),
     ]
     links = [Link(f"story {way.story_id}")]
     for kind, station in stations:
@@ -136,14 +136,14 @@ class _Way:
         self.learned.add(model.key)
         return Link(f"train {model.key}", [("trained on", self._names(model.key))])
 
-    def tested_on(self, scores: Any) -> Link | None:
+    def tested_on(self, evaluation: Any) -> Link | None:
         """The models that were tested on it: never one that was trained on it."""
-        score = scores.per_story().get(self.story_id)
+        score = evaluation.per_story().get(self.story_id)
         if score is None:
             return None
-        key = next(i.key for i in scores.manifest.recipe.inputs if i.stage == "train")
+        key = next(i.key for i in evaluation.manifest.recipe.inputs if i.stage == "train")
         said = f"{score.bits / score.num_bytes:.3f} bits per byte, {self._names(key)}"
-        link = Link(f"evaluate {scores.key}", [("tested on", said)])
+        link = Link(f"evaluate {evaluation.key}", [("tested on", said)])
         if key in self.learned:
             link.wrong.append(f"a test story, and train {key} was trained on it")
         return link

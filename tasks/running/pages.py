@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.data.stories import RawStories, Splits
     from slm_model.evaluation.gate import Verdict
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from slm_model.evaluation.walk import WalkPage
     from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.vocab import Vocab
@@ -140,10 +140,10 @@ def loss_page(rows: Sequence[Mapping[str, Any]], total_steps: int) -> str:
 
 
 def model_page(
-    splits: Splits, vocab: Vocab, model: Checkpoint, scores: Scores, verdict: Verdict, release: Release
+    splits: Splits, vocab: Vocab, model: Checkpoint, evaluation: Evaluation, verdict: Verdict, release: Release
 ) -> str:
     """Scores, verdict, stories, and where to look further."""
-    facts = scores.facts
+    facts = evaluation.facts
     measures = ("loss", "perplexity", "bits_per_byte", "accuracy")
     sides = [(side, *(getattr(facts, f"{side}_{name}") for name in measures)) for side in ("test", "validation")]
     return blocks(
@@ -158,12 +158,12 @@ def model_page(
         table(("", ""), model.facts.model_dump(mode="json", exclude={"numerics"}).items()),
         f"Computed with {', '.join(f'{name} {value}' for name, value in model.facts.numerics.items() if value != [])}.",
         f"The vocabulary: {_learned(vocab, splits)}",
-        _score_card(scores),
+        _score_card(evaluation),
         "## Stories it tells",
-        "\n\n---\n\n".join(quote(story.text.strip()) for story in scores.samples()),
+        "\n\n---\n\n".join(quote(story.text.strip()) for story in evaluation.samples()),
         f"MLflow: run `{release.run_id}`, model `{release.name}`, "
         f"at {version_page(release.tracking_uri, release.name)}",
-        _made_from(model, scores),
+        _made_from(model, evaluation),
     )
 
 
@@ -176,10 +176,10 @@ def _left_out(verdict: Verdict) -> str:
     )
 
 
-def _score_card(scores: Scores) -> str:
+def _score_card(evaluation: Evaluation) -> str:
     from slm_model.evaluation.figures import MEASURES
 
-    found = scores.table()
+    found = evaluation.score_card()
     copying, told, held_out = found.copying, found.stories, found.held_out_stories
     measures = [(name, getattr(told, field), getattr(held_out, field)) for field, name in MEASURES.items()]
     measures += [
@@ -190,7 +190,7 @@ def _score_card(scores: Scores) -> str:
     places = zip_longest(found.test.by_position, found.validation.by_position)
     return blocks(
         "## Score card",
-        picture("Minimal pairs, story measures, loss by position, copying", _drawn_once(scores)),
+        picture("Minimal pairs, story measures, loss by position, copying", _drawn_once(evaluation)),
         f"Stories: {told.num_stories:,} told from nothing, beside as many test stories.",
         table(("", "model", "held out"), measures),
         "**The model memorises its training stories.**"
@@ -211,24 +211,24 @@ def _score_card(scores: Scores) -> str:
     )
 
 
-def _drawn_once(scores: Scores) -> bytes:
+def _drawn_once(evaluation: Evaluation) -> bytes:
     """The score card's picture, kept under all that it is made of: to draw it takes longer than to find all the rest.
 
     What the file holds is used only if it is what was written.
     """
     from tasks.engine.recipe import code_of_this_process
 
-    root = scores.folder.parents[1]
+    root = evaluation.folder.parents[1]
     code = code_of_this_process(root)
     made_of = code.closure(["slm_model.evaluation.figures"])
-    kept = root / ".cache" / "pictures" / hash_json([scores.digest, made_of.code, made_of.libraries])
+    kept = root / ".cache" / "pictures" / hash_json([evaluation.digest, made_of.code, made_of.libraries])
     with suppress(FileNotFoundError):
         data = kept.read_bytes()
         if hashlib.sha256(data[32:]).digest() == data[:32]:
             return data[32:]
-    from slm_model.evaluation.figures import score_card
+    from slm_model.evaluation.figures import draw_score_card
 
-    png = score_card(scores.table())
+    png = draw_score_card(evaluation.score_card())
     if not code.edited(made_of.code):  # else it cannot be told which form has drawn it
         write_atomically(kept, hashlib.sha256(png).digest() + png)
         code.remember()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slm_model.data.sources.config import FilesSource, HubSource, PinnedSource, StorygenSource
     from slm_model.data.stories import Splits
     from slm_model.evaluation.gate import Verdict
-    from slm_model.evaluation.score_card import Scores
+    from slm_model.evaluation.score_card import Evaluation
     from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.config import VocabConfig
     from slm_model.tokenizer.vocab import Vocab
@@ -92,11 +92,11 @@ class Runner:
 
         return drift_of(report, self.engine.store)
 
-    def judge(self, model: Checkpoint, scores: Scores, splits: Splits, config: ReleaseConfig) -> Verdict:
+    def judge(self, model: Checkpoint, evaluation: Evaluation, splits: Splits, config: ReleaseConfig) -> Verdict:
         from tasks.judge import judge_model
 
         def work() -> tuple[Verdict, str, bool]:
-            verdict, known = judge_model(model, scores, splits, config, self.engine.store.root)
+            verdict, known = judge_model(model, evaluation, splits, config, self.engine.store.root)
             return verdict, ("passed: " if verdict.passed else "not passed: ") + "; ".join(verdict.reasons), known
 
         return self.told("judge", work, 0)
@@ -104,7 +104,7 @@ class Runner:
     def register(
         self,
         model: Checkpoint,
-        scores: Scores,
+        evaluation: Evaluation,
         shards: TokenShards,
         report: DataReport,
         drift: Drift | None,
@@ -116,7 +116,7 @@ class Runner:
         def work() -> tuple[Release | None, str, bool]:
             shown = Shown(report, drift, self.pages)
             root = self.engine.store.root
-            release, known = register_model(model, scores, shards, shown, verdict, config, root)
+            release, known = register_model(model, evaluation, shards, shown, verdict, config, root)
             if release is None:
                 return None, "not yet: another run was faster, so that the model has to be judged again", known
             return release, release.name + (f" ({', '.join(release.aliases)})" if release.aliases else ""), known

@@ -102,21 +102,21 @@ def test_the_first_release_is_champion_and_reference_and_the_second_champion_alo
 def test_scores_by_the_same_code_on_the_same_stories_are_taken_and_all_others_made_again(
     built: Built, first: Planner, second: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores, splits, version = second.artifacts["evaluate"], second.artifacts["split"], built.version(first)
+    evaluation, splits, version = second.artifacts["evaluate"], second.artifacts["split"], built.version(first)
     made_again = contender(built.store, version, splits)
     calls: list[Path] = []
     monkeypatch.setattr(tasks.judge, "score_with_bundle", lambda bundle, texts: calls.append(bundle) or [])
-    taken = contender(built.store, version, splits, scores)
+    taken = contender(built.store, version, splits, evaluation)
     assert not calls
     for story_id, score in taken.scores.items():
         other = made_again.scores[story_id]
         assert abs(score.bits - other.bits) / score.num_bytes < PRECISION * 10
-    recipe = scores.manifest.recipe
+    recipe = evaluation.manifest.recipe
     other_code = recipe.model_copy(update={"code": recipe.code | {"slm_model.evaluation.scoring": "0"}})
-    other_stories = scores.facts.model_copy(update={"test_digest": "0"})
+    other_stories = evaluation.facts.model_copy(update={"test_digest": "0"})
     for other in (
-        replace(scores, manifest=scores.manifest.model_copy(update={"recipe": other_code})),
-        replace(scores, facts=other_stories),
+        replace(evaluation, manifest=evaluation.manifest.model_copy(update={"recipe": other_code})),
+        replace(evaluation, facts=other_stories),
     ):
         with pytest.raises(ValueError, match="zip"):
             contender(built.store, version, splits, other)
@@ -214,7 +214,7 @@ def test_a_model_that_went_on_from_another_is_not_judged_on_what_resembles_that_
     built: Built, first: Planner
 ) -> None:
     other = built.walk("--split.seed", "1").artifacts
-    model, scores, splits = (first.artifacts[name] for name in ("train", "evaluate", "split"))
+    model, evaluation, splits = (first.artifacts[name] for name in ("train", "evaluate", "split"))
     resembling = np.isin([int(i, 16) for i in splits.ids("test")], other["train"].training_stories()).sum()
     assert resembling > 0
 
@@ -222,7 +222,7 @@ def test_a_model_that_went_on_from_another_is_not_judged_on_what_resembles_that_
         recipe = model.manifest.recipe
         recipe = recipe.model_copy(update={"inputs": [*recipe.inputs, InputRef(stage="train", key=earlier, digest="")]})
         warmed = replace(model, manifest=model.manifest.model_copy(update={"recipe": recipe}))
-        return judge_model(warmed, scores, splits, ReleaseConfig(model_name="warmed"), built.root)[0]
+        return judge_model(warmed, evaluation, splits, ReleaseConfig(model_name="warmed"), built.root)[0]
 
     assert verdict(model.key).num_excluded == 0  # of the same split
     assert (found := verdict(other["train"].key)).num_resembling == found.num_excluded == resembling

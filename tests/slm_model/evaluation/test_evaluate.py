@@ -16,7 +16,7 @@ from slm_model.checkpoint import TRAINING_STORIES
 from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
-from slm_model.evaluation.score_card import Scores
+from slm_model.evaluation.score_card import Evaluation
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.generation.config import SamplingConfig
@@ -41,69 +41,69 @@ CONFIG = EvaluateConfig(
 
 
 @pytest.fixture(scope="module")
-def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+def evaluation(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     out = tmp_path_factory.mktemp("scores")
     return evaluate(out, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun())
 
 
-def test_every_held_out_token_is_scored_once(pipeline: Pipeline, scores: Scores) -> None:
+def test_every_held_out_token_is_scored_once(pipeline: Pipeline, evaluation: Evaluation) -> None:
     tokenizer = pipeline.vocab.tokenizer()
-    table = scores.table()
+    table = evaluation.score_card()
     for side, found in (("test", table.test), ("validation", table.validation)):
         texts = list(pipeline.splits.texts(side))
         assert found.num_stories == len(texts) > 0
         assert found.num_tokens == sum(len(tokenizer.encode(text)) + 1 for text in texts)
         assert found.num_tokens == sum(position.num_tokens for position in found.by_position)
         assert found.num_bytes == sum(len(text.encode()) for text in texts)
-    assert (scores.facts.num_tokens, scores.facts.num_bytes) == (table.test.num_tokens, table.test.num_bytes)
+    assert (evaluation.facts.num_tokens, evaluation.facts.num_bytes) == (table.test.num_tokens, table.test.num_bytes)
 
 
-def test_the_scores_are_those_of_the_texts_alone(pipeline: Pipeline, scores: Scores) -> None:
+def test_the_scores_are_those_of_the_texts_alone(pipeline: Pipeline, evaluation: Evaluation) -> None:
     """What judging an old model from its bundle relies on."""
     network, tokenizer = pipeline.model.load()
     alone = score_texts(network, tokenizer, list(pipeline.splits.texts("test")))
-    assert scores.facts.test_bits_per_byte == pytest.approx(bits_per_byte(alone), abs=1e-6)
-    found = list(scores.per_story().values())
+    assert evaluation.facts.test_bits_per_byte == pytest.approx(bits_per_byte(alone), abs=1e-6)
+    found = list(evaluation.per_story().values())
     assert [(s.num_tokens, s.num_bytes) for s in found] == [(s.num_tokens, s.num_bytes) for s in alone]
     assert [s.nats for s in found] == pytest.approx([s.nats for s in alone], abs=1e-3)
 
 
-def test_the_validation_side_scores_as_training_found_it(pipeline: Pipeline, scores: Scores) -> None:
-    assert scores.facts.validation_loss == pytest.approx(pipeline.model.facts.validation_loss, abs=1e-5)
-    found = scores.facts.validation_bits_per_byte
+def test_the_validation_side_scores_as_training_found_it(pipeline: Pipeline, evaluation: Evaluation) -> None:
+    assert evaluation.facts.validation_loss == pytest.approx(pipeline.model.facts.validation_loss, abs=1e-5)
+    found = evaluation.facts.validation_bits_per_byte
     assert found == pytest.approx(pipeline.model.facts.validation_bits_per_byte, abs=1e-5)
 
 
-def test_scores_name_their_test_set_story_by_story(pipeline: Pipeline, scores: Scores) -> None:
-    assert list(scores.per_story()) == list(pipeline.splits.ids("test"))
-    assert scores.facts.test_digest == scores.table().test_digest == pipeline.splits.facts.test_digest
+def test_scores_name_their_test_set_story_by_story(pipeline: Pipeline, evaluation: Evaluation) -> None:
+    assert list(evaluation.per_story()) == list(pipeline.splits.ids("test"))
+    assert evaluation.facts.test_digest == evaluation.score_card().test_digest == pipeline.splits.facts.test_digest
 
 
-def test_scores_state_the_convention_that_they_were_made_by(scores: Scores) -> None:
-    assert (scores.table().context, scores.table().stride) == (NETWORK.context, NETWORK.context // 2)
+def test_scores_state_the_convention_that_they_were_made_by(evaluation: Evaluation) -> None:
+    assert (evaluation.score_card().context, evaluation.score_card().stride) == (NETWORK.context, NETWORK.context // 2)
 
 
-def test_sample_stories_come_by_prompt_and_say_what_the_model_did_not_see(scores: Scores) -> None:
-    stories = scores.samples()
+def test_sample_stories_come_by_prompt_and_say_what_the_model_did_not_see(evaluation: Evaluation) -> None:
+    stories = evaluation.samples()
     assert [story.prompt for story in stories] == ["One day, Lily"] * 3 + ["Ж"] * 3
     assert [story.unknown_bytes for story in stories] == [0, 0, 0, 2, 2, 2]
     assert len({story.text for story in stories}) == 6
 
 
-def test_two_equal_runs_leave_equal_bytes(pipeline: Pipeline, scores: Scores, tmp_path: Path) -> None:
+def test_two_equal_runs_leave_equal_bytes(pipeline: Pipeline, evaluation: Evaluation, tmp_path: Path) -> None:
     again = evaluate(tmp_path, pipeline.model, pipeline.shards, pipeline.splits, CONFIG, StageRun())
-    assert again.facts == scores.facts
-    names = sorted(path.name for path in scores.folder.iterdir() if path.is_file())
+    assert again.facts == evaluation.facts
+    names = sorted(path.name for path in evaluation.folder.iterdir() if path.is_file())
     assert names == ["measured.json", "per_story.parquet", "samples.json", "scores.json"]
     for name in names:
-        assert (tmp_path / name).read_bytes() == (scores.folder / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (evaluation.folder / name).read_bytes()
 
 
-def test_scores_json_is_plain_json(scores: Scores) -> None:
+def test_scores_json_is_plain_json(evaluation: Evaluation) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
 
-    json.loads((scores.folder / "scores.json").read_bytes(), parse_constant=refuse)
+    json.loads((evaluation.folder / "scores.json").read_bytes(), parse_constant=refuse)
 
 
 def test_shards_of_another_vocabulary_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def test_evaluation_says_how_far_it_is(pipeline: Pipeline, tmp_path: Path) -> No
     assert steps == sorted(steps) and steps[-1] == all_stories
 
 
-def test_bits_per_byte_stands_within_its_interval(scores: Scores) -> None:
-    facts = scores.facts
+def test_bits_per_byte_stands_within_its_interval(evaluation: Evaluation) -> None:
+    facts = evaluation.facts
     assert facts.test_bits_per_byte_low < facts.test_bits_per_byte < facts.test_bits_per_byte_high
 
 
 def test_measured_stories_are_told_from_nothing_and_as_many_as_held_out_ones(
-    pipeline: Pipeline, scores: Scores
+    pipeline: Pipeline, evaluation: Evaluation
 ) -> None:
-    table, told = scores.table(), scores.measured()
+    table, told = evaluation.score_card(), evaluation.measured()
     num = min(CONFIG.num_measured, pipeline.splits.facts.num_stories["test"])
     assert (
         len(told) == table.stories.num_stories == table.held_out_stories.num_stories == table.copying.num_stories == num
@@ -154,9 +154,9 @@ def test_measured_stories_are_told_from_nothing_and_as_many_as_held_out_ones(
 
 
 def test_the_baseline_is_the_test_side_and_copying_is_from_the_training_side(
-    pipeline: Pipeline, scores: Scores
+    pipeline: Pipeline, evaluation: Evaluation
 ) -> None:
-    table = scores.table()
+    table = evaluation.score_card()
     words = [len(re.findall(r"\w+", text)) for text in pipeline.splits.texts("test")]
     assert len(words) <= CONFIG.num_measured  # so all of them are the baseline
     assert table.held_out_stories.mean_words == pytest.approx(sum(words) / len(words), abs=0.5)
@@ -173,9 +173,9 @@ def test_the_baseline_is_the_test_side_and_copying_is_from_the_training_side(
 
 
 def test_an_earlier_models_stories_that_were_not_searched_for_copies_are_counted(
-    pipeline: Pipeline, scores: Scores, tmp_path: Path
+    pipeline: Pipeline, evaluation: Evaluation, tmp_path: Path
 ) -> None:
-    assert scores.table().num_unsearched == 0
+    assert evaluation.score_card().num_unsearched == 0
     assert pipeline.shards.ids("train").tolist() == pipeline.shards.load("train").ids.tolist()
     shutil.copytree(pipeline.model.folder, tmp_path / "model")
     ids = np.union1d(pipeline.model.training_stories(), np.array([1, 2, 3], np.uint64))
@@ -183,8 +183,8 @@ def test_an_earlier_models_stories_that_were_not_searched_for_copies_are_counted
     facts = pipeline.model.facts.model_copy(update={"warm_start": "0" * 64})
     warm = replace(pipeline.model, folder=tmp_path / "model", facts=facts)
     found = evaluate(tmp_path / "out", warm, pipeline.shards, pipeline.splits, CONFIG, StageRun())
-    assert found.table().num_unsearched == 3
-    named = Scores(found.folder, found.facts, finish(found.folder, "evaluate", found.facts))
+    assert found.score_card().num_unsearched == 3
+    named = Evaluation(found.folder, found.facts, finish(found.folder, "evaluate", found.facts))
     assert "\n3 more stories" in _score_card(named)
 
 
@@ -209,25 +209,25 @@ def test_a_model_that_learned_its_stories_by_heart_is_flagged(tmp_path: Path) ->
     for steps in (20, 250):
         settings = TrainConfig(max_steps=steps, batch_size=4, num_validations=1, sample_tokens=0)
         model = train(tmp_path / f"train{steps}", shards, vocab, network, settings, run=StageRun())
-        scores = evaluate(tmp_path / f"scores{steps}", model, shards, splits, config, StageRun())
-        found.append(scores.table().copying)
+        evaluation = evaluate(tmp_path / f"scores{steps}", model, shards, splits, config, StageRun())
+        found.append(evaluation.score_card().copying)
     early, late = found
     assert not early.memorises and early.copies == 0
     assert late.memorises and late.copies > late.num_stories / 2 and late.held_out_copies == 0
 
 
-def test_minimal_pairs_are_scored_by_phenomenon(scores: Scores) -> None:
-    found = scores.table().minimal_pairs
+def test_minimal_pairs_are_scored_by_phenomenon(evaluation: Evaluation) -> None:
+    found = evaluation.score_card().minimal_pairs
     assert sum(phenomenon.num_pairs for phenomenon in found) == 950
-    assert scores.facts.minimal_pairs == pytest.approx(sum(p.share for p in found) / len(found))
+    assert evaluation.facts.minimal_pairs == pytest.approx(sum(p.share for p in found) / len(found))
 
 
 def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
-    scores: Scores, monkeypatch: pytest.MonkeyPatch
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = Scores(scores.folder, scores.facts, finish(scores.folder, "evaluate", scores.facts))
+    named = Evaluation(evaluation.folder, evaluation.facts, finish(evaluation.folder, "evaluate", evaluation.facts))
     page = _score_card(named)
-    table = scores.table()
+    table = evaluation.score_card()
     assert "![Minimal pairs" in page and "data:image/png;base64,iVBO" in page
     for found in table.minimal_pairs:
         assert f"| {found.name.replace('_', ' ')} | {found.share:.4g} | {found.interval.low:.4g} |" in page
@@ -237,5 +237,5 @@ def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
     assert "more stories" not in page
     assert "No sign of memorising" in page and "**The model memorises" not in page
     flagged = table.model_copy(update={"copying": table.copying.model_copy(update={"memorises": True})})
-    monkeypatch.setattr(Scores, "table", lambda _: flagged)
+    monkeypatch.setattr(Evaluation, "score_card", lambda _: flagged)
     assert "**The model memorises its training stories.**" in _score_card(named)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from slm_model.evaluation.figures import loss_by_position, score_card, training_curve
-from slm_model.evaluation.score_card import Copying, Interval, Phenomenon, ScoresTable, StoryMeasures
+from slm_model.evaluation.figures import draw_loss_by_position, draw_score_card, draw_training_curve
+from slm_model.evaluation.score_card import Interval, Memorisation, Phenomenon, ScoreCard, StoryMeasures
 from slm_model.evaluation.story_score import PositionLoss, SideScores
 
 HISTORY: list[dict[str, Any]] = [{"step": step, "train/loss": 5 / step} for step in range(1, 100)]
@@ -26,11 +26,11 @@ MEASURES = StoryMeasures(
     valid=1.0, ends_properly=1.0, quotes_close=0.9, num_with_names=3, names_persist=0.7,
 )  # fmt: skip
 INTERVAL = Interval(low=0.6, high=0.9)
-SCORES = ScoresTable(
+SCORES = ScoreCard(
     test_digest="0", num_misspelt=0, context_free_bits_per_byte=2.0,
     context=8, stride=4, test=SIDE, validation=SIDE, test_interval=INTERVAL, stories=MEASURES,
     held_out_stories=MEASURES,
-    copying=Copying(
+    copying=Memorisation(
         share=0.1, held_out_share=0.1, copies=0, held_out_copies=0, num_stories=4, longest_words=12,
         held_out_longest_words=11,
         chance=1.0, memorises=False,
@@ -43,11 +43,11 @@ SCORES = ScoresTable(
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: training_curve(HISTORY),
-        lambda: training_curve(HISTORY[:1]),
-        lambda: training_curve([]),
-        lambda: loss_by_position({"validation": SIDE, "test": SIDE}),
-        lambda: loss_by_position({}),
+        lambda: draw_training_curve(HISTORY),
+        lambda: draw_training_curve(HISTORY[:1]),
+        lambda: draw_training_curve([]),
+        lambda: draw_loss_by_position({"validation": SIDE, "test": SIDE}),
+        lambda: draw_loss_by_position({}),
     ],
 )
 def test_a_figure_is_a_picture_and_always_the_same(draw: Callable[[], bytes]) -> None:
@@ -59,12 +59,12 @@ def test_a_figure_is_a_picture_and_always_the_same(draw: Callable[[], bytes]) ->
 
 
 def test_other_numbers_make_another_figure() -> None:
-    assert training_curve(HISTORY) != training_curve(HISTORY[:50])
+    assert draw_training_curve(HISTORY) != draw_training_curve(HISTORY[:50])
 
 
 def test_the_score_card_shows_every_part_of_the_scores() -> None:
-    card = score_card(SCORES)
-    assert card[:8] == b"\x89PNG\r\n\x1a\n" and score_card(SCORES) == card
+    card = draw_score_card(SCORES)
+    assert card[:8] == b"\x89PNG\r\n\x1a\n" and draw_score_card(SCORES) == card
     pairs = [SCORES.minimal_pairs[0].model_copy(update={"share": 0.1}), *SCORES.minimal_pairs[1:]]
     others = {
         "minimal_pairs": pairs,
@@ -73,7 +73,7 @@ def test_the_score_card_shows_every_part_of_the_scores() -> None:
         "copying": SCORES.copying.model_copy(update={"share": 0.9}),
         "test": SIDE.model_copy(update={"by_position": POSITIONS[:4]}),
     }
-    cards = {score_card(SCORES.model_copy(update={name: value})) for name, value in others.items()}
+    cards = {draw_score_card(SCORES.model_copy(update={name: value})) for name, value in others.items()}
     assert len(cards | {card}) == len(others) + 1
 
 

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from slm_model.errors import ArtifactDamaged
 from slm_model.evaluation.config import EvaluateConfig, GateConfig
 from slm_model.evaluation.evaluate import context_free_bits_per_byte, evaluate, num_misspelt
-from slm_model.evaluation.gate import Contender, judge
-from slm_model.evaluation.memorisation import compare, copied_from
-from slm_model.evaluation.score_card import ScoresFacts
+from slm_model.evaluation.gate import Contender, decide
+from slm_model.evaluation.memorisation import copied_from, measure_memorisation
+from slm_model.evaluation.score_card import EvaluationFacts
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_measures import measure
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte
@@ -31,8 +31,8 @@ from slm_model.tokenizer import char, word
 from slm_model.tokenizer.config import CharConfig, WordConfig
 from tests.slm_model.evaluation.small_pipeline import NETWORK, Pipeline
 
-GOOD = ScoresFacts.model_validate(
-    dict.fromkeys(ScoresFacts.model_fields, 0)
+GOOD = EvaluationFacts.model_validate(
+    dict.fromkeys(EvaluationFacts.model_fields, 0)
     | {"test_digest": "d", "minimal_pairs_by_kind": {}, "memorises": False, "num_stories": 1, "valid": 1.0}
     | {"ends_properly": 1.0, "test_bits_per_byte": 1.0, "context_free_bits_per_byte": 4.0}
 )
@@ -41,7 +41,7 @@ GOOD = ScoresFacts.model_validate(
 def reasons(**broken: Any) -> list[str]:
     """What the gate says of a first model that is good but for this."""
     scores = {"00000000000000a1": StoryScore(100.0, 50, 100, 0)}
-    verdict = judge(Contender("1", "d", scores), GOOD.model_copy(update=broken), None, None, GateConfig())
+    verdict = decide(Contender("1", "d", scores), GOOD.model_copy(update=broken), None, None, GateConfig())
     assert verdict.passed == verdict.floors_hold == (verdict.reasons == ["first model: there is no champion to beat"])
     return verdict.reasons
 
@@ -153,7 +153,7 @@ def test_a_model_that_only_copies_training_stories(pipeline: Pipeline) -> None:
     stories = list(pipeline.splits.texts("train"))
     told = [*random.Random(0).sample(stories, 16), *held_out(pipeline)[:16]]
     copied = copied_from(told, pipeline.splits.parts("train"), StageRun())
-    found = compare(copied[:16], copied[16:])
+    found = measure_memorisation(copied[:16], copied[16:])
     assert found.memorises
     assert reasons(memorises=found.memorises, copied_share=found.share)[0].startswith(
         "it copies its training stories: 1"

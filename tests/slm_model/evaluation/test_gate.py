@@ -10,8 +10,8 @@ import pytest
 
 from slm_model.data.stories import story_numbers
 from slm_model.evaluation.config import GateConfig
-from slm_model.evaluation.gate import Contender, OtherTestSet, Spread, Verdict, judge
-from slm_model.evaluation.score_card import ScoresFacts
+from slm_model.evaluation.gate import Contender, OtherTestSet, Spread, Verdict, decide
+from slm_model.evaluation.score_card import EvaluationFacts
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import StoryScore
 from slm_model.stage_run import StageRun
@@ -21,8 +21,8 @@ from tests.slm_model.evaluation.small_pipeline import NETWORK, Pipeline
 
 IDS = ["00000000000000a1", "ffffffffffffffff", "8000000000000000", "0123456789abcdef"]
 NUM_BYTES = [100, 200, 300, 400]
-FACTS = ScoresFacts.model_validate(
-    dict.fromkeys(ScoresFacts.model_fields, 0)
+FACTS = EvaluationFacts.model_validate(
+    dict.fromkeys(EvaluationFacts.model_fields, 0)
     | {"test_digest": "d", "minimal_pairs_by_kind": {}, "memorises": False, "num_stories": 4}
     | {"valid": 1.0, "ends_properly": 0.9, "repeated_4": 0.02, "test_bits_per_byte": 2.0}
     | {"context_free_bits_per_byte": 4.0, "copied_share": 0.2, "held_out_copied_share": 0.2}
@@ -52,7 +52,7 @@ def gate(
     reference: Contender | None = None,
     spread: Spread | None = None,
 ) -> Verdict:
-    return judge(challenger, FACTS, champion, reference, config, spread)
+    return decide(challenger, FACTS, champion, reference, config, spread)
 
 
 def test_the_first_model_passes_and_the_verdict_says_why() -> None:
@@ -150,7 +150,7 @@ FLOORS: dict[str, tuple[dict[str, float | bool], str]] = {
 def test_a_model_below_a_floor_is_no_candidate_however_good_its_loss(broken: dict[str, float], reason: str) -> None:
     facts = FACTS.model_copy(update=broken)
     for champion in (None, level(2)):
-        verdict = judge(level(0.5), facts, champion, None, ANY_GAIN)
+        verdict = decide(level(0.5), facts, champion, None, ANY_GAIN)
         assert (verdict.passed, verdict.floors_hold) == (False, False)
         assert [r for r in verdict.reasons if not r.startswith("no spread")] == [
             next(r for r in verdict.reasons if r.startswith(reason))

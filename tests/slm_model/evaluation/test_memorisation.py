@@ -1,4 +1,4 @@
-"""Copying: planted runs are found to the word, a memoriser is told from an honest model, and workers change nothing."""
+"""Memorisation: planted runs are found to the word, honest models pass, and workers change nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from slm_model.data.parquet import PartWriter
 from slm_model.data.storygen.generate import story
 from slm_model.errors import Stopped
 from slm_model.evaluation import memorisation as copying
-from slm_model.evaluation.memorisation import compare, copied_from, fisher
-from slm_model.evaluation.score_card import Copied, Copying
+from slm_model.evaluation.memorisation import copied_from, fisher, measure_memorisation
+from slm_model.evaluation.score_card import Copied, Memorisation
 from slm_model.stage_run import StageRun
 
 WORDS = [f"w{i}" for i in range(5000)]
@@ -125,10 +125,10 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return written(tmp_path_factory.mktemp("training"), generated(0, 2000), per_part=500)
 
 
-def judged(told: Sequence[str], training: list[Path]) -> Copying:
+def judged(told: Sequence[str], training: list[Path]) -> Memorisation:
     held_out = generated(5000, len(told))
     found = copied_from([*told, *held_out], training, StageRun())
-    return compare(found[: len(told)], found[len(told) :])
+    return measure_memorisation(found[: len(told)], found[len(told) :])
 
 
 def test_a_model_that_returns_training_stories_memorises(training: list[Path]) -> None:
@@ -158,9 +158,9 @@ def test_honest_stories_of_the_same_kind_do_not(training: list[Path]) -> None:
 def test_copies_count_where_held_out_stories_have_none() -> None:
     copy = Copied(num_words=100, num_grams=93, copied_grams=43, longest_words=50, source="0")
     own = Copied(num_words=100, num_grams=93, copied_grams=9, longest_words=12, source="0")
-    assert compare([copy] * 8 + [own] * 24, [own] * 32).memorises
-    assert not compare([copy] * 2 + [own] * 30, [own] * 32).memorises
-    assert not compare([copy] * 8 + [own] * 24, [copy] * 8 + [own] * 24).memorises
+    assert measure_memorisation([copy] * 8 + [own] * 24, [own] * 32).memorises
+    assert not measure_memorisation([copy] * 2 + [own] * 30, [own] * 32).memorises
+    assert not measure_memorisation([copy] * 8 + [own] * 24, [copy] * 8 + [own] * 24).memorises
 
 
 def test_fishers_exact_test_by_hand() -> None:

@@ -14,7 +14,7 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.data.stories import Splits, SplitsFacts
 from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import GateConfig
-from slm_model.evaluation.gate import Contender, compare
+from slm_model.evaluation.gate import Contender, compare_models
 from slm_model.evaluation.story_score import StoryScore
 from slm_model.shards.shard import ShardConfig, shard
 from slm_model.shards.token_shards import TokenShards
@@ -109,7 +109,7 @@ def test_a_story_that_the_earlier_model_was_trained_on_was_trained_on(
     unseen = "f" * 16
     scores = {f"{int(theirs[0]):016x}": StoryScore(10, 5, 20, 0), unseen: StoryScore(10, 5, 20, 0)}
     contenders = Contender("warm", "digest", scores, found), Contender("other", "digest", scores)
-    assert compare(*contenders, GateConfig(min_stories=1))[1] == 1
+    assert compare_models(*contenders, GateConfig(min_stories=1))[1] == 1
 
 
 def test_held_out_stories_that_the_earlier_model_was_trained_on_are_counted(

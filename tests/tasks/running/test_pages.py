@@ -90,15 +90,15 @@ def test_a_loss_page_has_the_newest_row_first_and_what_is_left() -> None:
 def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
     """The score card of scores of some content, drawn by some code: each drawing is another."""
     drawings = iter(range(9))
-    monkeypatch.setattr("slm_model.evaluation.figures.score_card", lambda _: b"drawing %d" % next(drawings))
+    monkeypatch.setattr("slm_model.evaluation.figures.draw_score_card", lambda _: b"drawing %d" % next(drawings))
 
     def draw(digest: str = "scores", code: str = "code", edited: tuple[str, ...] = ()) -> bytes:
         base = SimpleNamespace(
             closure=lambda _: Closure({"figures": code}), edited=lambda _: edited, remember=lambda: None
         )
         monkeypatch.setattr("tasks.engine.recipe.code_of_this_process", lambda _: base)
-        scores: Any = SimpleNamespace(folder=tmp_path / "evaluate" / "key", digest=digest, table=lambda: None)
-        return _drawn_once(scores)
+        evaluation: Any = SimpleNamespace(folder=tmp_path / "evaluate" / "key", digest=digest, score_card=lambda: None)
+        return _drawn_once(evaluation)
 
     return draw
 
