@@ -33,7 +33,7 @@ from slm_model.numerics.config import NumericsConfig
 from slm_model.shards.batches import PackedBatches
 from slm_model.training.config import ScheduleConfig, TrainConfig
 from slm_model.training.schedule import share_of_peak
-from slm_model.training.train_step import Trainee
+from slm_model.training.train_step import TrainStep
 
 SIZES: dict[str, tuple[TransformerConfig, int]] = {  # network and vocabulary
     "1M": SIZES_TO_TELL["1M"],
@@ -143,10 +143,10 @@ class Ours(Learner):
 
     def __init__(self, network: Network, batches: PackedBatches, config: TrainConfig, numerics: Numerics) -> None:
         self.network, self.numerics = network, numerics
-        self.trainee = Trainee(network, batches, config, numerics)
+        self.train_step = TrainStep(network, batches, config, numerics)
 
     def step(self, number: int, total_steps: int) -> float:
-        return self.trainee.step(number, total_steps).loss
+        return self.train_step(number, total_steps).loss
 
 
 class PlainLoop(Learner):

@@ -1,4 +1,4 @@
-"""Scaling: a loss curve L(C) = a + b * C**-c through measured losses, how sure it is, and what a token costs."""
+"""Scaling: a loss curve L(C) = a + b * C**-c through measured losses, and how sure it is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from slm_model.networks.config import NetworkConfig, TransformerConfig
 
 EXPONENTS = np.geomspace(0.02, 4.0, 160)
 LEAST_POINTS = 5  # three numbers are fitted
@@ -67,11 +65,3 @@ def _least_squares(x: NDArray[np.float64], y_NR: NDArray[np.float64]) -> NDArray
         errors.append(((y_NR - a - power[:, None] * b) ** 2).sum(0))
     best = np.argmin(errors, axis=0)
     return np.stack(found)[best, :, np.arange(y_NR.shape[1])].T
-
-
-def flops_a_token(network: NetworkConfig, num_parameters: int) -> float:
-    """Of training: 6 for each parameter, and 12 x layers x heads' width x context for attention (Chowdhery et al.,
-    2022, PaLM, appendix B)."""
-    if not isinstance(network, TransformerConfig):
-        return 6.0 * num_parameters
-    return 6.0 * num_parameters + 12.0 * network.num_layers * network.num_heads * network.head_width * network.context

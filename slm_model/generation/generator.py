@@ -12,7 +12,6 @@ The plain path, `Network.forward` with a cache, is the reference. A Transformer 
 from __future__ import annotations
 
 import codecs
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -24,6 +23,7 @@ from slm_model.generation.config import SamplingConfig, Story
 from slm_model.generation.next_token import FloatArray, choose
 from slm_model.generation.numpy_step import fast_step
 from slm_model.networks.base import Cache, Network
+from slm_model.numerics.seeds import derive_seed
 from slm_model.text.normalise import normalise
 from slm_model.tokenizer.base import Tokenizer
 
@@ -41,8 +41,7 @@ class _Telling:
         self.dropped_tokens = max(0, len(ids) - context)
         self.ids = tokenizer.truncate(ids, context, side="left")
         self.prompt_length = len(self.ids)
-        seed = hashlib.sha256(f"{options.seed} {index}".encode()).digest()[:8]
-        self.generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+        self.generator = torch.Generator().manual_seed(derive_seed(options.seed, index))
         self.ended: Literal["eos", "stop", "max_tokens"] | None = None
         self.added = ""  # text after the prompt that no later token can change
         self._held = ""  # text after that, with which a stop string may begin

@@ -81,12 +81,6 @@ class Network(nn.Module):
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    @property
-    def flops_per_token(self) -> int:
-        """Floating-point operations of training on a token: 2 for a weight in a product, and twice that again backward
-        (Kaplan et al., 2020, arXiv:2001.08361)."""
-        return 6 * sum(parameter.numel() for parameter in self.parameters() if parameter.dim() >= 2)
-
     def kept_per_token(self, explicit: bool) -> int:
         """Values of a token that a training step keeps for its backward pass, at the very least; ``explicit``: with
         attention as ``attend`` takes it."""

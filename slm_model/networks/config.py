@@ -59,3 +59,12 @@ class LstmConfig(_RecurrentConfig):
 
 
 NetworkConfig = Annotated[TransformerConfig | GruConfig | LstmConfig, Field(discriminator="kind")]
+
+
+def training_flops_per_token(network: NetworkConfig, num_parameters: int) -> int:
+    """Floating-point operations of training on a token: 6 for each parameter, and 12 x layers x width of all heads x
+    context for attention (PaLM, arXiv:2204.02311, appendix B)."""
+    attention = 0
+    if isinstance(network, TransformerConfig):
+        attention = 12 * network.num_layers * network.num_heads * network.head_width * network.context
+    return 6 * num_parameters + attention

@@ -88,12 +88,6 @@ class Transformer(Network):
     def inner_matrices(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.layers.parameters() if parameter.dim() == 2]
 
-    @property
-    def flops_per_token(self) -> int:
-        """And those of attention over a whole context."""
-        c = self.config
-        return super().flops_per_token + 12 * c.num_layers * c.num_heads * c.head_width * c.context
-
     def kept_per_token(self, explicit: bool) -> int:
         """A block's residual stream twice and normed twice; queries and keys, twice, values and what they come to; the
         feed-forward part's four; and explicit attention's weights, three quarters of a square."""

@@ -211,7 +211,7 @@ def _learn(job: Job, ranks: Ranks, folder: Path, tell: Any) -> str:
         world_size=ranks.size,
         timeout=PATIENCE,
     )
-    run = StageRun(device=job.device, should_stop=lambda: ranks.largest((folder / "stop").exists()) > 0)
+    run = StageRun(device=job.device, should_stop=lambda: ranks.all_reduce_max((folder / "stop").exists()) > 0)
     if ranks.rank == 0:
         handler = logging.Handler()
         handler.emit = lambda record: tell(level=record.levelno, text=record.getMessage())  # type: ignore[method-assign]

@@ -39,7 +39,7 @@ from slm_model.digests import hash_json
 from slm_model.errors import Stopped, UserError
 from slm_model.manifest import OBSERVATIONS
 from slm_model.networks.base import Network
-from slm_model.networks.config import NetworkConfig
+from slm_model.networks.config import NetworkConfig, training_flops_per_token
 from slm_model.numerics.arithmetic import Numerics, arithmetic, hindrance, require_same, resolve
 from slm_model.shards.batches import PackedBatches
 from slm_model.shards.token_shards import TokenShards
@@ -49,11 +49,11 @@ from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.divergence import DivergenceWatch
 from slm_model.training.memory import memory_advice, require_memory
-from slm_model.training.ranks import ALONE, Ranks
+from slm_model.training.ranks import SINGLE, Ranks
 from slm_model.training.resume import Plan, ResumeFolder, State
 from slm_model.training.schedule import trunk_steps
 from slm_model.training.speed import Speedometer
-from slm_model.training.train_step import Trainee
+from slm_model.training.train_step import TrainStep
 from slm_model.training.trunk import TrunkFacts, Trunks, write_trunk
 from slm_model.training.validation import tell, validate, validation_steps
 from slm_model.training.warm_start import earlier_weights
@@ -71,7 +71,7 @@ def learn(
     config: TrainConfig,
     earlier: Checkpoint | None,
     run: StageRun,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
     trunks: Trunks | None = None,
 ) -> Training:
     """Take the steps that are left, alone or as one of ``ranks``, and keep the finished state. Only rank 0 is given a
@@ -81,7 +81,7 @@ def learn(
     started_from = [earlier.digest] if earlier else []
     identity = hash_json([network.identity(), config.identity(), shards.facts.model_dump(), *started_from])
     resume = ResumeFolder(run.resume)
-    plan = ranks.same(resume.read_plan())
+    plan = ranks.broadcast(resume.read_plan())
     if plan and plan.identity != identity:
         raise UserError(
             f"{run.resume} is kept for a training with other settings or stories: remove it, or take another"
@@ -93,23 +93,27 @@ def learn(
         batches = PackedBatches(shards.load("train"), config.batch_size, model.context, config.seed)
         long = is_long(config, batches, model.num_parameters)
         numerics = plan.numerics if plan else _held_to(trunks, run.device)
-        numerics = numerics or ranks.same(resolve(config.numerics, run.device, model.compiles, long, model.context))
+        numerics = numerics or ranks.broadcast(
+            resolve(config.numerics, run.device, model.compiles, long, model.context)
+        )
         for note in () if plan else numerics.notes:
             log.warning(note)
         require_memory(model, config, numerics)
         with arithmetic(numerics):
-            trainee = Trainee(model, batches, config, numerics, weights, ranks)
+            train_step = TrainStep(model, batches, config, numerics, weights, ranks)
             if plan is None:
                 steps, budget = total_steps(
                     config,
                     model.context,
                     batches.num_tokens,
-                    lambda seconds: calibrate(lambda step: trainee.step(step, 1 << 30), seconds, ranks.largest),
+                    lambda budget: calibrate(lambda step: train_step(step, 1 << 30), budget, ranks.all_reduce_max),
                 )
                 plan = Plan(identity=identity, total_steps=steps, budget=budget, numerics=numerics)
                 resume.write_plan(plan)
-                trainee.begin()
-            training = Training(trainee, plan, resume, run, trunks, shards, vocab, earlier)
+                train_step.initialise()
+            flops_per_token = training_flops_per_token(network, model.num_parameters)
+            speedometer = Speedometer(flops_per_token, batches.tokens_per_step, numerics)
+            training = Training(train_step, plan, resume, run, trunks, shards, vocab, earlier, speedometer)
             training.go_on()
             return training
 
@@ -131,7 +135,7 @@ def _held_to(trunks: Trunks | None, device: str) -> Numerics | None:
 class Training:
     """A training on its way: what has been learned, and what has been written down of it."""
 
-    trainee: Trainee
+    train_step: TrainStep
     plan: Plan
     resume: ResumeFolder
     run: StageRun
@@ -139,25 +143,23 @@ class Training:
     shards: TokenShards
     vocab: Vocab
     earlier: Checkpoint | None
+    speedometer: Speedometer
     trunk_steps: int = field(init=False)  # those that are as they are with any larger budget
     step: int = 0  # steps taken
     validated: int = 0  # the last step after which there was a validation
     kept: tuple[int, int] | None = None  # both of these, in the newest state
-    speedometer: Speedometer = field(init=False)
     watch: DivergenceWatch = field(default_factory=DivergenceWatch)
     notes: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in NOTES})
 
     def __post_init__(self) -> None:
-        trainee = self.trainee
-        self.speedometer = Speedometer(trainee.network, trainee.batches.tokens_per_step, trainee.numerics)
-        self.trunk_steps = trunk_steps(trainee.config.schedule, self.plan.total_steps)
-        if state := trainee.ranks.same(self.resume.load() or self._on_the_way()):
+        self.trunk_steps = trunk_steps(self.train_step.config.schedule, self.plan.total_steps)
+        if state := self.train_step.ranks.broadcast(self.resume.load() or self._on_the_way()):
             self._restore(state)
 
     def go_on(self) -> None:
         """Take the steps that are left."""
         validation, tokenizer = self.shards.load("validation"), self.vocab.tokenizer()
-        due = validation_steps(self.trainee.config.num_validations, self.plan.total_steps, self.trunk_steps)
+        due = validation_steps(self.train_step.config.num_validations, self.plan.total_steps, self.trunk_steps)
         self.run.report(self.step, {"total_steps": self.plan.total_steps})
         kept_at = time.monotonic()
         while True:
@@ -165,13 +167,13 @@ class Training:
                 self._keep_trunk()
             if self.step in due and self.validated < self.step:
                 try:
-                    found = validate(self.trainee.network, validation, self.run.should_stop, self.trainee.ranks)
+                    found = validate(self.train_step.network, validation, self.run.should_stop, self.train_step.ranks)
                 except Stopped:
                     self._stop()
                 if not math.isfinite(found["val/loss"]):  # the last step's own loss was seen before its weights moved
                     raise self._gone_wrong(f"after step {self.step}: the validation loss is {found['val/loss']}")
                 self._note(HISTORY, found)
-                for story in tell(self.trainee.network, tokenizer, self.trainee.config):
+                for story in tell(self.train_step.network, tokenizer, self.train_step.config):
                     self._note(SAMPLES, story)
                 self.run.report(self.step, found)
                 self.validated = self.step
@@ -181,13 +183,13 @@ class Training:
             if self.run.should_stop():
                 self._stop()
             self._take_step()
-            if self.watch.calm and time.monotonic() - kept_at >= self.trainee.config.checkpoint_seconds:
+            if self.watch.calm and time.monotonic() - kept_at >= self.train_step.config.checkpoint_seconds:
                 self._keep()
                 kept_at = time.monotonic()
 
     def finish(self, out: Path, network: NetworkConfig) -> Checkpoint:
         """Write the checkpoint."""
-        model, facts = self.trainee.network, self.vocab.facts
+        model, facts = self.train_step.network, self.vocab.facts
         (out / OBSERVATIONS).mkdir(parents=True, exist_ok=True)
         weights = {name: value.to("cpu", torch.float32) for name, value in model.state_dict().items()}
         save_file(weights, out / WEIGHTS)
@@ -197,7 +199,7 @@ class Training:
         for name, lines in self.notes.items():
             (out / name).write_bytes(lines)
         earlier = self.earlier.training_stories() if self.earlier else np.empty(0, np.uint64)
-        np.save(out / TRAINING_STORIES, np.union1d(self.trainee.batches.tokens.ids, earlier), allow_pickle=False)
+        np.save(out / TRAINING_STORIES, np.union1d(self.train_step.batches.tokens.ids, earlier), allow_pickle=False)
         history = [json.loads(line) for line in self.notes[HISTORY].splitlines()]
         last = history[-1]
         return Checkpoint(
@@ -205,7 +207,7 @@ class Training:
             CheckpointFacts(
                 num_parameters=model.num_parameters,
                 steps=self.step,
-                tokens=self.step * self.trainee.batches.tokens_per_step,
+                tokens=self.step * self.train_step.batches.tokens_per_step,
                 budget=self.plan.budget,
                 train_loss=fmean([line["train/loss"] for line in history if "train/loss" in line][-LAST_STEPS:]),
                 validation_loss=last["val/loss"],
@@ -222,20 +224,20 @@ class Training:
 
     def _take_step(self) -> None:
         began = time.perf_counter()
-        outcome = self.trainee.step(self.step, self.plan.total_steps)
+        result = self.train_step(self.step, self.plan.total_steps)
         seconds = time.perf_counter() - began
-        wrong = self.watch.see(outcome.loss) if outcome.finite else "the loss or the gradient is no longer a number"
+        wrong = self.watch.see(result.loss) if result.finite else "the loss or the gradient is no longer a number"
         if wrong:
             raise self._gone_wrong(
-                f"in step {self.step + 1}: {wrong} (loss {outcome.loss:.4g}, gradient norm {outcome.grad_norm:.4g}, "
-                f"learning rate {outcome.learning_rate:.3g})"
+                f"in step {self.step + 1}: {wrong} (loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, "
+                f"learning rate {result.learning_rate:.3g})"
             )
         self.step += 1
-        tokens = self.trainee.batches.tokens_per_step
+        tokens = self.train_step.batches.tokens_per_step
         seen = {
-            "train/loss": outcome.loss,
-            "train/grad_norm": outcome.grad_norm,
-            "train/learning_rate": outcome.learning_rate,
+            "train/loss": result.loss,
+            "train/grad_norm": result.grad_norm,
+            "train/learning_rate": result.learning_rate,
             "train/tokens": self.step * tokens,
         }
         self._note(HISTORY, seen)
@@ -264,7 +266,7 @@ class Training:
     def _state(self) -> State:
         progress = {"validated": self.validated, "watch": asdict(self.watch)}
         files = {name: bytes(lines) for name, lines in self.notes.items()}
-        return State(self.step, self.trainee.tensors(), files | {"progress.json": json.dumps(progress).encode()})
+        return State(self.step, self.train_step.tensors(), files | {"progress.json": json.dumps(progress).encode()})
 
     def _keep_trunk(self) -> None:
         if self.trunks is not None:
@@ -282,7 +284,7 @@ class Training:
         return None
 
     def _restore(self, state: State) -> None:
-        self.trainee.restore(dict(state.tensors))
+        self.train_step.restore(dict(state.tensors))
         progress = json.loads(state.files["progress.json"])
         self.step, self.validated, self.watch = state.step, progress["validated"], DivergenceWatch(**progress["watch"])
         self.notes = {name: bytearray(state.files[name]) for name in self.notes}

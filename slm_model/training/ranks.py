@@ -25,7 +25,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def same(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
@@ -34,7 +34,7 @@ class Ranks:
             dist.broadcast_object_list(box)
         return box[0]
 
-    def largest(self, value: float) -> float:
+    def all_reduce_max(self, value: float) -> float:
         """The largest of all ranks' values."""
         if self.size == 1:
             return value
@@ -43,7 +43,7 @@ class Ranks:
             dist.all_reduce(box, dist.ReduceOp.MAX)
         return box.item()
 
-    def joined(self, values: list[T]) -> list[T]:
+    def all_gather(self, values: list[T]) -> list[T]:
         """The values of all ranks, those of rank 0 first."""
         if self.size == 1:
             return values
@@ -52,7 +52,7 @@ class Ranks:
             dist.all_gather_object(found, values)
         return [value for one in found for value in one]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Put the sum over all ranks in each tensor's place: to the last bit the same on every rank."""
         if self.size == 1:
             return
@@ -63,7 +63,7 @@ class Ranks:
             tensor.copy_(total.view_as(tensor))
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 
 
 @contextmanager

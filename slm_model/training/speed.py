@@ -11,7 +11,6 @@ from statistics import median
 
 import torch
 
-from slm_model.networks.base import Network
 from slm_model.numerics.arithmetic import Numerics
 
 WIDTH = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # of the square matrices whose product is timed
@@ -22,9 +21,8 @@ WINDOW = 50  # steps whose median tells the time left
 class Speedometer:
     """What the steps' durations come to."""
 
-    def __init__(self, network: Network, tokens_per_step: int, numerics: Numerics) -> None:
-        self.tokens_per_step = tokens_per_step
-        self.flops_per_token = network.flops_per_token
+    def __init__(self, flops_per_token: int, tokens_per_step: int, numerics: Numerics) -> None:
+        self.flops_per_token, self.tokens_per_step = flops_per_token, tokens_per_step
         self.ceiling = numerics.num_processes * ceiling(numerics.device, numerics.precision, numerics.num_threads)
         self._last: list[float] = []
 

@@ -14,7 +14,7 @@ from slm_model.networks.base import Network
 from slm_model.shards.token_shards import SideTokens
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import TrainConfig
-from slm_model.training.ranks import ALONE, Ranks
+from slm_model.training.ranks import SINGLE, Ranks
 
 STORIES_AT_ONCE = 512  # between two questions whether to stop: a second or two at 1M parameters
 
@@ -33,7 +33,7 @@ def validation_steps(num_validations: int, total_steps: int, trunk_steps: int = 
 
 
 def validate(
-    network: Network, side: SideTokens, should_stop: Callable[[], bool], ranks: Ranks = ALONE
+    network: Network, side: SideTokens, should_stop: Callable[[], bool], ranks: Ranks = SINGLE
 ) -> dict[str, float]:
     """Loss over every validation token, each once, in the weights' precision and by the convention of
     ``evaluation.score``, so that the bits per byte are those that the evaluation stage finds on this side. Each of the
@@ -48,7 +48,7 @@ def validate(
         for i, tokens in zip(stories, score_tokens(network, [side.story(i) for i in stories]), strict=True):
             nats = math.fsum(tokens.nats)
             scores.append(StoryScore(nats, len(tokens.nats), int(side.num_bytes[i]), int(side.unknown_bytes[i])))
-    scores = ranks.joined(scores)
+    scores = ranks.all_gather(scores)
     num_tokens = sum(score.num_tokens for score in scores)
     return {
         "val/loss": math.fsum(score.nats for score in scores) / num_tokens,

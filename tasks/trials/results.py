@@ -10,6 +10,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from slm_model.digests import hash_json
+from slm_model.networks.config import training_flops_per_token
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -57,9 +58,7 @@ class Result:
 
     @property
     def flops_a_step(self) -> float:
-        from slm_model.evaluation.scaling_law import flops_a_token
-
-        return flops_a_token(self.trained.config().network, self.num_parameters) * self.tokens_a_step
+        return training_flops_per_token(self.trained.config().network, self.num_parameters) * self.tokens_a_step
 
     @cached_property
     def seconds_a_step(self) -> float:

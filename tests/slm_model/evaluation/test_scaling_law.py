@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from slm_model.evaluation.scaling_law import fit_curve, flops_a_token
-from slm_model.networks.config import GruConfig, TransformerConfig
+from slm_model.evaluation.scaling_law import fit_curve
 
 
 def planted(compute: np.ndarray) -> np.ndarray:
@@ -52,9 +51,3 @@ def test_a_curve_neither_falls_below_zero_nor_rises() -> None:
 
 def test_four_points_make_no_curve() -> None:
     assert fit_curve([1, 2, 3, 4], [4, 3, 2.5, 2.2]) is None
-
-
-def test_a_tokens_operations_are_its_products() -> None:
-    network = TransformerConfig(context=64, num_layers=2, num_heads=3, num_kv_heads=1, head_width=8)
-    assert flops_a_token(network, 1000) == 6 * 1000 + 12 * 2 * 24 * 64
-    assert flops_a_token(GruConfig(), 1000) == 6000

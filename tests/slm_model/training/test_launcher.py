@@ -26,7 +26,7 @@ from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import Ranks
 from slm_model.training.resume import ResumeFolder
-from slm_model.training.train_step import Trainee
+from slm_model.training.train_step import TrainStep
 from tests.slm_model.training.test_resume import KEPT_OFTEN, data_files, start
 from tests.slm_model.training.training_inputs import NETWORKS, TRAIN, do_train, open_inputs
 
@@ -39,21 +39,21 @@ EXACT = {"num_threads": 1, "precision": "fp64"}
 class OneOfTwo(Ranks):
     """A rank of two whose sums with the other are left undone."""
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None: ...
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None: ...
 
 
-def trainee(inputs: Path, network: dict[str, Any], ranks: Ranks, **settings: Any) -> Trainee:
+def train_step(inputs: Path, network: dict[str, Any], ranks: Ranks, **settings: Any) -> TrainStep:
     shards, _ = open_inputs(inputs)
     settings = {"numerics": EXACT, "optimizer": {"max_grad_norm": None}, "batch_size": 8} | settings
     config = TrainConfig.model_validate(TRAIN | settings)
     chosen = TypeAdapter[Any](NetworkConfig).validate_python(network)
     built = chosen.implementation().build(chosen, shards.facts.vocab_size)
     batches = PackedBatches(shards.load("train"), config.batch_size, built.context, config.seed)
-    return Trainee(built, batches, config, resolve(config.numerics, "cpu", False), ranks=ranks)
+    return TrainStep(built, batches, config, resolve(config.numerics, "cpu", False), ranks=ranks)
 
 
-def gradients(one: Trainee) -> list[Tensor]:
-    one.step(0, 12)
+def gradients(one: TrainStep) -> list[Tensor]:
+    one(0, 12)
     found = [parameter.grad for parameter in one.network.parameters()]
     assert all(gradient is not None and gradient.dtype == torch.float64 for gradient in found)
     return [gradient for gradient in found if gradient is not None]
@@ -61,8 +61,8 @@ def gradients(one: Trainee) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_ranks_gradients_add_up_to_those_of_one_process(inputs: Path, kind: str) -> None:
-    whole = gradients(trainee(inputs, NETWORKS[kind], Ranks()))
-    halves = [gradients(trainee(inputs, NETWORKS[kind], OneOfTwo(rank, 2), accumulation=2)) for rank in (0, 1)]
+    whole = gradients(train_step(inputs, NETWORKS[kind], Ranks()))
+    halves = [gradients(train_step(inputs, NETWORKS[kind], OneOfTwo(rank, 2), accumulation=2)) for rank in (0, 1)]
     for alone, first, second in zip(whole, *halves, strict=True):
         torch.testing.assert_close(first + second, alone, rtol=0, atol=1e-6)
         assert not torch.allclose(first, second, rtol=0, atol=1e-6), "both ranks took the same rows"
@@ -71,10 +71,10 @@ def test_the_ranks_gradients_add_up_to_those_of_one_process(inputs: Path, kind: 
 def test_ranks_drop_out_different_units(inputs: Path) -> None:
     losses = []
     for rank in (0, 1):
-        one = trainee(inputs, NETWORKS["gru"] | {"dropout": 0.5}, OneOfTwo(rank, 2))
+        one = train_step(inputs, NETWORKS["gru"] | {"dropout": 0.5}, OneOfTwo(rank, 2))
         batch = one.batches.batch
         one.batches.batch = lambda step, *_, batch=batch: batch(step, 0, 2)  # type: ignore[method-assign, misc]
-        losses.append(one.step(0, 12).loss)
+        losses.append(one(0, 12).loss)
     assert losses[0] != losses[1]
 
 

@@ -28,7 +28,7 @@ from slm_model.networks.config import NetworkConfig
 from slm_model.training.config import TrainConfig
 from slm_model.training.memory import step_bytes
 from slm_model.numerics.arithmetic import arithmetic, resolve
-from slm_model.training.train_step import Trainee
+from slm_model.training.train_step import TrainStep
 
 
 def status(name):
@@ -44,10 +44,10 @@ batches = PackedBatches(side, config.batch_size, network.context, 0)
 model = network.implementation().build(network, 512)
 numerics = resolve(config.numerics, "cpu", False)
 with arithmetic(numerics):
-    trainee = Trainee(model, batches, config, numerics)
+    train_step = TrainStep(model, batches, config, numerics)
     before = status("VmRSS")
     for step in range(2):
-        trainee.step(step, 10)
+        train_step(step, 10)
 print(step_bytes(model, config, numerics) / (status("VmHWM") - before))
 """
 
