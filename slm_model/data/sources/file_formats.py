@@ -56,8 +56,9 @@ def _parquet(path: Path, text_column: str) -> Iterator[pa.StringArray]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             schema = file.schema_arrow
-            if text_column not in schema.names:
-                raise _no_column(str(path), text_column, schema.names)
+            _require_column(str(path), text_column, schema.names)
+            if [file.schema.column(i).path for i in range(len(file.schema))].count(text_column) > 1:
+                raise UserError(f"{path}: {text_column!r} is a column, and a field of a struct: rename one of them")
             kind = schema.field(text_column).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if str(kind).removeprefix("large_").removesuffix("_view") not in ("string", "binary", "null"):
@@ -97,8 +98,10 @@ def _json_lines(path: Path, file: Any, text_column: str) -> Iterator[str | None]
             raise UserError(f"{path}, line {number}: not JSON ({error}); wanted an object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: a JSON {type(row).__name__}, wanted an object a line")
-        if text_column not in row:
-            raise _no_column(f"{path}, line {number}", text_column, list(row))
+        keys = list(row)
+        if line.count(f'"{text_column}"') > 1:  # of two equal keys the parser keeps the last without an error
+            keys = [key for key, _ in json.loads(line, object_pairs_hook=list)]
+        _require_column(f"{path}, line {number}", text_column, keys)
         text = row[text_column]
         if not isinstance(text, str | None):
             raise UserError(f"{path}, line {number}: {text_column!r} holds a {type(text).__name__}, wanted text")
@@ -110,19 +113,18 @@ def _json_lines(path: Path, file: Any, text_column: str) -> Iterator[str | None]
 def _csv(path: Path, file: Any, text_column: str) -> Iterator[str]:
     csv.field_size_limit(MAX_STORY_BYTES)  # Python's own limit is 128 kB
     rows = csv.reader((line for _, line in _lines(path, file)), strict=True)
-    column: int | None = None
     try:
+        header = next(rows, None)
+        if header is None:
+            return
+        _require_column(str(path), text_column, header)
+        column = header.index(text_column)
         for row in rows:
-            if column is None:
-                if text_column not in row:
-                    raise _no_column(str(path), text_column, row)
-                column = row.index(text_column)
-            elif len(row) > column:
+            if len(row) == len(header):
                 yield row[column]
             elif row:
-                raise UserError(
-                    f"{path}, line {rows.line_num}: {len(row)} fields, {text_column!r} is number {column + 1}"
-                )
+                found = f"{len(row)} field{'s' * (len(row) != 1)}, and the header has {len(header)}"
+                raise UserError(f"{path}, line {rows.line_num}: {found}: put a text that holds a comma in quotes")
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
 
@@ -194,6 +196,11 @@ def _decode(raw: bytes, where: str, offset: int) -> str:
         raise UserError(f"{where}: byte {offset + error.start} ({byte}) is not UTF-8: save it as UTF-8") from None
 
 
-def _no_column(where: str, wanted: str, present: list[str]) -> UserError:
+def _require_column(where: str, wanted: str, present: list[str]) -> None:
+    """Raise UserError unless exactly one column has the name that is wanted."""
+    if (number := present.count(wanted)) == 1:
+        return
+    found = f"no column {wanted!r}" if number == 0 else f"{number} columns {wanted!r}"
+    remedy = "name the right one with --source.text_column" if number == 0 else "rename all but one of them"
     columns = ", ".join(repr(name) for name in present) or "none"
-    return UserError(f"{where}: no column {wanted!r} (it has {columns}): name the right one with --source.text_column")
+    raise UserError(f"{where}: {found} (it has {columns}): {remedy}")

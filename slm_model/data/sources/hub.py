@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from slm_model.data.sources.config import HubSource, PinnedSource, SourceUnreachable, Split, TextBatch, first
 from slm_model.digests import hash_file
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
+from slm_model.data.sources.hub_private import commit_of, data_files_of, http_error, prepared_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,15 +89,9 @@ def read(source: PinnedSource, config: HubSource, run: StageRun) -> Iterator[Tex
 def _open(source: PinnedSource, config: HubSource, run: StageRun) -> Any:
     """The dataset's splits as streams: from the library's cache if it was ever prepared whole, else from the hub."""
     import datasets
-    from datasets.packaged_modules.cache.cache import Cache  # streams what it reads: as_dataset would map all of it
 
     datasets.disable_progress_bars()
-
-    def prepared(config_name: str) -> Cache:
-        short = config.dataset.rpartition("/")[2]
-        return Cache(dataset_name=short, repo_id=config.dataset, config_name=config_name, hash=source.revision)
-
-    cached = prepared(config.config_name or "default")
+    cached = prepared_dataset(config.dataset, config.config_name or "default", source.revision)
     if Path(cached.cache_dir).exists():
         return cached.as_streaming_dataset()
     _look_up(config, source.revision)
@@ -107,18 +102,18 @@ def _open(source: PinnedSource, config: HubSource, run: StageRun) -> Any:
     except ValueError as error:  # several configurations to choose from, say
         what = "see --source.config-name"
         raise UserError(f"{config.dataset} cannot be opened ({_one_line(error)}): {what}") from None
-    if builder.hash != source.revision:  # another one, which the library found in its cache
+    if commit_of(builder) != source.revision:  # another one, which the library found in its cache
         raise SourceUnreachable(_unreachable(config, f"only {builder.cache_dir} was found, not {source.revision[:8]}"))
     if config.num_stories is not None:
         return builder.as_streaming_dataset()
     if not Path(builder.cache_dir).exists():
         with tempfile.TemporaryDirectory() if run.resume is None else nullcontext(run.resume) as folder:
-            _fetch(builder.config.data_files, source, config, Path(folder))
+            _fetch(data_files_of(builder), source, config, Path(folder))
             try:
                 builder.download_and_prepare()
             except datasets.exceptions.DatasetGenerationError as error:
                 raise error.__cause__ or error from None  # a full disk, or a file that is damaged
-    return prepared(builder.config.name).as_streaming_dataset()
+    return prepared_dataset(config.dataset, builder.config.name, source.revision).as_streaming_dataset()
 
 
 def _fetch(data_files: dict[str, list[str]], source: PinnedSource, config: HubSource, folder: Path) -> None:
@@ -142,7 +137,7 @@ def _fetch_file(file: RepoFile, source: PinnedSource, config: HubSource, path: P
     The library's own way throws away what it has when a connection is reset or a process killed, and checks no hash.
     """
     from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -163,7 +158,7 @@ def _fetch_file(file: RepoFile, source: PinnedSource, config: HubSource, path: P
                     out.truncate(0)
                 for chunk in response.iter_raw():
                     out.write(chunk)
-        except _http_error() as error:
+        except http_error() as error:
             failure = error
         if path.stat().st_size > num_bytes:
             waits = iter(WAITS_SECONDS)
@@ -233,7 +228,7 @@ def _errors_explained(config: HubSource) -> Iterator[None]:
         raise UserError(f"{config.dataset} has no revision {config.revision!r}: check --source.revision") from None
     except errors.HFValidationError as error:
         raise UserError(f"{config.dataset!r} is no name of a dataset: {error}") from None
-    except (_http_error(), errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+    except (http_error(), errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
             raise UserError(f"{_endpoint()} refuses ({_one_line(error)}): check HF_TOKEN") from None
         raise SourceUnreachable(_unreachable(config, f"{type(error).__name__}: {_one_line(error)}")) from error
@@ -248,13 +243,6 @@ def _errors_explained(config: HubSource) -> Iterator[None]:
             raise
         what = "check --source.dataset and --source.revision (a private dataset needs HF_TOKEN)"
         raise UserError(f"{config.dataset} cannot be opened ({_one_line(error)}): {what}") from None
-
-
-def _http_error() -> type[Exception]:
-    """Any error of the HTTP library that this version of the hub's is built on: a refused connection is one too."""
-    from huggingface_hub import errors
-
-    return cast(type[Exception], errors.HfHubHTTPError.__bases__[0])
 
 
 def _one_line(error: Exception) -> str:

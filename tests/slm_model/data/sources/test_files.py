@@ -111,6 +111,25 @@ def test_a_column_that_is_not_text_is_refused(column: pa.Array, tmp_path: Path) 
         fetch(tmp_path, tmp_path / "a.parquet")
 
 
+def test_a_key_of_the_same_name_deeper_in_a_json_line_is_no_second_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "One \\"text\\".", "from": {"text": "x"}}\n')
+    assert [row["text"] for row in rows(fetch(tmp_path, tmp_path / "a.jsonl"))] == ['One "text".']
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["One."]), pa.array(["Two."])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: 2 columns 'text' \(it has 'text', 'text'\): rename"):
+        fetch(tmp_path, tmp_path / "a.parquet")
+
+
+def test_a_parquet_column_that_is_also_the_name_of_a_field_in_a_struct_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"data": [{"text": "One."}], "data.text": ["Two."]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: 'data.text' is a column, and a field of a struct: rename"):
+        fetch(tmp_path, tmp_path / "a.parquet", text_column="data.text")
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
 def test_stories_without_text_stand_as_empty_ones_and_are_counted(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -155,7 +174,12 @@ def test_a_gzip_file_that_is_none_is_refused(damage: object, tmp_path: Path) -> 
         ("a.jsonl", '{"text": "One."}\n{"tetx": "Two."}\n', r"a.jsonl, line 2: no column 'text' \(it has 'tetx'\)"),
         ("a.jsonl", '{"text": "\\ud83d"}\n', r"a.jsonl, line 1: holds half a surrogate pair"),
         ("a.jsonl", "[" * 100_000, r"a.jsonl, line 1: not JSON"),
-        ("a.csv", 'id,text\n1,"One\ntwo."\n2\n', r"a.csv, line 4: 1 fields, 'text' is number 2"),
+        ("a.jsonl", '{"text": "One."}\n{"text": "Two.", "text": "Three."}\n', r"a.jsonl, line 2: 2 columns 'text'"),
+        ("a.csv", 'id,text\n1,"One\ntwo."\n2\n', r"a.csv, line 4: 1 field, and the header has 2"),
+        ("a.csv", "text,id\nOne.,1\nTwo.\n", r"a.csv, line 3: 1 field, and the header has 2"),
+        ("a.csv", "text,id\nOne.,1\nSo, he ran.,2\n", r"a.csv, line 3: 3 fields, .* holds a comma in quotes"),
+        ("a.csv", "text\nOne.\nSo, he ran.\n", r"a.csv, line 3: 2 fields, and the header has 1"),
+        ("a.csv", "text,id,text\nOne.,1,x\n", r"a.csv: 2 columns 'text' \(it has 'text', 'id', 'text'\): rename"),
         ("a.csv", 'text\n"One."x\n', r"a.csv, line 2: not CSV"),
         ("a.csv", 'text\nOne.\n"Two.', r"a.csv, line 3: not CSV"),
         ("a.txt", "", r"holds no story"),
