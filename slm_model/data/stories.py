@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,7 +16,13 @@ if TYPE_CHECKING:
 
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 STORIES_PER_PART = 8192  # the unit of parallel work: some 7 MB of text, half a second of cleaning
+
+
+def id_of_text(text: str) -> str:
+    """The id of a story, from its normalised text: equal stories have equal ids, in any corpus."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def story_numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
@@ -27,6 +35,17 @@ def story_numbers(ids: Sequence[str]) -> NDArray[np.uint64]:
 def story_id(number: int) -> str:
     """The id that such a number was."""
     return f"{number:016x}"
+
+
+def quantiles(counts: Counter[int]) -> dict[str, int]:
+    """Quantiles of counted values, by their share: always a value that occurs, the lower one between two."""
+    import numpy as np
+
+    values = np.array(sorted(counts))
+    ends = np.cumsum([counts[value] for value in values.tolist()])
+    places = [int(q * (ends[-1] - 1)) for q in QUANTILES]
+    found = values[np.searchsorted(ends, places, side="right")]
+    return {f"{q:g}": value for q, value in zip(QUANTILES, found.tolist(), strict=True)}
 
 
 class RawFacts(Facts):
@@ -57,14 +76,14 @@ class StoriesFacts(Facts):
     repaired: dict[str, int]  # kind of damage -> kept stories that had it
     by_split: dict[str, int]  # kept, by the source's split
     num_bytes: int  # UTF-8, kept
-    length_quantiles: dict[str, int]  # UTF-8 bytes of kept stories at 0, 0.05, 0.25, 0.5, 0.75, 0.95 and 1
+    length_quantiles: dict[str, int]  # UTF-8 bytes of kept stories, at QUANTILES
 
 
 class Stories(Artifact):
     """Parts ``stories-00000.parquet``: id, text, split, repairs. Beside them ``rejected.parquet``: text, split, origin,
     reason, duplicate_of (the id of the story kept instead of an exact or near duplicate).
 
-    An id is the first 16 hex digits of the sha256 of the normalised text: equal stories, equal ids, anywhere.
+    An id is the first 16 hex digits of the sha256 of the normalised text (``id_of_text``).
     """
 
     stage: ClassVar[str] = "clean"

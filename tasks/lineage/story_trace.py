@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from slm_model.data.stories import SIDES, RawStories, Splits, Stories
+from slm_model.data.stories import SIDES, RawStories, Splits, Stories, id_of_text
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
@@ -99,15 +98,15 @@ class _Way:
                 if found is None:
                     link.wrong.append(f"no story of download {made_of.key} becomes this one")
             link.said.append(("kept", f"in {part.name}; repaired: {', '.join(row['repairs']) or 'nothing'}"))
-            if _id_of(row["text"]) != self.story_id:
+            if id_of_text(row["text"]) != self.story_id:
                 link.wrong.append("its text has another id")
             link.said.append(("text", row["text"]))
         for row in _rejected(stories):
-            if _id_of(row["text"]) == self.story_id:
+            if id_of_text(row["text"]) == self.story_id:
                 instead = f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
                 link.said.append(("rejected", f"{row['origin']}: {row['reason']}{instead}"))
             elif row["duplicate_of"] == self.story_id:
-                link.said.append(("in place of", f"{row['origin']}: {row['reason']} {_id_of(row['text'])}"))
+                link.said.append(("in place of", f"{row['origin']}: {row['reason']} {id_of_text(row['text'])}"))
         return link if link.said else None
 
     def shared_out(self, splits: Splits) -> Link | None:
@@ -156,7 +155,7 @@ class _Way:
 def _ids(stories: Stories, beginning: str) -> list[str]:
     from slm_model.data.find import ids_beginning
 
-    rejected = (_id_of(row["text"]) for row in _rejected(stories))
+    rejected = (id_of_text(row["text"]) for row in _rejected(stories))
     return ids_beginning(stories.parts(), beginning) + [found for found in rejected if found.startswith(beginning)]
 
 
@@ -165,7 +164,3 @@ def _rejected(stories: Stories) -> Iterator[dict[str, Any]]:
 
     for batch in read_batches(stories.rejected(), ["text", "origin", "reason", "duplicate_of"]):
         yield from batch.to_pylist()
-
-
-def _id_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

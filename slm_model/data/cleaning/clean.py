@@ -6,7 +6,6 @@ stands somewhere else already, word for word or nearly. What the first has judge
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from concurrent.futures import Executor
@@ -25,7 +24,7 @@ from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_dupli
 from slm_model.data.config import CleanConfig
 from slm_model.data.parquet import FileWriter, read_table, write_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import RawStories, Stories, StoriesFacts, story_id, story_numbers
+from slm_model.data.stories import RawStories, Stories, StoriesFacts, id_of_text, quantiles, story_id, story_numbers
 from slm_model.digests import hash_file, hash_json
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
@@ -37,7 +36,6 @@ STORY = pa.schema(
 REJECTED = pa.schema([(name, pa.string()) for name in ("text", "split", "origin", "reason", "duplicate_of")])
 JUDGED = pa.schema([*STORY, ("origin", pa.string()), ("reason", pa.string())])
 HELD_OUT, TRAINING = 0, 1  # ranks: of equal stories the lowest is kept
-QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
 def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Stories:
@@ -59,33 +57,32 @@ def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Sto
     exact, instead = find_duplicates(parts, ids, ranks, stops, config, run.executor)
     duplicates = (np.split(column, stops[:-1]) for column in (exact >= 0, instead >= 0, ids[instead]))
 
-    lengths: list[npt.NDArray[np.int32]] = []
+    lengths = Counter[int]()
     by_split, rejected, repaired = Counter[str](), Counter[str](), Counter[str]()
     with FileWriter(out / "rejected.parquet", REJECTED) as writer:
-        for written in map_parts(write, zip(parts, *duplicates, strict=True), run.executor):
+        for num_parts, written in enumerate(map_parts(write, zip(parts, *duplicates, strict=True), run.executor), 1):
             writer.write(read_table(written.rejected))
-            lengths.append(written.lengths)
+            lengths += written.lengths
             by_split += written.by_split
             rejected += written.by_reason
             repaired += written.repaired
-            num_done = sum(map(len, lengths)) + rejected.total()
-            run.report(num_done, {"parts": len(parts) + len(lengths), "of_parts": 2 * len(parts)})
+            num_done = lengths.total() + rejected.total()
+            run.report(num_done, {"parts": len(parts) + num_parts, "of_parts": 2 * len(parts)})
     shutil.rmtree(scratch)
 
-    length = np.concatenate(lengths)
-    if not len(length):
+    if not lengths:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejected.most_common())
         raise UserError(f"all {rejected.total():,} stories were rejected ({reasons}): see what --clean can allow")
     facts = StoriesFacts(
         num_raw=raw.facts.num_stories,
-        num_stories=len(length),
+        num_stories=lengths.total(),
         rejected=dict(sorted(rejected.items())),
         num_like_held_out=int(np.count_nonzero((instead >= 0) & (ranks > ranks[instead]))),
         less_similar_than=config.near_duplicate_similarity if config.reject_near_duplicates else None,
         repaired=dict(sorted(repaired.items())),
         by_split=dict(sorted(by_split.items())),
-        num_bytes=int(length.sum(dtype=np.int64)),
-        length_quantiles={f"{q:g}": int(np.quantile(length, q, method="lower")) for q in QUANTILES},
+        num_bytes=sum(length * number for length, number in lengths.items()),
+        length_quantiles=quantiles(lengths),
     )
     assert facts.num_raw == facts.num_stories + sum(facts.rejected.values()), "a story was lost or told twice"
     return Stories(out, facts)
@@ -128,7 +125,7 @@ class Judged(NamedTuple):
 class Written(NamedTuple):
     """What became of a part."""
 
-    lengths: npt.NDArray[np.int32]  # UTF-8 bytes of each story kept
+    lengths: Counter[int]  # stories kept, by their UTF-8 bytes
     by_split: Counter[str]
     by_reason: Counter[str]
     repaired: Counter[str]
@@ -145,7 +142,7 @@ def judge(part: Part) -> Judged:
             mended, repairs = repair(found)
             text = normalise(mended)
             reason = reason_to_reject(text, part.config)
-            own_id = hashlib.sha256(text.encode()).hexdigest()[:16]
+            own_id = id_of_text(text)
             for column, value in zip(columns.values(), (own_id, text, repairs, reason), strict=True):
                 column.append(value)
         table = pa.table({**columns, "split": raw["split"], "origin": raw["origin"]}).select(JUDGED.names).cast(JUDGED)
@@ -204,7 +201,7 @@ def write(work: tuple[Part, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.ND
     path = part.scratch / f"rejected-{part.index:05}.parquet"
     write_table(path, rejected.select(REJECTED.names))
     return Written(
-        lengths=pc.binary_length(kept["text"]).to_numpy().astype(np.int32),
+        lengths=Counter(pc.binary_length(kept["text"]).to_pylist()),
         by_split=Counter(kept["split"].to_pylist()),
         by_reason=Counter(rejected["reason"].to_pylist()),
         repaired=Counter(pc.list_flatten(kept["repairs"]).to_pylist()),

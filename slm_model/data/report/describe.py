@@ -21,14 +21,23 @@ from slm_model.data.report.data_report import Count, DataReport, DataReportFacts
 from slm_model.data.report.examples import largest_families, rejected_stories, repaired_stories
 from slm_model.data.report.figures import draw_stories, draw_words
 from slm_model.data.sources.config import PinnedSource
-from slm_model.data.stories import SIDES, RawFacts, RawStories, Side, Splits, SplitsFacts, Stories, StoriesFacts
+from slm_model.data.stories import (
+    SIDES,
+    RawFacts,
+    RawStories,
+    Side,
+    Splits,
+    SplitsFacts,
+    Stories,
+    StoriesFacts,
+    quantiles,
+)
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 
 SAMPLE_BYTES = 64_000_000  # of text that words are counted in: a second a core
 COUNTED = ("num_stories", "num_bytes", "num_tokens")  # of each side
-QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
 def describe(
@@ -117,15 +126,6 @@ def reconcile(raw: RawFacts, cleaned: StoriesFacts, splits: SplitsFacts, shards:
         Count(station="dropped", num_stories=splits.num_dropped),
         *(Count(station=side, **{name: getattr(shards, name)[side] for name in COUNTED}) for side in SIDES),
     ]
-
-
-def quantiles(counts: Counter[int]) -> dict[str, int]:
-    """Quantiles of what was counted, by their share: always a value that is there, the lower one between two."""
-    values = np.array(sorted(counts))
-    ends = np.cumsum([counts[int(value)] for value in values])
-    places = [int(q * (ends[-1] - 1)) for q in QUANTILES]
-    found = values[np.searchsorted(ends, places, side="right")]
-    return {f"{q:g}": int(value) for q, value in zip(QUANTILES, found, strict=True)}
 
 
 def heaps_exponent(growth: list[tuple[int, int]]) -> float | None:

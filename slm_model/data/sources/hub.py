@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_model.data.sources.config import HubSource, PinnedSource, SourceUnreachable, Split, TextBatch, first
+from slm_model.data.sources.hub_private import commit_of, data_files_of, http_error, prepared_dataset
 from slm_model.digests import hash_file
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
-from slm_model.data.sources.hub_private import commit_of, data_files_of, http_error, prepared_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
