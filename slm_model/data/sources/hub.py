@@ -137,7 +137,7 @@ def _fetch_file(file: RepoFile, source: PinnedSource, config: HubSource, path: P
     The library's own way throws away what it has when a connection is reset or a process killed, and checks no hash.
     """
     from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not exported
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
