@@ -10,14 +10,14 @@ from tasks.engine.stage import Stage
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from slm_model.evaluation.walk import WalkPage
+    from slm_model.evaluation.walk_page import WalkPage
     from tasks.running.planner import Planner
 
 
 walk: Stage[WalkPage] = Stage(
     name="walk",
     function="slm_model.evaluation.walk:follow_one",
-    artifact="slm_model.evaluation.walk:WalkPage",
+    artifact="slm_model.evaluation.walk_page:WalkPage",
     headline=lambda page: f"story {page.facts.story_id}, from the {page.facts.side} side",
     tags=("report",),
 )

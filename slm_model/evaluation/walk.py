@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from slm_model.artifact import Artifact, Facts
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.find import ids_beginning, raw_row, story_row
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
 from slm_model.errors import UserError
+from slm_model.evaluation.walk_page import WalkFacts, WalkPage
 from slm_model.generation.config import SamplingConfig, Story
 from slm_model.record import Record
 from slm_model.reporting.markdown import blocks, quote, table
@@ -199,24 +199,6 @@ def _colour(nats: float) -> str:
     return f"rgb({round(120 + 135 * share)},{round(220 - 130 * share)},{round(130 - 60 * share)})"
 
 
-class WalkFacts(Facts):
-    story_id: str
-    side: str
-    bits_per_byte: float  # of this story
-
-
-class WalkPage(Artifact):
-    """``walk.md``, for a person; ``walk.json``, the same as data."""
-
-    facts: WalkFacts
-
-    stage: ClassVar[str] = "walk"
-    facts_type: ClassVar[type[Facts]] = WalkFacts
-
-    def markdown(self) -> str:
-        return self.file("walk.md").read_text(encoding="utf-8")
-
-
 def follow_one(
     out: Path,
     raw: RawStories,
@@ -228,8 +210,6 @@ def follow_one(
     run: StageRun,
 ) -> WalkPage:
     """Follow the first repaired test story; where none was repaired, the first."""
-    from slm_model.evaluation.walk import to_markdown, walk
-
     out.mkdir(parents=True, exist_ok=True)
     walked = walk(raw, stories, splits, vocab, shards, model)
     (out / "walk.md").write_text(to_markdown(walked), encoding="utf-8")

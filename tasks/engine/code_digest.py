@@ -29,7 +29,7 @@ from tasks.engine.atomic_files import write_atomically
 FORMATTED = frozenset(
     f"slm_model.{name}" for name in ("artifact", "config", "digests", "errors", "manifest", "record", "stage_run")
 )
-DISTRIBUTIONS = {"yaml": "PyYAML"}  # import name -> distribution, where they differ
+DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "yaml": "PyYAML"}  # import name -> distribution, where they differ
 PROSE = frozenset({"description", "title", "examples"})
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from slm_model.data.stories import RawStories, Splits
     from slm_model.evaluation.gate import Verdict
     from slm_model.evaluation.score_card import Evaluation
-    from slm_model.evaluation.walk import WalkPage
+    from slm_model.evaluation.walk_page import WalkPage
     from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.vocab import Vocab
     from tasks.tracking.release import Decision, Release

@@ -75,5 +75,8 @@ def chatter(i: int) -> int:
 
 def loaded(i: int) -> set[str]:
     """What stands in a worker's memory when it has done a part of the data stages."""
+    import slm_model.data.cleaning.clean
+    import slm_model.data.sources.storygen
+    import slm_model.shards.shard  # noqa: F401
 
     return set(sys.modules)

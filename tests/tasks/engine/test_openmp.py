@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.engine import paths as home
+from tasks.engine import openmp
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -25,10 +25,10 @@ def test_threads_spin_only_where_nobody_else_computes(
 ) -> None:
     if load is not None:
         (tmp_path / "loadavg").write_text(load)
-    monkeypatch.setattr(home, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(openmp, "LOAD", tmp_path / "loadavg")
     environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
-    home.calm_threads()
+    openmp.calm_threads()
     assert [environment.get(name) for name in WAITING] == [policy, spins]
 
 
@@ -36,5 +36,5 @@ def test_threads_spin_only_where_nobody_else_computes(
 def test_what_the_user_has_set_stands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {name: "7"}
     monkeypatch.setattr(os, "environ", environment)
-    home.calm_threads()
+    openmp.calm_threads()
     assert environment == {name: "7"}
