@@ -1,16 +1,16 @@
 """The gate: whether a new model is better than the champion, on held-out stories that neither was trained on.
 
-Pure: it compares scores that were already made. All models must have been scored on the same texts, by the convention
-of score.py. Two differences are told apart. The interval of a difference is the noise of the test stories. The margin
-stands for what a training with another seed alone would change: it is at least twice the spread of such trainings.
+It compares scores that exist already and runs no model. All models must have been scored on the same texts, by the
+convention of scoring.py. Two sources of noise are kept apart. The interval of a difference is the noise of the test
+stories. The margin is what training with another seed can change: at least twice the spread of such trainings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PRECISION = 1e-6  # bits per byte by which two scorings of one model may differ, batched otherwise or on another machine
-SPREADS = 2  # that a margin is at least
+SPREADS = 2  # a margin is at least so many
 
 
 class OtherTestSet(ValueError):
-    """A model's scores are of other stories: it must be scored again on the present ones."""
+    """A model was scored on other stories: it must be scored again on the present ones."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """A model before the gate."""
 
-    version: str  # as the verdict shall name it
+    version: str  # the name in the verdict
     test_digest: str  # of the test stories that ``scores`` are of
     scores: Mapping[str, StoryScore]  # by story id
     trained_on: NDArray[np.uint64] = field(default_factory=lambda: story_numbers([]))
-    resembling: frozenset[str] | None = frozenset()  # test stories with a near duplicate in it; None: nobody looked
+    resembling: frozenset[str] | None = frozenset()  # test stories with a near duplicate in it; None: not searched
 
 
 class Spread(BaseModel):
-    """What training again with another seed alone changes: test bits per byte of such trainings, measured once."""
+    """Test bits per byte of trainings that differ only in their seed, measured once."""
 
     model_config = ConfigDict(frozen=True)
 
     bits_per_byte: list[float]
     test_digest: str
-    scores: list[str]  # keys of the evaluations that these numbers stand in
+    scores: list[str]  # keys of the evaluations that these numbers come from
     measured: str  # ISO 8601, UTC
 
     @property
@@ -81,20 +81,20 @@ class Comparison(BaseModel):
 
 
 class Verdict(BaseModel):
-    """What the gate found."""
+    """What the gate decided, and why."""
 
     model_config = ConfigDict(frozen=True)
 
     passed: bool
     floors_hold: bool  # a model below a floor is no candidate at all
-    reasons: list[str]  # of passing or of failing, in words
+    reasons: list[str]  # for passing or for failing
     challenger: str
     bits_per_byte: float | None  # the challenger's; None: no story was left
-    opponents: dict[str, str] = {}  # versions by alias, as the aliases stood when this was judged
+    opponents: dict[str, str] = {}  # versions by alias, as the aliases were when this was decided
     champion: Comparison | None  # None: there is none, or no story was left
     reference: Comparison | None
     margin: float  # bits per byte, as it was used
-    spread: Spread | None  # the fact that the margin was held against
+    spread: Spread | None  # that the margin was raised to, if it was smaller than twice this
     test_digest: str
     num_stories: int  # that all were compared on
     num_excluded: int  # test stories that one of them was trained on, or on a near duplicate
@@ -109,54 +109,47 @@ def decide(
     config: GateConfig,
     spread: Spread | None = None,
 ) -> Verdict:
-    """Pass the challenger if it holds the floors, is better than the champion beyond the margin (or not worse by it, as
-    ``config.rule`` says), and is not worse than the reference by the margin.
+    """Pass the challenger if it meets every floor and every rule about the champion and the reference.
 
-    ``facts``: the challenger's own scores, for the floors. Without a champion these alone decide. A margin below twice
-    the spread is raised to that. Raises OtherTestSet unless all were scored on the same stories.
+    ``facts``: the challenger's own scores, for the floors. Without a champion and a reference the floors decide. A
+    margin below twice the spread is raised to that. Raises OtherTestSet unless all were scored on the same stories.
     """
     margin = max(config.margin, SPREADS * spread.spread if spread else 0.0)
-    others = {other.version: other for other in (champion, reference) if other is not None}
+    opponents = {alias: one for alias, one in (("champion", champion), ("reference", reference)) if one is not None}
+    others = {other.version: other for other in opponents.values()}
     for other in others.values():
         _check_same_stories(challenger, other)
     contenders = [challenger, *others.values()]
-    ids, (kept, num_resembling) = list(challenger.scores), _unseen(contenders)
-    mine = [challenger.scores[story_id] for story_id in kept]
-    own = bits_per_byte(mine) if kept else None
-    compared = {name: _compare(mine, other, kept, config) for name, other in others.items()} if kept else {}
+    kept, num_resembling = _unseen(contenders)
+    num_excluded = len(challenger.scores) - len(kept)
+    own_scores = [challenger.scores[story_id] for story_id in kept]
+    own = bits_per_byte(own_scores) if kept else None
+    by_version = {name: _compare(own_scores, other, kept, config) for name, other in others.items()} if kept else {}
+    compared = {alias: by_version[one.version] for alias, one in opponents.items() if kept}
 
-    floors = _broken_floors(len(kept), len(ids) - len(kept), own, facts, config)
-    failures, reasons = [*floors], []
+    broken_floors = list(_broken_floors(len(kept), num_excluded, own, facts, config))
+    rules = []
     if champion is None:
-        reasons.append("first model: there is no champion to beat")
-    elif kept:
-        holds, how = _beside_champion(compared[champion.version], margin, config.rule)
-        (reasons if holds else failures).append(f"{how} the champion {compared[champion.version]}, margin {margin:.4f}")
-    if reference is not None and kept:
-        against = compared[reference.version]
-        held = against.difference <= max(margin, PRECISION)  # so written that NaN fails
-        (reasons if held else failures).append(
-            f"{'not worse' if held else 'worse'} than the reference {against}, margin {margin:.4f}"
-        )
-    notes = [f"near duplicates of what {c.version} was trained on were not looked for: its stories are gone"
-             for c in contenders if c.resembling is None]  # fmt: skip
-    if others:
-        unknown = "no spread was measured (`slm spread` does): the margin stands as set"
-        notes.append(f"margin held against {spread}" if spread else unknown)
+        rules.append((True, "first model: there is no champion to beat"))
+    elif "champion" in compared:
+        rules.append(_champion_rule(compared["champion"], margin, config.rule))
+    if "reference" in compared:
+        rules.append(_reference_rule(compared["reference"], margin))
+    failures = broken_floors + [reason for met, reason in rules if not met]
     return Verdict(
         passed=not failures,
-        floors_hold=not floors,
-        reasons=[*(failures or reasons), *notes],
+        floors_hold=not broken_floors,
+        reasons=(failures or [reason for _, reason in rules]) + _notes(contenders, spread),
         challenger=challenger.version,
         bits_per_byte=own,
-        opponents={alias: one.version for alias, one in (("champion", champion), ("reference", reference)) if one},
-        champion=compared.get(champion.version) if champion else None,
-        reference=compared.get(reference.version) if reference else None,
+        opponents={alias: one.version for alias, one in opponents.items()},
+        champion=compared.get("champion"),
+        reference=compared.get("reference"),
         margin=margin,
         spread=spread,
         test_digest=challenger.test_digest,
         num_stories=len(kept),
-        num_excluded=len(ids) - len(kept),
+        num_excluded=num_excluded,
         num_resembling=num_resembling,
     )
 
@@ -174,7 +167,7 @@ def compare_models(one: Contender, other: Contender, config: GateConfig) -> tupl
 
 
 def _unseen(contenders: Sequence[Contender]) -> tuple[list[str], int]:
-    """The test stories that none was trained on, and how many of them went out for a near duplicate that one was."""
+    """The test stories that no model was trained on, and how many more are only near duplicates of such a story."""
     import numpy as np
 
     ids = list(contenders[0].scores)
@@ -204,14 +197,10 @@ def _check_same_stories(challenger: Contender, other: Contender) -> None:
             f"{other.version} was scored on test set {found[:8]}, challenger {challenger.version} on "
             f"{wanted[:8]}: score {other.version} again on the present test stories"
         )
-    differ = [
-        story_id
-        for story_id in challenger.scores.keys() | other.scores.keys()
-        if story_id not in challenger.scores
-        or story_id not in other.scores
-        or challenger.scores[story_id].num_bytes != other.scores[story_id].num_bytes
-    ]
-    if differ:
+    mine, theirs = (
+        {(story_id, score.num_bytes) for story_id, score in one.scores.items()} for one in (challenger, other)
+    )
+    if differ := {story_id for story_id, _ in mine ^ theirs}:
         raise OtherTestSet(
             f"{len(differ)} stories of test set {wanted[:8]} (one is {min(differ)}) are missing or of another length "
             f"with {other.version} or {challenger.version}: score both again on the present test stories"
@@ -220,55 +209,78 @@ def _check_same_stories(challenger: Contender, other: Contender) -> None:
 
 def _broken_floors(
     num_stories: int, num_excluded: int, own: float | None, facts: EvaluationFacts, config: GateConfig
-) -> list[str]:
-    broken = []
+) -> Iterator[str]:
+    """The reason for each floor that the challenger does not reach. Each compares with the setting that it names."""
     if num_stories < config.min_stories:
-        broken.append(
+        yield (
             f"{num_stories} test stories to judge by, {config.min_stories} wanted "
             f"({num_excluded} left out: one of the models was trained on them, or nearly)"
         )
     if facts.num_misspelt:
-        broken.append(
+        yield (
             f"{facts.num_misspelt} of {facts.num_stories} test stories are not what their tokens spell: the tokenizer "
             "does not round-trip, or tokens and stories are shifted"
         )
     if own is not None and not math.isfinite(own):
-        broken.append("its loss is not a finite number")
+        yield "its loss is not a finite number"
     elif own is not None and config.max_bits_per_byte is not None and own > config.max_bits_per_byte:
-        broken.append(f"{own:.4f} bits per byte, at most {config.max_bits_per_byte:.4f} wanted")
-    free = facts.context_free_bits_per_byte
-    if config.min_context_gain and facts.test_bits_per_byte > (1 - config.min_context_gain) * free:
-        broken.append(
+        yield f"{own:.4f} bits per byte, at most {config.max_bits_per_byte:.4f} wanted"
+    context_free = facts.context_free_bits_per_byte
+    if config.min_context_gain and facts.test_bits_per_byte > (1 - config.min_context_gain) * context_free:
+        yield (
             f"it gains nothing from what it reads ({facts.test_bits_per_byte:.4f} bits per byte, token frequencies "
-            f"alone {free:.4f}): its targets are not the tokens that follow, or it was hardly trained"
+            f"alone {context_free:.4f}): its targets are not the tokens that follow, or it was hardly trained"
         )
     if facts.valid < config.min_valid:
-        broken.append(f"{facts.valid:.0%} of its stories read as English text, {config.min_valid:.0%} wanted")
+        yield f"{facts.valid:.0%} of its stories read as English text, {config.min_valid:.0%} wanted"
     if facts.ends_properly < config.min_ended:
-        broken.append(f"{facts.ends_properly:.0%} of its stories come to an end, {config.min_ended:.0%} wanted")
+        yield f"{facts.ends_properly:.0%} of its stories come to an end, {config.min_ended:.0%} wanted"
     if facts.repeated_4 > config.max_repeated:
-        broken.append(
-            f"it repeats itself: {facts.repeated_4:.0%} of a story's runs of four words stood there before, at most "
+        yield (
+            f"it repeats itself: {facts.repeated_4:.0%} of a story's runs of four words occurred in it before, at most "
             f"{config.max_repeated:.0%} wanted"
         )
     if facts.memorises and not config.may_memorise:
-        broken.append(
-            f"it copies its training stories: {facts.copied_share:.0%} of its runs of eight words stand there, "
+        yield (
+            f"it copies its training stories: {facts.copied_share:.0%} of its runs of eight words occur in them, "
             f"{facts.held_out_copied_share:.0%} of those of held-out stories"
         )
-    return broken
 
 
-def _beside_champion(against: Comparison, margin: float, rule: str) -> tuple[bool, str]:
-    """Whether the challenger may take its place, and how it stands to it."""
-    difference = against.difference
-    if against.interval is None:
-        return False, "not to be compared with"
-    if difference > max(margin, PRECISION):
-        return False, "worse than"
-    if difference < -max(margin, PRECISION):
-        sure = against.interval.high < 0
-        return sure or rule == "not_worse", "better than" if sure else "too few test stories to tell it from"
-    if rule == "not_worse":
-        return True, "not worse than"
-    return False, "not better than" if abs(difference) > PRECISION else "equal to, which does not beat,"
+def _champion_rule(champion: Comparison, margin: float, rule: Literal["better", "not_worse"]) -> tuple[bool, str]:
+    """Whether the challenger may replace the champion, by ``GateConfig.rule``, and why."""
+    margin_or_tie = max(margin, PRECISION)
+    if champion.interval is None:
+        met, how = False, "not to be compared with"
+    elif champion.difference > margin_or_tie:
+        met, how = False, "worse than"
+    elif champion.difference < -margin_or_tie:
+        certain = champion.interval.high < 0
+        met = certain or rule == "not_worse"
+        how = "better than" if certain else "too few test stories to distinguish it from"
+    elif rule == "not_worse":
+        met, how = True, "not worse than"
+    elif abs(champion.difference) > PRECISION:
+        met, how = False, "not better than"
+    else:
+        met, how = False, "equal to, which does not beat,"
+    return met, f"{how} the champion {champion}, margin {margin:.4f}"
+
+
+def _reference_rule(reference: Comparison, margin: float) -> tuple[bool, str]:
+    """Whether the challenger is not worse than the reference by more than the margin, and why."""
+    met = reference.difference <= max(margin, PRECISION)  # NaN fails
+    return met, f"{'not worse' if met else 'worse'} than the reference {reference}, margin {margin:.4f}"
+
+
+def _notes(contenders: Sequence[Contender], spread: Spread | None) -> list[str]:
+    """What a reader of the verdict must know besides: what was not searched, and what the margin rests on."""
+    notes = [
+        f"near duplicates of what {one.version} was trained on were not looked for: its stories are gone"
+        for one in contenders
+        if one.resembling is None
+    ]
+    if len(contenders) > 1:
+        unknown = "no spread was measured (`slm spread` does): the margin is used as set"
+        notes.append(f"margin checked against {spread}" if spread else unknown)
+    return notes

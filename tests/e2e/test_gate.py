@@ -25,7 +25,7 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     assert run_slm(artifacts, "spread", "quick", *SMALL, "--num", "1").returncode == 2
 
     done = run_slm(artifacts, "run", "quick", *longer)
-    assert "quick/2 is champion" in done.stdout and "margin held against spread" in done.stdout.replace("\n", " ")
+    assert "quick/2 is champion" in done.stdout and "margin checked against spread" in done.stdout.replace("\n", " ")
     done = run_slm(artifacts, "models", "--compare", "quick/2", "quick/1")
     assert done.stdout.splitlines()[-1] == "quick/2 is better"
 

@@ -100,7 +100,7 @@ def test_a_gain_that_a_few_stories_make_is_not_certain() -> None:
     verdict = gate(contender(2.1, 2.1, 2.1, 1.5), level(2))
     assert verdict.champion is not None and verdict.champion.difference < -0.1
     assert not verdict.passed
-    assert verdict.reasons[0].startswith("too few test stories to tell it from the champion 1")
+    assert verdict.reasons[0].startswith("too few test stories to distinguish it from the champion 1")
 
 
 def test_a_margin_below_twice_the_measured_spread_is_raised_to_it_and_the_fact_is_named() -> None:
@@ -108,13 +108,13 @@ def test_a_margin_below_twice_the_measured_spread_is_raised_to_it_and_the_fact_i
     verdict = gate(level(1.97), level(2), spread=spread)
     assert not verdict.passed
     assert (verdict.margin, verdict.spread) == (pytest.approx(0.04), spread)
-    fact = "margin held against spread 0.0200 of 3 reseeded trainings (measured 2026-11-22, scores ab12ab12)"
+    fact = "margin checked against spread 0.0200 of 3 reseeded trainings (measured 2026-11-22, scores ab12ab12)"
     assert verdict.reasons[-1] == fact
     assert gate(level(1.95), level(2), spread=spread).passed
     assert gate(level(1.95), level(2), GateConfig(margin=0.045), spread=spread).margin == 0.045
     assert (
         gate(level(1.95), level(2)).reasons[-1]
-        == "no spread was measured (`slm spread` does): the margin stands as set"
+        == "no spread was measured (`slm spread` does): the margin is used as set"
     )
 
 
