@@ -11,9 +11,9 @@ from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine
-from tasks.running.current_observer import onlooker
-from tasks.running.prefect_runner import PrefectStages
-from tasks.running.runner import to_the_end
+from tasks.running.current_observer import current_observer
+from tasks.running.prefect_runner import PrefectRunner
+from tasks.running.runner import run_until_complete
 from tasks.services.run_lock import BUILD_MODEL, run_lock
 from tasks.tracking.release import Release
 
@@ -32,7 +32,7 @@ def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement 
         placement: How it is carried out: workers, device, network. Changes no byte of the result.
     """
     calm_threads()
-    engine = Engine.at(artifacts_root(), placement, onlooker())
-    stages = PrefectStages(engine)
+    engine = Engine.at(artifacts_root(), placement, current_observer())
+    stages = PrefectRunner(engine)
     with run_lock(artifacts_root(), flow_run.id):
-        return to_the_end(lambda: pipeline(config, stages), engine)
+        return run_until_complete(lambda: pipeline(config, stages), engine)

@@ -31,12 +31,12 @@ from tasks.engine.stage import Engine, Reached
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import report_of, source_digest
 from tasks.resolve import pin
-from tasks.running.current_observer import onlooker
+from tasks.running.current_observer import current_observer
 from tasks.running.events import emit
 from tasks.running.pages import retrain_page
 from tasks.running.planner import Planner
-from tasks.running.prefect_runner import PrefectStages
-from tasks.running.runner import Runner, to_the_end
+from tasks.running.prefect_runner import PrefectRunner
+from tasks.running.runner import Runner, run_until_complete
 from tasks.services.run_lock import RETRAIN, WATCH, run_lock
 from tasks.tracking.bundle import BundleFailed
 from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
@@ -119,7 +119,7 @@ def newer_stories(config: PipelineConfig) -> str | None:
     return None if before == now else f"{before[:12] if before else 'no stories'} to {now[:12]}"
 
 
-class Watching(Runner):
+class RetrainRunner(Runner):
     """Runs stages, tells of drift from what the last model was trained on, and keeps what was found."""
 
     def __init__(self, engine: Engine, when: RetrainConfig, last: Version | None, tell: Tell) -> None:
@@ -147,7 +147,7 @@ class Watching(Runner):
         return self.verdict
 
 
-class WatchingTasks(Watching, PrefectStages):
+class PrefectRetrainRunner(RetrainRunner, PrefectRunner):
     """The same as Prefect tasks."""
 
 
@@ -155,7 +155,7 @@ def carry_out(
     config: PipelineConfig,
     when: RetrainConfig,
     placement: Placement,
-    runner: type[Watching] = WatchingTasks,
+    runner: type[RetrainRunner] = PrefectRetrainRunner,
     emit: Callable[[str, str, dict[str, Any]], None] = emit,
 ) -> Decision:
     """Resolve, and build and judge if anything changed; what was decided, told as events.
@@ -169,7 +169,7 @@ def carry_out(
     def tell(event: str, kind: str, payload: dict[str, Any]) -> None:
         emit(event, f"{kind}.{name}", {"model_name": name} | payload)
 
-    store, engine = MlflowStore.at(root), Engine.at(root, placement, onlooker())
+    store, engine = MlflowStore.at(root), Engine.at(root, placement, current_observer())
     judged = _judged(config, store)
     last = judged[0] if judged else None
     stages = runner(engine, when, last, tell)
@@ -203,7 +203,7 @@ def carry_out(
     before, why = source_digest(last, engine.store), {x.stage: x.reason for x in plan.lines if x.fate == "will run"}
     if before != source.digest and "download" in why:  # those of a night that failed, or did not train, were told of
         tell("slm.data.new", "slm.source", {"source": source.describe(), "digest": source.digest, "before": before})
-    release = to_the_end(lambda: pipeline(_taking_over(config, when, champion), stages), engine)
+    release = run_until_complete(lambda: pipeline(_taking_over(config, when, champion), stages), engine)
     if release is None:
         return unchanged("Not drifted", [f"the stories are new, and {when.in_words(stages.drift)}"], None)
     if release.model_key in {version.key for version in judged if not version.lost}:

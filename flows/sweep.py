@@ -24,10 +24,10 @@ from slm_model.reporting.html import to_html
 from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, Nobody, Outcome, Reached
-from tasks.running.current_observer import onlooker
-from tasks.running.prefect_runner import Both, PrefectStages
-from tasks.running.runner import to_the_end
+from tasks.engine.stage import Engine, NullObserver, Outcome, Reached
+from tasks.running.current_observer import current_observer
+from tasks.running.prefect_runner import Observers, PrefectRunner
+from tasks.running.runner import run_until_complete
 from tasks.services.run_lock import SCALING, SWEEP, run_lock
 from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 from tasks.trials.reports import Report
@@ -70,7 +70,7 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
 
     calm_threads()
     trials, results = search.trials(), list[Result]()
-    store, watcher = MlflowStore.at(artifacts_root()), onlooker()
+    store, observer = MlflowStore.at(artifacts_root()), current_observer()
     described = Description(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)
     with open_run(store, described) as parent:
         for number, trial in enumerate(trials, 1):
@@ -81,7 +81,7 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
             with _unless_unreachable():
                 if parent.run_id:
                     keep_result(store, search.key, parent.run_id, result)
-            watcher.noted(f"{number} of {len(trials)}" if result.model else "failed", result.in_words(), seconds)
+            observer.noted(f"{number} of {len(trials)}" if result.model else "failed", result.in_words(), seconds)
             best = min((r.bits_per_byte for r in results if r.model), default=None)
             if best is not None:
                 parent.log(number, {"best/val/bits_per_byte": best})
@@ -100,8 +100,10 @@ def _trained(trial: Trial, placement: Placement) -> tuple[Result, bool]:
     """What came of a training, and whether it was there already. What a user can mend is this training's failure."""
     began = time.perf_counter()
     seen = Last()
-    engine = Engine.at(artifacts_root(), placement.model_copy(update={"until": "train"}), Both(onlooker(), seen))
-    stages = ToTheNetwork(engine)
+    engine = Engine.at(
+        artifacts_root(), placement.model_copy(update={"until": "train"}), Observers(current_observer(), seen)
+    )
+    stages = TrialRunner(engine)
 
     def walk() -> Result:
         with suppress(Reached):
@@ -111,7 +113,7 @@ def _trained(trial: Trial, placement: Placement) -> tuple[Result, bool]:
         return result
 
     try:
-        result = to_the_end(walk, engine)
+        result = run_until_complete(walk, engine)
     except SourceUnreachable:  # of all of them
         raise
     except UserError as error:
@@ -129,7 +131,7 @@ def _unless_unreachable() -> Iterator[None]:
         log.warning("MLflow does not answer (%s): the same command fills it in later", str(error).partition("\n")[0])
 
 
-class Last(Nobody):
+class Last(NullObserver):
     """Keeps the last outcome."""
 
     outcome: Outcome[Any]
@@ -138,7 +140,7 @@ class Last(Nobody):
         self.outcome = outcome
 
 
-class ToTheNetwork(PrefectStages):
+class TrialRunner(PrefectRunner):
     """The pipeline's stages as Prefect tasks, without the pages of a single model."""
 
     def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...

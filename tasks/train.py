@@ -19,7 +19,7 @@ from slm_model.training.schedule import trunk_steps
 from tasks.build_vocab import kept_by
 from tasks.engine.differences import flatten
 from tasks.engine.provenance import environment
-from tasks.engine.stage import Making, Stage
+from tasks.engine.stage import Stage, StageExecution
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import source_of
 
@@ -65,19 +65,19 @@ class StoredTrunks:
         self.keep_under(trunk_recipe(self.recipe, self.config, facts.model_dump(mode="json")), fill)
 
 
-def trunks_for(making: Making) -> StoredTrunks | None:
+def trunks_for(execution: StageExecution) -> StoredTrunks | None:
     """The trunks of a training that is about to run; None if its schedule has none."""
-    config = next(one for one in making.args if isinstance(one, TrainConfig))
+    config = next(one for one in execution.args if isinstance(one, TrainConfig))
     if config.schedule.decay != "stable":
         return None
-    return StoredTrunks(Store(making.root), making.recipe, config, making.keep)
+    return StoredTrunks(Store(execution.root), execution.recipe, config, execution.keep)
 
 
-def with_trunks(run: StageRun, making: Making) -> TrainRun:
+def with_trunks(run: StageRun, execution: StageExecution) -> TrainRun:
     """The run with the trunks that its training may begin from."""
     from slm_model.training.trunk import TrainRun
 
-    return TrainRun(**vars(run), trunks=trunks_for(making))
+    return TrainRun(**vars(run), trunks=trunks_for(execution))
 
 
 def trunk_recipe(recipe: Recipe, config: TrainConfig, facts: dict[str, Any]) -> Recipe:
@@ -127,7 +127,7 @@ train: Stage[Checkpoint] = Stage(
     function="slm_model.training.train:train",
     artifact="slm_model.checkpoint:Checkpoint",
     headline=headline,
-    listen="tasks.train:listening",
+    wrapper="tasks.train:recorded",
     outlook=outlook,
     can_stop=True,
     tags=("model",),
@@ -135,21 +135,21 @@ train: Stage[Checkpoint] = Stage(
 
 
 @contextmanager
-def listening(making: Making) -> Iterator[StageRun]:
+def recorded(execution: StageExecution) -> Iterator[StageRun]:
     """The stage's run with MLflow listening, and with the trunks that it may go on from."""
     from tasks.tracking.mlflow_store import MlflowStore
     from tasks.tracking.runs import open_run
 
-    shards, _, network, config, *_ = making.args
-    told = making.run.report
-    store = MlflowStore.at(making.root)
+    shards, _, network, config, *_ = execution.args
+    told = execution.run.report
+    store = MlflowStore.at(execution.root)
     described = describe(
-        making.key,
+        execution.key,
         shards,
         network.model_dump(mode="json"),
         config.model_dump(mode="json"),
-        making.recipe.inputs,
-        making.root,
+        execution.recipe.inputs,
+        execution.root,
         environment().get("git_commit"),
     )
     with open_run(store, described) as tracked:
@@ -157,12 +157,12 @@ def listening(making: Making) -> Iterator[StageRun]:
         def report(step: int, values: Mapping[str, Any]) -> None:
             told(step, values)
             if "trunk_steps" in values:
-                making.note("trunk", f"goes on from step {values['trunk_steps']:,}", None)
+                execution.note("trunk", f"goes on from step {values['trunk_steps']:,}", None)
             numbers = {name: value for name, value in values.items() if "/" in name and isinstance(value, int | float)}
             if numbers:
                 tracked.log(step, numbers)
 
-        yield with_trunks(replace(making.run, report=report), making)
+        yield with_trunks(replace(execution.run, report=report), execution)
 
 
 def warm_start(inputs: Sequence[InputRef]) -> str | None:

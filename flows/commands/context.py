@@ -37,11 +37,11 @@ def walked(config: PipelineConfig, engine: Engine) -> Planner:
 @contextmanager
 def under_prefect(terminal: Terminal, root: Path) -> Iterator[None]:
     """A Prefect server to run under, and a terminal that watches what runs."""
-    from tasks.running.current_observer import watched_by
+    from tasks.running.current_observer import observe_with
     from tasks.services.prefect_server import provide_prefect_server
 
     provide_prefect_server(root)
-    with watched_by(terminal):
+    with observe_with(terminal):
         try:
             yield
         finally:

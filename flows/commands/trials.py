@@ -17,7 +17,7 @@ from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine
 from tasks.running.console import Console
-from tasks.running.runner import Runner, to_the_end
+from tasks.running.runner import Runner, run_until_complete
 from tasks.services.environment import configure_environment
 from tasks.tracking.mlflow_store import MlflowStore
 
@@ -66,7 +66,7 @@ def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     try:
         for seed in range(config.train.seed, config.train.seed + options.num):
             reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-            to_the_end(partial(pipeline, reseeded, Runner(engine)), engine)
+            run_until_complete(partial(pipeline, reseeded, Runner(engine)), engine)
             evaluations.append(walked(reseeded, engine).artifacts["evaluate"])  # type: ignore[arg-type]
     finally:
         terminal.close()

@@ -42,7 +42,7 @@ class Stage(Generic[A]):
     function: str
     artifact: str
     headline: Callable[[A], str]  # the main figure, for one line in the terminal
-    listen: str | None = None  # a context manager, (Making) -> StageRun, around the function: tracking
+    wrapper: str | None = None  # a context manager, (StageExecution) -> StageRun, around the function: tracking
     outlook: Callable[[Recipe, tuple[Any, ...], Store], str] | None = None  # from where it will go on, in words
     can_stop: bool = False  # heeds a request to leave, and goes on from its resume folder
     retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
@@ -74,7 +74,7 @@ class Reached(Exception):
     """The last stage that was asked for is finished: the walk ends here."""
 
 
-class Watcher:
+class Observer:
     """Whoever looks on: the terminal, Prefect's pages, nobody."""
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None: ...
@@ -83,12 +83,12 @@ class Watcher:
     def noted(self, name: str, text: str, seconds: float | None) -> None: ...  # None: it was there already
 
 
-class Nobody(Watcher):
-    """The watcher that does not look."""
+class NullObserver(Observer):
+    """The observer that does not look."""
 
 
 @dataclass(frozen=True)
-class Making:
+class StageExecution:
     """A stage that is about to run: what a listener needs to record it."""
 
     recipe: Recipe
@@ -96,7 +96,7 @@ class Making:
     args: tuple[Any, ...]
     run: StageRun
     root: Path
-    note: Callable[[str, str, float | None], None]  # for whoever looks on: Watcher.noted
+    note: Callable[[str, str, float | None], None]  # for whoever looks on: Observer.noted
     keep: Callable[[Recipe, Callable[[Path], Artifact]], None]  # an artifact beside its own, under a recipe
 
 
@@ -107,20 +107,20 @@ class Engine:
     store: Store
     code: CodeBase
     placement: Placement = field(default_factory=Placement)
-    watcher: Watcher = field(default_factory=Nobody)
+    observer: Observer = field(default_factory=NullObserver)
     complaints: set[Path] = field(default_factory=set)  # files that a reader found damaged
     made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests shall name it
 
     @classmethod
-    def at(cls, root: Path, placement: Placement | None = None, watcher: Watcher | None = None) -> Engine:
+    def at(cls, root: Path, placement: Placement | None = None, observer: Observer | None = None) -> Engine:
         """An engine whose artifacts stand below ``root``, for the code of this repository."""
-        return cls(Store(root), code_of_this_process(root), placement or Placement(), watcher or Nobody())
+        return cls(Store(root), code_of_this_process(root), placement or Placement(), observer or NullObserver())
 
     def recipe(self, stage: Stage[Any], args: tuple[Any, ...]) -> Recipe:
         """All that the stage's key is made of."""
         return recipe_of(stage.name, stage.function, args, self.code)
 
-    def stands(self, stage: Stage[Any], args: tuple[Any, ...]) -> bool:
+    def is_stored(self, stage: Stage[Any], args: tuple[Any, ...]) -> bool:
         """Whether there is something under the stage's key; ``run`` decides whether it can be used."""
         return self.store.folder(stage.name, self.recipe(stage, args).key()).exists()
 
@@ -145,12 +145,12 @@ class Engine:
                 outcome = Outcome(stage, found, True, time.perf_counter() - began)
             else:
                 reason = reason or self.why(stage, recipe, args)
-                self.watcher.started(stage, key, reason)
+                self.observer.started(stage, key, reason)
                 made = self._make(stage, recipe, key, args)
                 outcome = Outcome(stage, made, False, time.perf_counter() - began, reason)
             self.store.hold(stage.name, key)
         self.code.remember()
-        self.watcher.finished(outcome)
+        self.observer.finished(outcome)
         return outcome
 
     def why(self, stage: Stage[Any], recipe: Recipe, args: tuple[Any, ...]) -> str:
@@ -235,12 +235,12 @@ class Engine:
                 run = StageRun(
                     executor=executor,
                     device=self.placement.device,
-                    report=lambda step, values: self.watcher.progressed(stage, step, values),
+                    report=lambda step, values: self.observer.progressed(stage, step, values),
                     resume=resume,
                 )
-                making = Making(recipe, key, args, run, self.store.root, self.watcher.noted, keep)
+                execution = StageExecution(recipe, key, args, run, self.store.root, self.observer.noted, keep)
                 listening: AbstractContextManager[StageRun] = (
-                    load(stage.listen)(making) if stage.listen else nullcontext(run)
+                    load(stage.wrapper)(execution) if stage.wrapper else nullcontext(run)
                 )
                 with listening as run:
                     made: A = self._call(stage, function, out, args, run)

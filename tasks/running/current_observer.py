@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from tasks.engine.stage import Nobody, Watcher
+from tasks.engine.stage import NullObserver, Observer
 
-_onlooker: ContextVar[Watcher] = ContextVar("onlooker")
+_observer: ContextVar[Observer] = ContextVar("observer")
 
 
-def onlooker() -> Watcher:
-    """The watcher of this process's run, or nobody."""
-    return _onlooker.get(Nobody())
+def current_observer() -> Observer:
+    """The observer of this process's run, or nobody."""
+    return _observer.get(NullObserver())
 
 
 @contextmanager
-def watched_by(watcher: Watcher) -> Iterator[None]:
+def observe_with(observer: Observer) -> Iterator[None]:
     """Inside, a flow that is run in this process is watched."""
-    token = _onlooker.set(watcher)
+    token = _observer.set(observer)
     try:
         yield
     finally:
-        _onlooker.reset(token)
+        _observer.reset(token)

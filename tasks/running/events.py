@@ -1,4 +1,4 @@
-"""What happened, as Prefect events: what people's automations listen to."""
+"""What happened, as Prefect events: the automations that users set up react to them."""
 
 from __future__ import annotations
 

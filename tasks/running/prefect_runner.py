@@ -32,7 +32,7 @@ from prefect.states import Completed
 from slm_model.artifact import Artifact
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
-from tasks.engine.stage import Engine, Outcome, Stage, Watcher
+from tasks.engine.stage import Engine, Observer, Outcome, Stage
 from tasks.running.pages import loss_page
 from tasks.running.runner import Runner, Work
 from tasks.tracking.mlflow_store import RegistryUnreachable
@@ -43,18 +43,18 @@ A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
 
 
-class PrefectStages(Runner):
+class PrefectRunner(Runner):
     """Runs every step as a Prefect task, one after another."""
 
     def __init__(self, engine: Engine) -> None:
-        engine.watcher = Both(engine.watcher, Page())
+        engine.observer = Observers(engine.observer, Page())
         engine.made_by["prefect_flow_run"] = str(flow_run.id)
         super().__init__(engine)
         self._last: State[Any] | None = None
 
     def __call__(self, stage: Stage[A], *args: Any) -> A:
         """A stage whose result is there has no tag: it takes no place under a tag's limit, and need not ask for one."""
-        return super().__call__(replace(stage, tags=()) if self.engine.stands(stage, args) else stage, *args)
+        return super().__call__(replace(stage, tags=()) if self.engine.is_stored(stage, args) else stage, *args)
 
     def step(
         self, name: str, work: Work[T], retries: int, tags: tuple[str, ...] = (), timeout_seconds: float | None = None
@@ -102,30 +102,30 @@ def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, SourceUnreachable | RegistryUnreachable) or not isinstance(error, UserError)
 
 
-class Both(Watcher):
-    """Two watchers as one."""
+class Observers(Observer):
+    """Two observers as one."""
 
-    def __init__(self, one: Watcher, other: Watcher) -> None:
+    def __init__(self, one: Observer, other: Observer) -> None:
         self._all = (one, other)
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None:
-        for watcher in self._all:
-            watcher.started(stage, key, reason)
+        for observer in self._all:
+            observer.started(stage, key, reason)
 
     def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
-        for watcher in self._all:
-            watcher.progressed(stage, step, values)
+        for observer in self._all:
+            observer.progressed(stage, step, values)
 
     def finished(self, outcome: Outcome[Any]) -> None:
-        for watcher in self._all:
-            watcher.finished(outcome)
+        for observer in self._all:
+            observer.finished(outcome)
 
     def noted(self, name: str, text: str, seconds: float | None) -> None:
-        for watcher in self._all:
-            watcher.noted(name, text, seconds)
+        for observer in self._all:
+            observer.noted(name, text, seconds)
 
 
-class Page(Watcher):
+class Page(Observer):
     """Watches a run for Prefect's pages: log lines, a progress bar for a stage that says how far it has to go, and a
     page on which the loss falls."""
 

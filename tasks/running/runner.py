@@ -78,7 +78,7 @@ class Runner:
             from tasks.build_vocab import kept_vocab
 
             vocab, text = kept_vocab(config.of or model_name, self.engine.store)
-            self.engine.watcher.noted("build_vocab", text, None)
+            self.engine.observer.noted("build_vocab", text, None)
             return vocab, True
 
         vocab = self.step("build_vocab", work, 2)
@@ -133,7 +133,7 @@ class Runner:
         def timed() -> tuple[T, bool]:
             began = time.perf_counter()
             result, text, known = work()
-            self.engine.watcher.noted(name, text, None if known else time.perf_counter() - began)
+            self.engine.observer.noted(name, text, None if known else time.perf_counter() - began)
             return result, known
 
         return self.step(name, timed, retries)
@@ -145,7 +145,7 @@ class Runner:
         return work()[0]
 
 
-def to_the_end(run: Callable[[], T], engine: Engine) -> T | None:
+def run_until_complete(run: Callable[[], T], engine: Engine) -> T | None:
     """Run the DAG; where a reader met a damaged artifact, set that aside and run again: all else is cached.
 
     None if the run was to end early.
@@ -160,4 +160,4 @@ def to_the_end(run: Callable[[], T], engine: Engine) -> T | None:
             if num_rebuilt == MOST_REBUILDS or not engine.set_aside(damaged):
                 raise
             num_rebuilt += 1
-            engine.watcher.noted("damaged", f"{damaged}; set aside, it will be made again", 0.0)
+            engine.observer.noted("damaged", f"{damaged}; set aside, it will be made again", 0.0)

@@ -10,10 +10,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tasks.engine.stage import Outcome, Stage, Watcher
+from tasks.engine.stage import Observer, Outcome, Stage
 
 
-class Terminal(Watcher):
+class Terminal(Observer):
     """Watches a run for the person who started it."""
 
     def __init__(self, console: Console) -> None:

@@ -36,7 +36,7 @@ from tasks.clean import clean
 from tasks.download import download
 from tasks.engine.paths import REPOSITORY
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, Nobody, Stage
+from tasks.engine.stage import Engine, NullObserver, Stage
 from tasks.resolve import pin
 from tasks.shard import shard
 from tasks.split import split
@@ -48,9 +48,9 @@ NUM_STORIES = 30_000  # four parts, and so worth workers
 Digests = dict[str, str]
 
 
-def data_half(root: Path, source: Path, placement: Placement, watcher: Nobody | None = None) -> Digests:
+def data_half(root: Path, source: Path, placement: Placement, observer: NullObserver | None = None) -> Digests:
     """From files of stories to token shards; each stage's content digest."""
-    engine = Engine.at(root, placement, watcher)
+    engine = Engine.at(root, placement, observer)
     config = FilesSource(path=str(source))
     raw = engine.run(download, pin(config, root, offline=False), config).artifact
     told = engine.run(clean, raw, CleanConfig()).artifact
@@ -195,7 +195,7 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         yield json.loads(file.read_text())["address"]
 
 
-class KillsAfterTheFirstPart(Nobody):
+class KillsAfterTheFirstPart(NullObserver):
     """Kills a worker of the cluster when the first part has come back from cleaning."""
 
     def __init__(self, worker: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure
-from flows.retrain import Watching, carry_out, newer_stories, retrain
+from flows.retrain import RetrainRunner, carry_out, newer_stories, retrain
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.data.storygen.generate import stories
 from slm_model.errors import UserError
@@ -63,7 +63,7 @@ def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
 
     def night(when: RetrainConfig = RetrainConfig()) -> tuple[Decision, dict[str, dict[str, Any]]]:  # noqa: B008
         told.clear()
-        decision = carry_out(config, when, ALONE, Watching, lambda *event: told.append(event))
+        decision = carry_out(config, when, ALONE, RetrainRunner, lambda *event: told.append(event))
         return decision, {event: payload for event, _, payload in told}
 
     assert (newer_stories(config) or "").startswith("no stories to ")
@@ -119,7 +119,7 @@ def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_no
     config = configure("quick", NIGHTLY | lenient | {"source.path": str(tmp_path / "stories")})
     store, pages = MlflowStore.at(root), dict[str, str]()
 
-    class Reading(Watching):
+    class Reading(RetrainRunner):
         def show(self, *args: Any) -> None:
             super().show(*args)
             pages.update(self.pages)
@@ -163,7 +163,7 @@ def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_no
 
 def test_a_champion_that_cannot_be_scored_is_no_verdict(config: PipelineConfig, root: Path, tmp_path: Path) -> None:
     def night() -> Decision:
-        return carry_out(config, RetrainConfig(), ALONE, Watching, lambda *event: told.append(event[0]))
+        return carry_out(config, RetrainConfig(), ALONE, RetrainRunner, lambda *event: told.append(event[0]))
 
     told: list[str] = []
     night()
@@ -200,7 +200,7 @@ def test_a_source_out_of_reach_is_no_verdict(monkeypatch: pytest.MonkeyPatch, ro
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     told: list[Any] = []
     with pytest.raises(SourceUnreachable):
-        carry_out(PipelineConfig(), RetrainConfig(), ALONE, Watching, lambda *event: told.append(event))
+        carry_out(PipelineConfig(), RetrainConfig(), ALONE, RetrainRunner, lambda *event: told.append(event))
     with pytest.raises(SourceUnreachable):
         newer_stories(PipelineConfig())
     assert told == []
@@ -219,4 +219,4 @@ def test_settings_by_which_no_night_could_end_well_are_refused(
 ) -> None:
     config, placement = change(PipelineConfig())
     with pytest.raises(UserError, match=words):
-        carry_out(config, RetrainConfig(), placement, Watching, lambda *event: None)
+        carry_out(config, RetrainConfig(), placement, RetrainRunner, lambda *event: None)

@@ -21,7 +21,7 @@ SETTINGS, _ = overrides(["sweep", *SMALL], parser())
 ALONE = Placement(num_workers=1)
 
 
-class ToTheNetwork(Runner):
+class TrialRunner(Runner):
     """What the sweep walks with, without Prefect."""
 
     def show(self, *args: Any) -> None: ...
@@ -32,7 +32,7 @@ class ToTheNetwork(Runner):
 def without_prefect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SLM_ARTIFACTS", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing here waits for it
-    monkeypatch.setattr(sweep, "ToTheNetwork", ToTheNetwork)
+    monkeypatch.setattr(sweep, "TrialRunner", TrialRunner)
 
 
 def test_a_setting_is_measured_on_the_validation_side_and_the_test_side_is_not_loaded(

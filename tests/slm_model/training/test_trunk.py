@@ -19,11 +19,11 @@ from slm_model.data.sources.config import FilesSource
 from slm_model.errors import ArtifactDamaged
 from slm_model.stage_run import StageRun
 from slm_model.training.trunk import Trunk
-from tasks.engine.stage import Engine, Nobody, Outcome
+from tasks.engine.stage import Engine, NullObserver, Outcome
 from tasks.engine.store import Store
 from tasks.running.estimate import estimate
 from tasks.running.planner import Planner
-from tasks.running.runner import to_the_end
+from tasks.running.runner import run_until_complete
 from tasks.train import steps_ahead
 from tests.slm_model.training import training_inputs
 from tests.slm_model.training.training_inputs import NETWORKS, STAGE, TRAIN, build, do_train, open_inputs, stage_args
@@ -38,7 +38,7 @@ def stable(steps: int, **settings: Any) -> dict[str, Any]:
     return TRAIN | {"max_steps": steps, "schedule": schedule, "numerics": numerics} | settings
 
 
-class Steps(Nobody):
+class Steps(NullObserver):
     """Notes the steps taken, the reason for the stage, and what was noted."""
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class Steps(Nobody):
 
 
 def grow(root: Path, inputs: Path, network: dict[str, Any], config: dict[str, Any]) -> tuple[Outcome[Any], Steps]:
-    watcher = Steps()
-    return build(root, open_inputs(inputs), network, config, watcher=watcher), watcher
+    observer = Steps()
+    return build(root, open_inputs(inputs), network, config, observer=observer), observer
 
 
 def data_files(folder: Path) -> dict[str, bytes]:
@@ -178,10 +178,10 @@ def test_a_damaged_trunk_is_set_aside_and_the_training_begins_anew(inputs: Path,
     content = bytearray(state.read_bytes())
     content[-1] ^= 1
     state.write_bytes(content)
-    args, watcher = stage_args(open_inputs(inputs), GRU, stable(LONG)), Steps()
-    engine = Engine.at(root, watcher=watcher)
-    found = to_the_end(lambda: engine.run(STAGE, *args), engine)
-    assert found and watcher.taken[0] == 1
+    args, observer = stage_args(open_inputs(inputs), GRU, stable(LONG)), Steps()
+    engine = Engine.at(root, observer=observer)
+    found = run_until_complete(lambda: engine.run(STAGE, *args), engine)
+    assert found and observer.taken[0] == 1
     assert data_files(found.artifact.folder) == straight(inputs, tmp_path / "straight", GRU, stable(LONG))
     assert [path.name for path in root.glob("trunk/*.damaged")] == [f"{state.parent.name}.damaged"]
 

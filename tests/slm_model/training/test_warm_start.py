@@ -21,7 +21,7 @@ from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.train import train
-from tasks.engine.stage import Engine, Nobody
+from tasks.engine.stage import Engine, NullObserver
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
 from tasks.running.planner import Planner
@@ -173,11 +173,11 @@ def test_a_model_of_another_kind_is_refused_with_all_that_differs(
 def test_a_run_and_a_plan_name_the_earlier_model(root: Path, earlier: Checkpoint, tmp_path: Path) -> None:
     noted: list[tuple[str, str]] = []
 
-    class Listening(Nobody):
+    class Listening(NullObserver):
         def noted(self, name: str, text: str, seconds: float | None) -> None:
             noted.append((name, text))
 
-    engine = replace(Engine.at(root), watcher=Listening())
+    engine = replace(Engine.at(root), observer=Listening())
     assert Runner(engine).earlier(None) == ()
     [found] = Runner(engine).earlier(str(earlier.folder))
     assert (found.key, found.digest) == (earlier.key, earlier.digest)
@@ -195,12 +195,12 @@ def test_a_warm_start_has_a_trunk_of_its_own(root: Path, inputs: Path, earlier: 
     stable = TRAIN | {"schedule": {"decay": "stable"}, "numerics": {"num_threads": 1, "compile": "off"}}
     taken: list[int] = []
 
-    class Steps(Nobody):
+    class Steps(NullObserver):
         def progressed(self, stage: object, step: int, values: Mapping[str, Any]) -> None:
             if "train/loss" in values:
                 taken.append(step)
 
     for steps, model, first in ((12, earlier, 1), (20, warm, 1), (20, earlier, 10)):
         taken.clear()
-        build(root, open_inputs(inputs), NETWORK, stable | {"max_steps": steps}, model, watcher=Steps())
+        build(root, open_inputs(inputs), NETWORK, stable | {"max_steps": steps}, model, observer=Steps())
         assert taken[0] == first

@@ -37,7 +37,7 @@ from slm_model.training.config import TrainConfig
 from slm_model.training.train import train
 from tasks import train as train_task
 from tasks.engine.recipe import manifest_of
-from tasks.engine.stage import Engine, Making, Nobody, Outcome, Watcher
+from tasks.engine.stage import Engine, NullObserver, Observer, Outcome, StageExecution
 from tasks.train import with_trunks
 
 A = TypeVar("A", bound=Artifact)
@@ -105,12 +105,12 @@ def do_train(inputs: Path, out: Path, network: dict[str, Any], config: dict[str,
 
 
 @contextmanager
-def trunks_alone(making: Making) -> Iterator[StageRun]:
-    yield with_trunks(making.run, making)
+def trunks_alone(execution: StageExecution) -> Iterator[StageRun]:
+    yield with_trunks(execution.run, execution)
 
 
 STAGE = replace(
-    train_task.train, listen=f"{trunks_alone.__module__}:{trunks_alone.__name__}"
+    train_task.train, wrapper=f"{trunks_alone.__module__}:{trunks_alone.__name__}"
 )  # with no MLflow to write to
 
 
@@ -131,10 +131,10 @@ def build(
     network: dict[str, Any],
     config: dict[str, Any],
     *earlier: Checkpoint,
-    watcher: Watcher | None = None,
+    observer: Observer | None = None,
 ) -> Outcome[Checkpoint]:
     """The train stage in a store, with all that a run of the pipeline has but MLflow."""
-    return Engine.at(root, watcher=watcher).run(STAGE, *stage_args(inputs, network, config), *earlier)
+    return Engine.at(root, observer=observer).run(STAGE, *stage_args(inputs, network, config), *earlier)
 
 
 def die_in_write(number: int) -> None:
@@ -174,8 +174,8 @@ if __name__ == "__main__":
         do_train(Path(job["inputs"]), Path(job["out"]), job["network"], job["train"], run)
     else:
 
-        class Dying(Nobody):
+        class Dying(NullObserver):
             def progressed(self, stage: object, step: int, values: object) -> None:
                 report(step, values)
 
-        build(Path(job["root"]), open_inputs(Path(job["inputs"])), job["network"], job["train"], watcher=Dying())
+        build(Path(job["root"]), open_inputs(Path(job["inputs"])), job["network"], job["train"], observer=Dying())

@@ -15,7 +15,7 @@ from slm_model.config import Config
 from slm_model.digests import hash_file
 from slm_model.manifest import MANIFEST, InputRef, read_manifest
 from tasks.engine.provenance import code_state
-from tasks.engine.stage import Watcher
+from tasks.engine.stage import Observer
 from tests.tasks.engine.toy import REPOSITORY, Toy
 
 ALL = ["numbers", "doubled", "total"]
@@ -250,7 +250,7 @@ def test_mending_one_kind_reruns_that_kind_alone_and_the_readers_of_what_it_made
 def test_watchers_hear_of_what_happens(toy: Toy) -> None:
     heard: list[Any] = []
 
-    class Listening(Watcher):
+    class Listening(Observer):
         def started(self, stage: Any, key: str, reason: str) -> None:
             heard.append(("started", stage.name, reason))
 
@@ -262,7 +262,7 @@ def test_watchers_hear_of_what_happens(toy: Toy) -> None:
 
     toy.at_half_way("run.report(1, {'numbers': 3})")
     engine = toy.engine()
-    engine.watcher = Listening()
+    engine.observer = Listening()
     toy.numbers(engine)
     toy.numbers(engine)
     assert heard == [

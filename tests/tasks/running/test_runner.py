@@ -6,7 +6,7 @@ import pytest
 
 from slm_model.artifact import ArtifactDamaged
 from tasks.engine.stage import Reached
-from tasks.running.runner import MOST_REBUILDS, to_the_end
+from tasks.running.runner import MOST_REBUILDS, run_until_complete
 from tests.tasks.engine.toy import Toy
 
 
@@ -20,7 +20,7 @@ def test_a_run_that_ends_early_ends_so_however_many_damaged_artifacts_it_met(toy
             raise ArtifactDamaged(damaged.pop(), "the file is missing")
         raise Reached("numbers")
 
-    assert to_the_end(run, engine) is None
+    assert run_until_complete(run, engine) is None
 
 
 def test_a_run_that_meets_more_damage_than_one_artifact_a_stage_raises_it(toy: Toy) -> None:
@@ -33,5 +33,5 @@ def test_a_run_that_meets_more_damage_than_one_artifact_a_stage_raises_it(toy: T
         raise ArtifactDamaged(engine.store.folder("numbers", f"{num_runs:032x}") / "numbers.txt", "it is missing")
 
     with pytest.raises(ArtifactDamaged):
-        to_the_end(run, engine)
+        run_until_complete(run, engine)
     assert num_runs == MOST_REBUILDS + 1
