@@ -1,4 +1,4 @@
-"""``slm``: the command line. It parses, hands over to commands/, and turns a user's mistake into one line.
+"""``slm``: the command line. It parses, calls a function of commands/, and turns a user's mistake into one line.
 
 Nothing heavy is imported here, so that ``slm --help`` answers at once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +19,7 @@ from flows.presets import value_of
 
 USER_ERROR = 2
 INTERRUPTED = 130
-TAKE_SETTINGS = ("run", "plan", "accept", "walk", "sweep", "scaling", "spread")
-GO_ON = ("run", "sweep", "scaling")
+OLD_NAMES = {"spread": "seed-variance"}  # until the next release
 
 EPILOG = """\
 settings are given as --section.name value on top of a preset, for example
@@ -28,131 +28,141 @@ settings are given as --section.name value on top of a preset, for example
 `slm settings` lists them all. The presets are the deployments of prefect.yaml.
 """
 
-Command = Callable[..., argparse.ArgumentParser]  # adds one: its name, its help, and whether it takes settings
+
+Command = Callable[..., argparse.ArgumentParser]  # declares one: see ``command`` in ``parser``
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and what each takes, besides settings."""
     top = argparse.ArgumentParser(
         prog="slm",
+        usage="slm COMMAND ... (slm COMMAND --help: its options)",
         description="Small language models, from raw stories to a registered model.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="slm", help=argparse.SUPPRESS)
+    top.set_defaults(commands=parsers.choices)
 
-    def command(module: str, name: str, text: str, settings: bool = False) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+    def command(
+        module: str, name: str, text: str, settings: bool = False, resumes: bool = False
+    ) -> argparse.ArgumentParser:
+        """``name``: also of its function in ``flows/commands/<module>.py``. ``settings``: it takes them, a preset, and
+        how a run is carried out. ``resumes``: after an interruption, the same command starts where it stopped."""
+        made = parsers.add_parser(
             name,
-            help=text,
             description=text,
             allow_abbrev=False,
             epilog=EPILOG if settings else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(module=module)
+        made.set_defaults(module=module, takes_settings=settings, resumes=resumes)
         if settings:
-            made.add_argument("preset", nargs="?", help="a deployment of prefect.yaml; none: TinyStories from the hub")
-            workers = "processes that share a stage's parts; default: one a core"
+            made.add_argument(
+                "preset", nargs="?", help="a deployment of prefect.yaml; default: TinyStories, from the hub"
+            )
+            workers = "processes among which a stage's parts are divided; default: one per core"
             made.add_argument("--workers", "--num-workers", type=int, metavar="N", help=workers)
-            made.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler whose workers share them instead")
+            made.add_argument(
+                "--dask", metavar="ADDRESS", help="a Dask scheduler whose workers process the parts instead"
+            )
             made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
-            made.add_argument("--offline", action="store_true", help="take the last pinned revision of the source")
+            made.add_argument("--offline", action="store_true", help="use the last pinned revision of the source")
+        top.description = f"{top.description}\n  {name:<15}{text}"
         return made
 
-    _add_runs(partial(command, "build"))
-    _add_models(partial(command, "models"))
-    _add_searches(partial(command, "trials"))
-    _add_lineage(partial(command, "lineage"))
-    _add_services(partial(command, "services"))
-    command("build", "settings", "list every setting with its default and meaning")
+    for title, module, add in (
+        ("build a model", "build", _add_build),
+        ("use and manage models", "models", _add_models),
+        ("compare settings", "trials", _add_trials),
+        ("see what was made from what", "lineage", _add_lineage),
+        ("servers and environment", "services", _add_services),
+    ):
+        top.description = f"{top.description}\n\n{title}:"
+        add(partial(command, module))
     return top
 
 
-def _add_runs(command: Command) -> None:
-    run = command("run", "build, judge and register a model; whatever is there already is used again", settings=True)
-    plan = command("plan", "say what a run would do, stage by stage, and why", settings=True)
+def _add_build(command: Command) -> None:
+    run = command("run", "build, judge and register a model; finished stages are reused", settings=True, resumes=True)
+    plan = command("plan", "show what a run would do, stage by stage, and why", settings=True)
     for made in (run, plan):
-        made.add_argument("--until", metavar="STAGE", help="the last stage to carry out, shard for instance")
-    accept = command("accept", "vouch that changed code leaves a stage's result as it was", settings=True)
-    accept.add_argument("--stage", required=True, help="the stage whose result is taken over")
+        made.add_argument("--until", metavar="STAGE", help="the last stage to run, for instance shard")
+    accept = command("accept", "mark a cached result as still valid after a code change", settings=True)
+    accept.add_argument("--stage", required=True, help="the stage whose result is kept")
     verify = command("verify", "hash every byte of every artifact")
     verify.add_argument("stage", nargs="?", help="only this stage's artifacts")
     walk = command("walk", "follow one story through the pipeline", settings=True)
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    command("settings", "list every setting with its default and meaning")
 
 
 def _add_models(command: Command) -> None:
-    generate = command("generate", "tell stories, or go on with one")
+    generate = command("generate", "generate stories, from a prompt or from nothing")
     generate.add_argument("prompt", nargs="?", default="", help="how the story begins")
-    generate.add_argument(
-        "--model", default=None, metavar="REF", help="NAME (its champion), NAME/VERSION, or a checkpoint folder"
-    )
-    generate.add_argument(
-        "--num", type=int, default=1, help="stories to tell; several are told together, one as it comes"
-    )
+    reference = "NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; default: the newest champion"
+    generate.add_argument("--model", default=None, metavar="REF", help=reference)
+    num = "number of stories; one is printed as it is generated, several a batch at a time"
+    generate.add_argument("--num", type=int, default=1, help=num)
     for option, kind, text in SAMPLING:
         generate.add_argument(option, type=kind, default=None, help=text)
     generate.add_argument("--stop", action="append", default=None, help="end before this text; may be repeated")
     models = command("models", "list registered models with their aliases and verdicts")
     models.add_argument("name", nargs="?", help="only this registered model")
-    models.add_argument("--compare", nargs=2, metavar=("A", "B"), help="hold version A against B on A's test stories")
-    promote = command("promote", "make a version champion or reference by hand, whatever the gate said")
+    models.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare version A with B on A's test stories")
+    promote = command("promote", "make a version champion or reference by hand, whatever the gate decided")
     promote.add_argument("reference", help="NAME/VERSION or NAME@ALIAS")
     promote.add_argument("--alias", choices=["champion", "reference"], default="champion")
-    rollback = command("rollback", "give the champion alias back to the champion before")
+    rollback = command("rollback", "give the champion alias back to the previous champion")
     rollback.add_argument("name", help="registered model")
     for made in (promote, rollback):
         made.add_argument("--why", default=f"{made.prog.split()[-1]}, no reason given", help="kept on the version")
 
 
-def _add_searches(command: Command) -> None:
-    sweep = command("sweep", "train every setting of a grid, and rank them on validation stories", settings=True)
-    sweep.add_argument(
-        "--over",
-        action="append",
-        default=[],
-        metavar="NAME=VALUES",
-        help="what is tried: train.batch_size=8,16; with --trials also a range: ...learning_rate=1e-4..1e-2",
-    )
+def _add_trials(command: Command) -> None:
+    text = "train every setting of a grid, and rank them on validation stories"
+    sweep = command("sweep", text, settings=True, resumes=True)
+    over = "what is tried: train.batch_size=8,16; with --trials also a range: ...learning_rate=1e-4..1e-2"
+    sweep.add_argument("--over", action="append", default=[], metavar="NAME=VALUES", help=over)
     sweep.add_argument("--trials", type=int, metavar="N", help="draw so many settings at random; default: all")
     sweep.add_argument("--draw-seed", type=int, default=0, metavar="N", help="seed of the random choice")
-    scaling = command("scaling", "train networks of several sizes, and say which suits which budget", settings=True)
+    text = "train networks of several sizes, and show which suits which budget"
+    scaling = command("scaling", text, settings=True, resumes=True)
     scaling.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each size")
     scaling.add_argument("--steps", type=int, metavar="N", help="or optimizer steps for each size")
-    scaling.add_argument(
-        "--sizes", metavar="WxL,...", help="width x layers, 64x2,128x4; default: half, once and twice the preset's"
-    )
+    sizes = "width x layers, 64x2,128x4; default: half, once and twice the preset's"
+    scaling.add_argument("--sizes", metavar="WxL,...", help=sizes)
     for made in (sweep, scaling):
         made.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each setting; default: 1")
-    spread = command("spread", "train again with other seeds: the least margin that a better model must win by", True)
-    spread.add_argument("--num", type=int, default=5, help="trainings; default: 5")
+    text = "train with several seeds, and measure how far the results differ: a better model must win by more"
+    variance = command("seed-variance", text, settings=True, resumes=True)
+    variance.add_argument("--num", type=int, default=5, help="trainings; default: 5")
 
 
 def _add_lineage(command: Command) -> None:
     show = command("show", "show an artifact by its key (or the beginning of it), or a model version")
     show.add_argument("reference", help="KEY, NAME/VERSION or NAME@ALIAS")
-    trace = command("trace", "show what a model version, an artifact or a story comes from and what came of it")
-    trace.add_argument(
-        "reference", help="NAME, NAME/VERSION, NAME@ALIAS; a key, content digest, commit, revision, story id"
-    )
-    replay = command("replay", "tell a version's recorded stories again, with its own code, and compare every byte")
+    trace = command("trace", "show what a model version, an artifact or a story was made from, and what from it")
+    reference = "NAME, NAME/VERSION, NAME@ALIAS; a key, content digest, commit, revision, story id"
+    trace.add_argument("reference", help=reference)
+    replay = command("replay", "generate a version's recorded stories again, with its own code, and compare every byte")
     replay.add_argument("reference", nargs="?", help="NAME, NAME/VERSION or NAME@ALIAS; default: the newest champion")
     replay.add_argument("--story", type=int, metavar="N", help="show the recorded story of this number")
     gc = command("gc", "show the artifacts that no registered version and no recent run needs, or remove them")
-    gc.add_argument("--keep-days", type=float, default=14, metavar="N", help="keep what was used so lately; default 14")
+    days = "keep what was used in the last N days; default: 14"
+    gc.add_argument("--keep-days", type=float, default=14, metavar="N", help=days)
     gc.add_argument("--yes", action="store_true", help="remove them")
 
 
 def _add_services(command: Command) -> None:
-    up = command("up", "serve Prefect's and MLflow's pages and carry out runs started there, until Ctrl-C")
-    supervise = command("supervise", "have killed runs of the server at PREFECT_API_URL run again, until Ctrl-C")
-    doctor = command("doctor", "look at the environment and say what to do; disk use by stage")
+    up = command("up", "serve Prefect's and MLflow's pages and run what is started there, until Ctrl-C")
+    supervise = command("supervise", "start killed runs of the server at PREFECT_API_URL again, until Ctrl-C")
+    doctor = command("doctor", "check the environment and show what to do; disk use by stage")
     for made in (up, doctor):
         made.add_argument("--prefect-port", type=partial(_number, 1, 65535), default=4200, metavar="N")
         made.add_argument("--mlflow-port", type=partial(_number, 1, 65535), default=5000, metavar="N")
-    reruns = "how often a run whose process was killed is run again; default: 5"
+    reruns = "how often a run whose process was killed is started again; default: 5"
     for made in (up, supervise):
         made.add_argument("--reruns", type=partial(_number, 0, 1000), default=5, metavar="N", help=reruns)
 
@@ -164,31 +174,36 @@ def _number(least: int, most: int, text: str) -> int:
 
 
 SAMPLING: tuple[tuple[str, type, str], ...] = (
-    ("--temperature", float, "divides the logits; 0 always takes the likeliest token"),
-    ("--top-k", int, "keep this many of the likeliest tokens"),
-    ("--top-p", float, "keep the fewest likeliest tokens whose shares sum to this"),
-    ("--min-p", float, "drop tokens less likely than this share of the likeliest"),
-    ("--repetition-penalty", float, "above 1: tokens already there become less likely"),
+    ("--temperature", float, "divides the logits; 0 always takes the most likely token"),
+    ("--top-k", int, "keep this many of the most likely tokens"),
+    ("--top-p", float, "keep the fewest most likely tokens whose probabilities sum to this"),
+    ("--min-p", float, "drop tokens less likely than this share of the most likely one"),
+    ("--repetition-penalty", float, "above 1: tokens that are there already become less likely"),
     ("--max-tokens", int, "most tokens to add"),
-    ("--seed", int, "the same seed tells the same story"),
+    ("--seed", int, "the same seed gives the same story"),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and (new := OLD_NAMES.get(arguments[0])):
+        notice = f"`slm {arguments[0]}` is now called `slm {new}`: the old name works until the next release"
+        print(f"slm: {notice}", file=sys.stderr)
+        arguments[0] = new
     top = parser()
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
     signal.signal(signal.SIGTERM, _terminated)
     from slm_model.errors import Stopped, UserError
 
+    function = options.command.replace("-", "_")
     try:
-        sys.exit(getattr(import_module(f"flows.commands.{options.module}"), options.command)(options, settings))
+        sys.exit(getattr(import_module(f"flows.commands.{options.module}"), function)(options, settings))
     except UserError as error:
         print(f"slm: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except BrokenPipeError:  # the reader of our output left; nothing is wrong
+    except BrokenPipeError:  # the reader of our output has closed it: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
@@ -199,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"slm: {said}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except (KeyboardInterrupt, Stopped, _Terminated):
-        again = f"`slm {' '.join(arguments)}` goes on from there" if options.command in GO_ON else ""
-        print(f"\nslm: stopped; what was finished is kept{'; ' + again if again else ''}", file=sys.stderr)
+        again = f"; `{shlex.join(['slm', *arguments])}` resumes from there" if options.resumes else ""
+        print(f"\nslm: stopped; what was finished is kept{again}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(INTERRUPTED)
 
@@ -210,7 +225,8 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
     the other arguments."""
     found: dict[str, Any] = {}
     rest: list[str] = []
-    takes_settings = arguments and arguments[0] in TAKE_SETTINGS
+    command = top.get_default("commands").get(arguments[0]) if arguments else None
+    takes_settings = command is not None and command.get_default("takes_settings")
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
@@ -227,7 +243,7 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
 
 
 class _Terminated(BaseException):
-    """SIGTERM, where nobody else waits for it."""
+    """SIGTERM, where nothing else handles it."""
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:

@@ -10,6 +10,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -68,9 +69,15 @@ def described(config: type[BaseModel] = PipelineConfig, prefix: str = "") -> Ite
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Dotted names as sections within sections. Raises UserError for a name that is a setting and a section."""
+    given = {name.replace("-", "_"): deepcopy(value) for name, value in overrides.items()}  # sections are merged below
     tree: dict[str, Any] = {}
-    for dotted, value in overrides.items():
-        *path, last = dotted.replace("-", "_").split(".")
+    for dotted, value in given.items():
+        within = next((name for name in given if name.startswith(f"{dotted}.")), None)
+        if within and not isinstance(value, dict):
+            option, other = (f"--{name.replace('_', '-')}" for name in (dotted, within))
+            raise UserError(f"{option} is {value!r}, and {other} is given too: leave one of them out")
+        *path, last = dotted.split(".")
         if not path:
             sections = ", ".join(PipelineConfig.model_fields)
             raise UserError(f"--{dotted} is no setting: settings are --section.name, with the sections {sections}")
@@ -117,6 +124,9 @@ def _in_words(error: Any, settings: Mapping[str, Any]) -> str:
     option = "--" + ".".join(named).replace("_", "-")
     if error["type"] == "extra_forbidden":
         return _unknown_setting(option, path, named, settings)
+    if error["type"] == "model_type":
+        inner = ", ".join(getattr(_config_at(named), "model_fields", {})).replace("_", "-")
+        return f"{option} is {error['input']!r}: it is a section, with {inner}: give {option}.NAME"
     if error["type"] == "union_tag_invalid":
         return f"{option}.kind is {error['ctx']['tag']!r}: it may be {error['ctx']['expected_tags']}"
     message = error["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""``slm`` sweep, scaling and spread: many trainings by one command. Each returns its exit code."""
+"""``slm`` sweep, scaling and seed-variance: many trainings by one command. Each returns its exit code."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def scaling(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     return _searched(options, checked(ScalingConfig, given | _search(options, settings)))
 
 
-def spread(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Measure what training again with another seed alone changes, and keep it with the registered model."""
+def seed_variance(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Measure what only another seed changes, and keep it with the registered model."""
     config, root, console = configure(options.preset, settings), artifacts_root(), Console(highlight=False)
     if options.num < 2:
-        raise UserError(f"--num is {options.num}: a spread is between two trainings or more")
+        raise UserError(f"--num is {options.num}: at least two trainings differ")
     configure_environment(root)
     calm_threads()
     from tasks.judge import record_spread

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -44,7 +45,7 @@ def test_an_interrupted_sweep_goes_on_past_a_setting_that_diverges(tmp_path: Pat
                 break
         said = started.stderr.read()
         assert started.wait(60) == 130, said
-    assert f"`slm {' '.join(words)}` goes on from there" in said
+    assert f"`{shlex.join(['slm', *words])}` resumes from there" in said
     assert nested(artifacts) == {f"quick: {RATE}": [("learning_rate 0.002, seed 0", "FINISHED")]}
 
     done = run_slm(artifacts, *words)

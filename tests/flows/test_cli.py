@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
+from typing import Any, NoReturn
+
+import pytest
+
+from flows.cli import main, parser
 
 COMMAND = "import sys; from flows.cli import main; main(['settings'])"
 
@@ -17,3 +23,43 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("build.run", ["run", "sample", "--source.path", "my stories; $HOME.parquet"]),
+        ("trials.sweep", ["sweep", "quick", "--over", "train.optimizer.matrices=muon, adamw"]),
+    ],
+)
+def test_the_line_that_says_how_to_resume_can_be_pasted_into_a_shell(
+    command: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: Any, settings: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"flows.commands.{command}", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 130
+    line = capsys.readouterr().err.strip()
+    assert line.endswith(" resumes from there")
+    assert shlex.split(line.split("`")[1]) == ["slm", *words]
+
+
+def test_an_old_name_of_a_command_works_with_a_notice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("SLM_ARTIFACTS", str(tmp_path / "artifacts"))
+    with pytest.raises(SystemExit) as left:
+        main(["spread", "quick", "--num", "1", "--train.max-steps", "3"])
+    notice, error = capsys.readouterr().err.splitlines()
+    assert "`slm spread` is now called `slm seed-variance`" in notice
+    assert left.value.code == 2 and "--num is 1" in error
+
+
+def test_help_lists_every_command_below_the_title_of_its_group() -> None:
+    said = parser().format_help()
+    for name in parser().get_default("commands"):
+        assert f"\n  {name} " in said
+    assert said.index("build a model:") < said.index("\n  run ") < said.index("compare settings:")

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_budget_of_the_users_replaces_the_presets() -> None:
         ({"clean.min_charz": 3}, ["--clean.min-charz", "did you mean min-chars?"]),
         ({"width": 3}, ["--width", "--section.name"]),
         ({"model.num_heads": 3}, ["--model", "num_kv_heads"]),
+        ({"train.optimizer": 3}, ["--train.optimizer is 3", "section", "learning-rate"]),
+        (
+            {"train.optimizer": 3, "train.optimizer.learning-rate": 1},
+            ["--train.optimizer is 3", "learning-rate", "too"],
+        ),
+        (
+            {"train.optimizer.learning-rate": 1, "train.optimizer": 3},
+            ["--train.optimizer is 3", "learning-rate", "too"],
+        ),
+        ({"train.max-steps": "x", "train.max-steps.a.b": 1}, ["--train.max-steps is 'x'", "--train.max-steps.a.b"]),
+        ({"source.path": [1], "source.path.a": 1}, ["--source.path is [1]", "--source.path.a"]),
     ],
 )
 def test_an_illegal_setting_is_one_line_that_names_it(given: dict[str, object], words: list[str]) -> None:
@@ -73,6 +85,23 @@ def test_an_illegal_setting_is_one_line_that_names_it(given: dict[str, object], 
     assert "\n" not in said
     for word in words:
         assert word in said
+
+
+def test_no_value_of_any_setting_or_section_is_a_traceback() -> None:
+    names = {name.partition(" ")[0] for name, _, _ in described()}
+    sections = {name[:at] for name in names for at, letter in enumerate(name) if letter == "."}
+    for name in names | sections:
+        for value in (3, "x", [], [1], {}, {"a": 1}, None, True, 1.5):
+            for given in ({name: value}, {name: value, f"{name}.x": 1}, {f"{name}.x": 1, name: value}):
+                with suppress(UserError):
+                    configure("quick", given)
+
+
+def test_settings_given_as_a_section_are_left_as_they_were() -> None:
+    given: dict[str, Any] = {"train.optimizer": {"beta1": 0.8}, "train.optimizer.learning_rate": 0.5}
+    optimizer = configure("quick", given).train.optimizer
+    assert (optimizer.beta1, optimizer.learning_rate) == (0.8, 0.5)
+    assert given["train.optimizer"] == {"beta1": 0.8}
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
