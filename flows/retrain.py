@@ -38,10 +38,11 @@ from tasks.running.planner import Planner
 from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import Runner, run_until_complete
 from tasks.services.run_lock import RETRAIN, WATCH, run_lock
-from tasks.tracking.bundle import BundleFailed
+from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
-from tasks.tracking.registry import Version, aliased, find_version, list_versions
+from tasks.tracking.registry import aliased, find_version, list_versions
 from tasks.tracking.release import Decision
+from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport

@@ -65,13 +65,12 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
 
     Raises UserError if none of them could be trained.
     """
-    from tasks.tracking.descriptions import Description
-    from tasks.tracking.runs import keep_files, open_run
+    from tasks.tracking.runs import RunDescription, keep_files, open_run
 
     calm_threads()
     trials, results = search.trials(), list[Result]()
     store, observer = MlflowStore.at(artifacts_root()), current_observer()
-    described = Description(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)
+    described = RunDescription(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)
     with open_run(store, described) as parent:
         for number, trial in enumerate(trials, 1):
             began = time.perf_counter()

@@ -16,10 +16,11 @@ from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, co
 from slm_model.manifest import Manifest, read_manifest
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
-from tasks.tracking.bundle import BundleFailed, score_with_bundle
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
 from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, SPREAD, VERDICT_TAG, MlflowStore
-from tasks.tracking.registry import Version, aliased, find_version, model_tag
+from tasks.tracking.registry import aliased, find_version, model_tag
+from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
 from tasks.judge import opponents
 from tasks.lineage.ancestors import ancestors
-from tasks.tracking.connection import registering
+from tasks.tracking.connection import registration_lock
 from tasks.tracking.mlflow_store import (
     BITS_PER_BYTE,
     CHALLENGER,
@@ -28,8 +28,9 @@ from tasks.tracking.mlflow_store import (
     VERDICT_TAG,
     MlflowStore,
 )
-from tasks.tracking.registry import Version, aliased, find_version
+from tasks.tracking.registry import aliased, find_version
 from tasks.tracking.release import Release, ReleaseConfig
+from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -63,7 +64,7 @@ def register_model(
     released a model or judged this one: judge again. Runs that share ``root`` take turns. Raises RegistryUnreachable.
     """
     store = MlflowStore.at(root)
-    with registering(root):
+    with registration_lock(root):
         version = find_version(store, config.model_name, model.key)
         if known := version is not None and VERDICT_TAG in version.tags:
             given = Verdict.model_validate_json(version.tags[VERDICT_TAG])

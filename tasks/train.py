@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.shards.token_shards import TokenShards
-    from tasks.tracking.descriptions import Dataset, Description
+    from tasks.tracking.runs import Dataset, RunDescription
 
 
 TRUNK = "trunk"
@@ -178,9 +178,9 @@ def describe(
     inputs: Sequence[InputRef],
     root: Path,
     commit: str | None,
-) -> Description:
+) -> RunDescription:
     """The training as MLflow shows it: its settings and what it was trained on."""
-    from tasks.tracking.descriptions import Description
+    from tasks.tracking.runs import RunDescription
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
@@ -189,12 +189,12 @@ def describe(
     name = f"{network['kind']} {key[:8]}"
     tags = {"slm.shards": shards.key} | ({"slm.warm_start": earlier} if earlier else {})
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
-    return Description(key, name, params, tags, datasets(shards, root))
+    return RunDescription(key, name, params, tags, datasets(shards, root))
 
 
 def datasets(shards: TokenShards, root: Path) -> list[Dataset]:
     """The shards' sides as MLflow's datasets."""
-    from tasks.tracking.descriptions import Dataset
+    from tasks.tracking.runs import Dataset
 
     facts = shards.facts
     source = source_of(shards.manifest, Store(root)) if shards.manifest else str(shards.folder)

@@ -26,7 +26,7 @@ from tasks.tracking.registry import find_version
 
 if TYPE_CHECKING:
     from slm_model.evaluation.score_card import Evaluation
-    from tasks.tracking.registry import Version
+    from tasks.tracking.version import Version
 
 FATES = {"cached": "cyan", "will run": "yellow", "may run": "dim"}
 

@@ -14,7 +14,7 @@ from tasks.engine.openmp import calm_threads
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
 from tasks.services.environment import configure_environment
-from tasks.tracking.bundles import bundle_folder, find_model
+from tasks.tracking.bundle_files import bundle_folder, find_model
 from tasks.tracking.mlflow_store import CHAMPION, MlflowStore
 from tasks.tracking.registry import aliased, list_versions, previous_champion, registered, version_of
 from tasks.tracking.release import ReleaseConfig
@@ -100,10 +100,10 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
     bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
-    from tasks.tracking.connection import registering
+    from tasks.tracking.connection import registration_lock
     from tasks.tracking.registration import set_alias
 
-    with registering(store.root):
+    with registration_lock(store.root):
         version = version_of(store, options.reference)
         before = aliased(store, version.model_name, options.alias)
         if before == version:
@@ -118,11 +118,11 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Make the champion before the present one champion again."""
     configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    from tasks.tracking.connection import registering
+    from tasks.tracking.connection import registration_lock
     from tasks.tracking.registration import set_alias
 
     registered(store, options.name)
-    with registering(store.root):
+    with registration_lock(store.root):
         before, present = previous_champion(store, options.name), aliased(store, options.name)
         if before is None:
             raise UserError(

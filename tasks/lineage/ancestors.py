@@ -10,7 +10,7 @@ from tasks.engine.store import Store
 
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
-    from tasks.tracking.registry import Version
+    from tasks.tracking.version import Version
 
 
 def ancestors(manifest: Manifest, store: Store) -> dict[str, Manifest]:

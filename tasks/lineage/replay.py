@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.store import Store
 from tasks.lineage.trace import other_code
-from tasks.tracking.bundle import ask_bundle
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_process import ask_bundle
 from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import Version
+from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint

@@ -13,9 +13,9 @@ from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
 from tasks.lineage.trace import Link, aliases_of, manifests_in
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import Version
+from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint

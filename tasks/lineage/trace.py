@@ -17,9 +17,10 @@ from tasks.engine.differences import flatten
 from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import needed
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.mlflow_store import DIGEST, MlflowStore
-from tasks.tracking.registry import Version, page_of_version
+from tasks.tracking.registry import page_of_version
+from tasks.tracking.version import Version
 
 Name = tuple[str, str]  # of an artifact: stage and key
 SHOWN_FILES = 5

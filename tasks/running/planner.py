@@ -90,7 +90,7 @@ class Planner:
     def earlier(self, reference: str | None) -> tuple[Checkpoint, ...]:
         if reference is None:
             return ()
-        from tasks.tracking.bundles import find_model
+        from tasks.tracking.bundle_files import find_model
 
         model, name = find_model(reference, self.engine.store.root)
         self.lines.append(Line("warm_start", "cached", f"{name}: train {model.key[:12]}, content {model.digest[:12]}"))

@@ -62,7 +62,7 @@ class Runner:
             return ()
 
         def work() -> tuple[Checkpoint, str, bool]:
-            from tasks.tracking.bundles import find_model
+            from tasks.tracking.bundle_files import find_model
 
             model, name = find_model(reference, self.engine.store.root)
             return model, f"{name}: train {model.key[:12]}, content {model.digest[:12]}", False

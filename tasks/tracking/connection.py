@@ -1,4 +1,4 @@
-"""The connection to MLflow: a client of a store, quiet and at home, whose failures are RegistryUnreachable."""
+"""The connection to MLflow: its client, its environment, its errors as RegistryUnreachable, and locks on the store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from filelock import FileLock
 
+from tasks.tracking.mlflow_private import CONNECTION_LOGGER
 from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 
 if TYPE_CHECKING:
@@ -30,15 +31,15 @@ def connect(store: MlflowStore) -> MlflowClient:
 
     if store.database is None:
         return MlflowClient(store.uri, store.uri)
-    with locked(store.database.parent, store.database.name):
+    with file_lock(store.database.parent, store.database.name):
         return MlflowClient(store.uri, store.uri)
 
 
 def translate_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, raising RegistryUnreachable for whatever MLflow raises."""
+    """The function, raising RegistryUnreachable where MLflow or its database raises an error."""
 
     @wraps(function)
-    def reaching(*args: P.args, **kwargs: P.kwargs) -> R:
+    def translated(*args: P.args, **kwargs: P.kwargs) -> R:
         configure_mlflow_env()
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -48,22 +49,22 @@ def translate_errors(function: Callable[P, R]) -> Callable[P, R]:
         except (MlflowException, SQLAlchemyError) as error:
             raise RegistryUnreachable(str(error)) from error
 
-    return reaching
+    return translated
 
 
-def registering(root: Path) -> FileLock:
-    """The turn of a run that registers, or of a person who moves an alias: what is read in it holds until it ends."""
-    return locked(root, "register")
+def registration_lock(root: Path) -> FileLock:
+    """Held by a run that registers and by a person who moves an alias: what is read under it stays true."""
+    return file_lock(root, "register")
 
 
-def locked(folder: Path, name: str) -> FileLock:
-    """One process at a time, by a file in the folder, which is made if it is missing."""
+def file_lock(folder: Path, name: str) -> FileLock:
+    """A lock for one process at a time, by a file in the folder, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f".{name}.lock")
 
 
 def configure_mlflow_env() -> None:
-    """Have MLflow keep quiet, stay at home and not wait for ever; to be called before it is imported."""
+    """Make MLflow quiet, offline and quick to give up on a server. To be called before MLflow is imported."""
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
@@ -78,12 +79,12 @@ def configure_mlflow_env() -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # if it was imported before
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises, each time
+    logging.getLogger(CONNECTION_LOGGER).setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def global_uri(store: MlflowStore) -> Iterator[None]:
-    """MLflow's process-wide tracking URI set to the store: what deals with ``models:/`` reads that one alone."""
+    """MLflow's process-wide tracking URI set to the store: ``models:/`` addresses are read from that one only."""
     import mlflow
 
     before = os.environ.get("MLFLOW_TRACKING_URI")
@@ -91,7 +92,7 @@ def global_uri(store: MlflowStore) -> Iterator[None]:
     try:
         yield
     finally:
-        # None takes the variable out of the environment too, where `MlflowStore.at` would take it for the user's word.
+        # None takes the variable out of the environment too, where `MlflowStore.at` would take it for a user's setting.
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
 
 

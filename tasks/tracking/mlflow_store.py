@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from slm_model.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 CHAMPION, CHALLENGER = "champion", "challenger"
-REFERENCE = "reference"  # set at the first release, then moved by hand alone: no champion may be worse than it
+REFERENCE = "reference"  # set at the first release, then moved by hand only: no champion may be worse than it
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
 VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registration writes
 REASONS = "slm.reasons"
-LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it rests on, by stage; its checkpoint's content
+LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it was made from, by stage; its checkpoint's content
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
 SPREAD = "slm.spread"  # on a registered model: what training again with another seed alone changes

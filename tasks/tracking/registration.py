@@ -1,8 +1,9 @@
-"""Writes model versions, aliases and tags to the MLflow registry."""
+"""Write model versions with their bundles, aliases and tags to MLflow's registry. registry.py reads them."""
 
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 import json
 import os
 import socket
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.engine.paths import REPOSITORY
-from tasks.tracking.bundle import PROGRAM, requirements
+from tasks.tracking.bundle_process import PROGRAM
 from tasks.tracking.connection import connect, global_uri, quiet_mlflow, translate_errors
 from tasks.tracking.mlflow_store import AUDIT, CHALLENGER, CHAMPION, CHAMPION_SINCE, KEY, VERDICT, MlflowStore
-from tasks.tracking.registry import Version, aliased, find_version, list_versions
+from tasks.tracking.registry import aliased, find_version, list_versions
+from tasks.tracking.runs import DIGEST_LENGTH, Dataset
+from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from tasks.tracking.descriptions import DIGEST_LENGTH, Dataset
+
+# What a bundle's code imports.
+LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch")
 
 
 @translate_errors
@@ -90,6 +95,11 @@ def set_model_tag(store: MlflowStore, model_name: str, tag: str, value: str) -> 
     client = connect(store)
     _ensure_registered_model(client, model_name)
     client.set_registered_model_tag(model_name, tag, value)
+
+
+def requirements() -> list[str]:
+    """The libraries that a bundle's code imports, at the versions installed here, without a local suffix (``+cpu``)."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
 
 
 def _who() -> str:

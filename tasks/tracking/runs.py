@@ -1,7 +1,7 @@
-"""MLflow: a training's run, and the registered model that comes of it.
+"""MLflow runs: what describes one, and writing it, live from a training or afterwards from its artifacts.
 
-Every function raises RegistryUnreachable when the store fails. A training's run is recorded by a thread (live_run.py);
-what the store did not take then, ``fill_run`` writes later. Reading the registry, in milliseconds, is registry.py's.
+Every function raises RegistryUnreachable when the store fails. A training's run is written by a thread (live_run.py);
+``fill_run`` later writes what the store did not take then.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.tracking.connection import configure_mlflow_env, connect, quiet_mlflow, translate_errors
-from tasks.tracking.descriptions import DIGEST_LENGTH, Dataset, Description
 from tasks.tracking.live_run import LiveRun, Point
 from tasks.tracking.mlflow_store import KEY, MlflowStore
 
@@ -27,9 +26,38 @@ FAILURE = "slm.failure"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow has no page of training runs
 INTERVAL = 2.0  # seconds between two writes
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
+DIGEST_LENGTH = 36  # MLflow's limit
+EXPERIMENT = "slm"
 
 
-def open_run(store: MlflowStore, description: Description, interval: float = INTERVAL) -> LiveRun:
+@dataclass(frozen=True)
+class Dataset:
+    """Stories that a model was trained or scored on, as MLflow's lineage names them."""
+
+    name: str
+    side: Literal["train", "validation", "test"]
+    digest: str  # of the bytes, hex; MLflow shows the first 36 digits
+    source: str  # where they come from, with the pinned revision
+    counts: Mapping[str, int] = field(default_factory=dict)  # num_stories, num_tokens, num_bytes
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name} ({self.side})"
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What is known of a run before its first number."""
+
+    key: str
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Dataset] = ()
+    experiment: str = EXPERIMENT
+
+
+def open_run(store: MlflowStore, description: RunDescription, interval: float = INTERVAL) -> LiveRun:
     """The run of a training, found again by its key or begun, and recorded in the background from now on."""
 
     configure_mlflow_env()
@@ -62,7 +90,7 @@ class _Run:
 
     @classmethod
     @translate_errors
-    def find_or_begin(cls, store: MlflowStore, description: Description, started: int | None = None) -> _Run:
+    def find_or_begin(cls, store: MlflowStore, description: RunDescription, started: int | None = None) -> _Run:
         from mlflow.entities import Param
 
         client = connect(store)
@@ -122,7 +150,7 @@ class _Run:
 @translate_errors
 def fill_run(
     store: MlflowStore,
-    description: Description,
+    description: RunDescription,
     history: Sequence[tuple[int, Mapping[str, float]]],
     *,
     started: datetime,

@@ -122,8 +122,7 @@ def keep_result(store: MlflowStore, parent_key: str, parent_id: str, result: Res
 
     Raises RegistryUnreachable.
     """
-    from tasks.tracking.descriptions import Description
-    from tasks.tracking.runs import fill_run
+    from tasks.tracking.runs import RunDescription, fill_run
 
     model, tags = result.model, {PARENT: parent_id}
     history, started = [], datetime.now(UTC)
@@ -134,5 +133,5 @@ def keep_result(store: MlflowStore, parent_key: str, parent_id: str, result: Res
         history.append((model.facts.steps, figures | {"num_parameters": float(result.num_parameters)}))
     key = hash_json([parent_key, dict(result.point), result.seed])
     params = {**result.point, "train.seed": result.seed}
-    described = Description(key, f"{result.label}, seed {result.seed}", params, tags, experiment=EXPERIMENT)
+    described = RunDescription(key, f"{result.label}, seed {result.seed}", params, tags, experiment=EXPERIMENT)
     fill_run(store, described, history, started=started, seconds=result.seconds, failure=result.failure)

@@ -8,7 +8,7 @@ import pytest
 
 from flows.commands import lineage
 from slm_model.artifact import MANIFEST
-from tasks.tracking.registry import Version
+from tasks.tracking.version import Version
 
 
 def test_a_version_without_a_key_shows_its_tags_and_no_artifact_of_others(

@@ -23,7 +23,7 @@ from tasks.engine.store import Store
 from tasks.lineage.garbage_collection import removable
 from tasks.lineage.trace import trace_version
 from tasks.running.pages import retrain_page
-from tasks.tracking.bundle import BundleFailed
+from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_store import MlflowStore
 from tasks.tracking.registry import list_versions, version_of
 from tasks.tracking.release import Decision

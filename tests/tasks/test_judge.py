@@ -24,10 +24,11 @@ from tasks.engine.stage import Engine
 from tasks.judge import compare_versions, contender, judge_model, record_spread, spread_of
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
-from tasks.tracking.bundle import BundleFailed
+from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore
-from tasks.tracking.registry import Version, aliased, find_version, list_versions
+from tasks.tracking.registry import aliased, find_version, list_versions
 from tasks.tracking.release import ReleaseConfig
+from tasks.tracking.version import Version
 from tests.e2e.conftest import SMALL
 
 pytestmark = pytest.mark.slow

@@ -12,18 +12,18 @@ import pytest
 from slm_model.manifest import content_digest, read_manifest, seal_manifest
 from tasks.engine.store import Store, records_of
 from tasks.lineage.trace import trace_version
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
-from tasks.tracking.descriptions import Description
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.mlflow_store import DIGEST, MlflowStore
 from tasks.tracking.registration import register_version
-from tasks.tracking.registry import Version, list_versions
-from tasks.tracking.runs import fill_run
+from tasks.tracking.registry import list_versions
+from tasks.tracking.runs import RunDescription, fill_run
+from tasks.tracking.version import Version
 
 
 @pytest.fixture
 def version(store: MlflowStore, checkpoint: Path) -> Version:
     manifest = read_manifest(checkpoint)
-    run_id = fill_run(store, Description(manifest.key, "run"), [], started=datetime.now(UTC), seconds=1)
+    run_id = fill_run(store, RunDescription(manifest.key, "run"), [], started=datetime.now(UTC), seconds=1)
     register_version(
         store,
         "tales",

@@ -23,13 +23,12 @@ from slm_model.checkpoint import open_checkpoint
 from slm_model.evaluation.scoring import score_texts
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
-from tasks.tracking.bundle import BundleFailed, requirements, score_with_bundle
-from tasks.tracking.bundles import bundle_folder
+from tasks.tracking.bundle_files import bundle_folder
+from tasks.tracking.bundle_process import BundleFailed, requirements, score_with_bundle
 from tasks.tracking.connection import quiet_mlflow
-from tasks.tracking.descriptions import Description
 from tasks.tracking.mlflow_store import MlflowStore
 from tasks.tracking.registration import register_version
-from tasks.tracking.runs import fill_run
+from tasks.tracking.runs import RunDescription, fill_run
 
 PROMPTS = ["Once upon", "The dog"]
 TEXTS = ["Lily saw a big red ball.", "Zoë sat.", "The dog ran. " * 20]
@@ -40,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, check
     root = tmp_path_factory.mktemp("artifacts")
     shutil.copyfile(empty_database, root / "mlflow.db")
     store = MlflowStore(root, f"sqlite:///{root}/mlflow.db")
-    run_id = fill_run(store, Description("key-1", "run"), [], started=datetime.now(UTC), seconds=1)
+    run_id = fill_run(store, RunDescription("key-1", "run"), [], started=datetime.now(UTC), seconds=1)
     version = register_version(store, "tales", checkpoint, run_id=run_id, key="key-1", verdict="passed", metrics={})
     return bundle_folder(store, version)
 

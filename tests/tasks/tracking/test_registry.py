@@ -19,9 +19,8 @@ import pytest
 
 from slm_model.checkpoint import open_checkpoint
 from slm_model.errors import UserError
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
-from tasks.tracking.connection import connect, registering
-from tasks.tracking.descriptions import Dataset, Description
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.connection import connect, registration_lock
 from tasks.tracking.mlflow_store import CHALLENGER, CHAMPION, REFERENCE, MlflowStore, RegistryUnreachable
 from tasks.tracking.registration import register_version, set_alias, set_model_tag, set_tags
 from tasks.tracking.registry import (
@@ -33,12 +32,12 @@ from tasks.tracking.registry import (
     model_tag,
     previous_champion,
 )
-from tasks.tracking.runs import fill_run
+from tasks.tracking.runs import Dataset, RunDescription, fill_run
 from tests.e2e.conftest import environment, slm_command
 
 
 def register(store: MlflowStore, checkpoint: Path, key: str, verdict: str = "passed", name: str = "tales") -> Version:
-    run_id = fill_run(store, Description(key, key), [], started=datetime.now(UTC), seconds=1)
+    run_id = fill_run(store, RunDescription(key, key), [], started=datetime.now(UTC), seconds=1)
     return register_version(
         store,
         name,
@@ -122,7 +121,7 @@ def test_a_person_who_moves_an_alias_waits_for_a_run_that_registers_and_goes_by_
     for key in ("key-1", "key-2"):
         set_alias(store, register(store, checkpoint, key), CHAMPION, "better")
     third = register(store, checkpoint, "key-3")
-    with registering(store.root):
+    with registration_lock(store.root):
         command = [slm_command(), *words]
         moving = subprocess.Popen(command, env=environment(store.root), stdout=subprocess.PIPE, text=True)
         with suppress(subprocess.TimeoutExpired):

@@ -16,14 +16,13 @@ import pytest
 from slm_model.errors import Stopped
 from tasks.tracking import live_run
 from tasks.tracking.connection import connect
-from tasks.tracking.descriptions import Dataset, Description
 from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
-from tasks.tracking.runs import fill_run, is_drawn, open_run
+from tasks.tracking.runs import Dataset, RunDescription, fill_run, is_drawn, open_run
 
 COUNTS = {"num_stories": 3, "num_tokens": 100, "num_bytes": 90}
 TRAIN = Dataset("TinyStories", "train", "ab" * 32, "roneneldan/TinyStories at f54c09fd", COUNTS)
 TEST = Dataset("TinyStories", "test", "cd" * 32, "roneneldan/TinyStories at f54c09fd", COUNTS)
-DESCRIPTION = Description("key-1", "transformer key", {"width": 128, "rate": 6e-3}, {"slm.note": "x"}, [TRAIN, TEST])
+DESCRIPTION = RunDescription("key-1", "transformer key", {"width": 128, "rate": 6e-3}, {"slm.note": "x"}, [TRAIN, TEST])
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -232,7 +231,7 @@ def test_an_experiment_deleted_by_hand_takes_runs_again(store: MlflowStore) -> N
     experiment = client.get_experiment_by_name("slm")
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
-    with open_run(store, Description("key-2", "second")) as run:
+    with open_run(store, RunDescription("key-2", "second")) as run:
         assert run.run_id is not None
     assert client.get_run(run.run_id).info.status == "FINISHED"
 
@@ -244,7 +243,7 @@ def test_processes_that_start_at_once_share_one_new_store(tmp_path: Path) -> Non
         "import sys; from pathlib import Path\n"
         "from tasks.tracking.registry import MlflowStore; from tasks.tracking.runs import *\n"
         f"store = MlflowStore(Path({str(root)!r}), 'sqlite:///{root}/mlflow.db')\n"
-        "with open_run(store, Description(sys.argv[1], sys.argv[1])) as run: run.log(1, {'train/loss': 1.0})\n"
+        "with open_run(store, RunDescription(sys.argv[1], sys.argv[1])) as run: run.log(1, {'train/loss': 1.0})\n"
         "print(run.run_id)\n"
     )
     command = [sys.executable, "-c", program]

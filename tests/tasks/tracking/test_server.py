@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 
 from slm_model.checkpoint import open_checkpoint
-from tasks.tracking.bundle import score_with_bundle
-from tasks.tracking.bundles import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_process import score_with_bundle
 from tasks.tracking.connection import connect
-from tasks.tracking.descriptions import Dataset, Description
 from tasks.tracking.mlflow_store import CHAMPION, MlflowStore, RegistryUnreachable
 from tasks.tracking.registration import register_version, set_alias
 from tasks.tracking.registry import aliased, find_version, list_models, list_versions
-from tasks.tracking.runs import fill_run, open_run
+from tasks.tracking.runs import Dataset, RunDescription, fill_run, open_run
 
 pytestmark = pytest.mark.slow
 
 DATASET = Dataset("TinyStories", "test", "cd" * 32, "here", {"num_stories": 3})
-DESCRIPTION = Description("key-1", "run", {"width": 8}, datasets=[DATASET])
+DESCRIPTION = RunDescription("key-1", "run", {"width": 8}, datasets=[DATASET])
 
 
 @pytest.fixture

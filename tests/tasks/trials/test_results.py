@@ -13,15 +13,14 @@ from slm_model.errors import UserError
 from slm_model.networks.config import TransformerConfig
 from slm_model.reporting.html import to_html
 from tasks.tracking.connection import connect
-from tasks.tracking.descriptions import Description
 from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.runs import keep_files, open_run
+from tasks.tracking.runs import RunDescription, keep_files, open_run
 from tasks.trials.reports import scaling_report, sweep_report
 from tasks.trials.results import EXPERIMENT, Result, keep_result, ranked
 from tests.made_artifacts import manifest_for
 
 RATE = "train.optimizer.learning_rate"
-SWEEP = Description("sweep-key", "quick: learning_rate", {"over": RATE}, experiment=EXPERIMENT)
+SWEEP = RunDescription("sweep-key", "quick: learning_rate", {"over": RATE}, experiment=EXPERIMENT)
 
 
 class Trained(Checkpoint):

@@ -1,13 +1,14 @@
-"""A registered model's bundle: the checkpoint, the code that reads it, and the libraries that the code wants.
+"""A bundle's own code and model, run in a process of its own: whatever became of this checkout, it scores as it did.
+
+pyfunc_model.py is the program, registration.py writes the bundle:
 
     MLmodel, pyfunc_model.py, requirements.txt, code/slm_model/, artifacts/<train key>/
 
-No pickle anywhere. Whatever becomes of this checkout, a bundle is scored and served by its own code.
+No pickle anywhere.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -23,22 +24,16 @@ if TYPE_CHECKING:
     from slm_model.evaluation.story_score import StoryScore
 
 PROGRAM = Path(__file__).with_name("pyfunc_model.py")
-LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch")
 
 
 class BundleFailed(UserError):
-    """A bundle's own code did not do what was asked of it; a note has all that it said."""
-
-
-def requirements() -> list[str]:
-    """The libraries that a bundle's code imports, each as installed here; without a build's local suffix (``+cpu``)."""
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
+    """A bundle's own code failed. A note has its whole error output."""
 
 
 def score_with_bundle(bundle: Path, texts: Sequence[str], device: str = "cpu") -> list[StoryScore]:
-    """The score of each text by the bundle's own model and code, in a process of its own.
+    """The score of each text by the bundle's own model and code.
 
-    Raises BundleFailed if that code fails, or scores another number of texts.
+    Raises BundleFailed if that code fails, or returns another number of scores than texts.
     """
     from slm_model.evaluation.story_score import StoryScore
 
@@ -58,9 +53,9 @@ def ask_bundle(
     device: str = "cpu",
     num_threads: int | None = None,
 ) -> dict[str, list[Any]]:
-    """The columns that the bundle's own model and code answer to a column of texts, in a process of its own.
+    """The columns that the bundle's own model and code return for a column of texts.
 
-    ``num_threads``: compute with so many, deterministically. Raises BundleFailed if that code fails.
+    ``num_threads``: compute with this many, deterministically. Raises BundleFailed if that code fails.
     """
     request = {"rows": {column: list(texts)}, "params": dict(params), "device": device, "num_threads": num_threads}
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,34 +1,29 @@
-"""A registered version's files, and the model in them."""
+"""Where the files of a registered version are on this machine, and the checkpoint among them."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_model.errors import UserError
 from slm_model.manifest import MANIFEST
-from tasks.tracking.mlflow_store import (
-    MlflowStore,
-)
+from tasks.tracking.connection import file_lock, global_uri, quiet_mlflow, translate_errors
+from tasks.tracking.mlflow_rest import MlflowRest
+from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.registry import version_of
+from tasks.tracking.version import Version, local_path
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
-import shutil
-from typing import TYPE_CHECKING
-
-from tasks.tracking.connection import global_uri, locked, quiet_mlflow, translate_errors
-from tasks.tracking.registry import Version, _get, local_path, version_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def bundle_folder(store: MlflowStore, version: Version) -> Path:
-    """A version's bundle on this machine, fetched once if it is kept elsewhere. Raises UserError if it is gone."""
+    """A version's bundle on this machine; fetched once if it is elsewhere. Raises UserError if it is gone."""
     location = version.location
     if location is None:
         query = {"name": version.model_name, "version": str(version.number)}
-        location = _get(store.uri, "model-versions/get-download-uri", query)["artifact_uri"]
+        location = MlflowRest(store.uri).get("model-versions/get-download-uri", query)["artifact_uri"]
     bundle = local_path(location)
     if bundle is not None and (bundle / "MLmodel").is_file():
         return bundle
@@ -37,8 +32,7 @@ def bundle_folder(store: MlflowStore, version: Version) -> Path:
             f"the files of {version.model_name} version {version.number} are gone from {bundle}: run `slm run` to "
             "register its model again, or `slm rollback` to go back to another version"
         )
-
-    return fetch_bundle(store, version)
+    return _fetch_bundle(store, version)
 
 
 def find_model(reference: str | None, root: Path) -> tuple[Checkpoint, str]:
@@ -62,10 +56,10 @@ def checkpoint_folder(bundle: Path) -> Path:
 
 
 @translate_errors
-def fetch_bundle(store: MlflowStore, version: Version) -> Path:
-    """A version's bundle, brought to this machine once."""
+def _fetch_bundle(store: MlflowStore, version: Version) -> Path:
+    """Download a version's bundle, unless that was done before."""
     folder = store.root / "mlflow-fetched" / version.model_name / str(version.number)
-    with locked(store.root, "fetch"):
+    with file_lock(store.root, "fetch"):
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
