@@ -1,4 +1,4 @@
-"""How OpenMP's threads are told to wait."""
+"""How OpenMP's threads wait for work."""
 
 import os
 from pathlib import Path
