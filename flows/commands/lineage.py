@@ -1,4 +1,4 @@
-"""``slm`` show, trace, replay and gc: what is there, whence it came, what may go. Each returns its exit code."""
+"""``slm`` show, trace, replay and gc: artifacts, their origin, and which can be removed. Each returns its exit code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def trace(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Where something comes from, and what came of it. Exit code 1 if a link does not hold."""
+    """What something was made from, and what was made from it. Exit code 1 if a link does not match."""
     from tasks.lineage.story_trace import trace_story
     from tasks.lineage.trace import manifests_in, named, trace_artifact, trace_version
 
@@ -56,35 +56,35 @@ def trace(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         links = trace_version(version_of(registry, reference), registry, store)
     elif names:
         versions = all_versions(registry)
-        links = [link for name in names for link in trace_artifact(name, store, versions, alone=len(names) == 1)]
+        links = [link for name in names for link in trace_artifact(name, store, versions, back=len(names) == 1)]
     else:
         links = trace_story(reference, store, registry, all_versions(registry))
     console = Console(highlight=False, soft_wrap=True)
     for link in links:
         console.print(link.title, style="bold", markup=False)
-        for name, text in link.said:
+        for name, text in link.details:
             console.print(f"  {name:<18}{text}", markup=False)
-        for text in link.wrong:
+        for text in link.mismatches:
             console.print(f"  MISMATCH          {text}", style="red", markup=False)
-    num_wrong = sum(len(link.wrong) for link in links)
-    console.print(f"{num_wrong} links do not hold" if num_wrong else "every link holds")
-    return 1 if num_wrong else 0
+    num_mismatches = sum(len(link.mismatches) for link in links)
+    console.print(f"{num_mismatches} links do not hold" if num_mismatches else "every link holds")
+    return 1 if num_mismatches else 0
 
 
 def replay(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Tell a version's recorded stories again. Exit code 1 if one comes out otherwise."""
-    from tasks.lineage.replay import replay as told_again
+    """Generate a version's recorded stories again. Exit code 1 if one differs."""
+    from tasks.lineage.replay import replay as replayed
 
     registry = MlflowStore.at(artifacts_root())
     version = version_of(registry, options.reference)
     calm_threads()
-    found = told_again(version, Store(registry.root), registry, options.story)
+    found = replayed(version, Store(registry.root), registry, options.story)
     for number, story in found.stories.items():
         if options.story in (None, number):
             said = "the same, byte for byte" if story.same else "DIFFERS"
             print(f"{number:>4}  {story.where:<12} {story.prompt[:40]!r:<44} {said}")
         if options.story == number:
-            print(story.told if story.same else f"recorded: {story.recorded}\ntold now: {story.told}")
+            print(story.generated if story.same else f"recorded: {story.recorded}\ngenerated now: {story.generated}")
     differ = sum(not story.same for story in found.stories.values())
     print(f"{version.name}: {len(found.stories) - differ} of {len(found.stories)} recorded stories came out the same")
     for reason in found.changed if differ else []:
@@ -95,7 +95,7 @@ def replay(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def gc(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Show what nothing needs, and remove it if told to."""
+    """Show what nothing needs, and remove it on request."""
     from tasks.lineage.garbage_collection import removable
 
     if not options.keep_days >= 0:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from tasks.tracking.version import Version
 
+Name = tuple[str, str]  # of an artifact: stage and key
+
 
 def ancestors(manifest: Manifest, store: Store) -> dict[str, Manifest]:
     """Manifests by stage, the artifact's own among them; those that are no longer there are left out.
 
-    Of two of one stage the nearer stands: after a warm start the earlier model and its stories are not among them.
+    Of two of one stage the nearer is given: after a warm start the earlier model and its stories are not among them.
     """
     found = {manifest.recipe.stage: manifest}
     for one in manifest.recipe.inputs:
@@ -32,10 +34,10 @@ def source_of(manifest: Manifest, store: Store) -> str:
     return str(raw.facts["description"]) if raw else f"content {manifest.digest[:12]}"
 
 
-def needed(roots: Iterable[tuple[str, str]], manifests: Mapping[tuple[str, str], Manifest]) -> set[tuple[str, str]]:
-    """These artifacts (stage and key) and all that they were made of: by key, or by their bytes if the key is gone."""
+def needed(roots: Iterable[Name], manifests: Mapping[Name, Manifest]) -> set[Name]:
+    """These artifacts and all that they were made of: by key, or by their bytes if the key is gone."""
     by_digest = {(stage, manifest.digest): (stage, key) for (stage, key), manifest in manifests.items()}
-    found: set[tuple[str, str]] = set()
+    found: set[Name] = set()
     todo = list(roots)
     while todo:
         one = todo.pop()

@@ -1,4 +1,4 @@
-"""Replay: the stories that a version is recorded to have told, told again by its own code and compared byte by byte."""
+"""Replay: a version's recorded stories, generated again by its own code and compared byte by byte."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A recorded story, and the same told again."""
+    """A recorded story, and the same generated again."""
 
     where: str  # training or evaluation
     prompt: str
     recorded: str
-    told: str
+    generated: str
 
     @property
     def same(self) -> bool:
-        return self.recorded.encode() == self.told.encode()
+        return self.recorded.encode() == self.generated.encode()
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What was recorded, by number and told again; and what is other than it was then, so that a story may differ."""
+    """The recorded stories by number, generated again; and what has changed since, so that a story may differ."""
 
     stories: dict[int, Replayed]
     changed: list[str]
@@ -43,7 +43,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Stories that were told at once: how many are may change the last bit of a logit."""
+    """Stories that were generated together: their number may change the last bit of a logit."""
 
     where: str
     recorded: list[tuple[str, str]]  # prompt and story
@@ -53,8 +53,8 @@ class _Batch:
 
 
 def replay(version: Version, store: Store, registry: MlflowStore, number: int | None = None) -> Replay:
-    """Tell again what the version told at the end of its training and in its evaluation, with the same settings, seeds
-    and threads: all of it, or the batch in which a story has this number.
+    """Generate again the stories of the end of its training and of its evaluation, with the same settings, seeds and
+    threads: all of them, or the batch that has the story with this number.
 
     Raises UserError if what was recorded is gone or damaged, or there is no such number.
     """
@@ -77,8 +77,8 @@ def replay(version: Version, store: Store, registry: MlflowStore, number: int | 
     for batch in batches:
         if batch.recorded and (number is None or first <= number < first + len(batch.recorded)):
             device, num_threads = batch.numerics.get("device", "cpu"), batch.numerics.get("num_threads")
-            told = ask_bundle(bundle, "prompt", batch.prompts, batch.params, device, num_threads)["story"]
-            for i, ((prompt, text), again) in enumerate(zip(batch.recorded, told, strict=True), first):
+            texts = ask_bundle(bundle, "prompt", batch.prompts, batch.params, device, num_threads)["story"]
+            for i, ((prompt, text), again) in enumerate(zip(batch.recorded, texts, strict=True), first):
                 stories[i] = Replayed(batch.where, prompt, text, again)
         first += len(batch.recorded)
     changed = [
@@ -89,7 +89,7 @@ def replay(version: Version, store: Store, registry: MlflowStore, number: int | 
 
 
 def _of_training(model: Checkpoint) -> _Batch:
-    """What the weights in the bundle told: at the last step."""
+    """The stories of the last step, which the weights in the bundle generated."""
     assert model.manifest is not None
     _, settings = model.manifest.recipe.configs
     recorded = [(line["prompt"], line["story"]) for line in model.samples() if line["step"] == model.facts.steps]
@@ -109,7 +109,7 @@ def _of_evaluation(evaluation: Evaluation) -> Iterator[_Batch]:
 
 
 def _other_arithmetic(recorded: Mapping[str, Any]) -> list[str]:
-    """In what this machine computes otherwise than the one that the stories were told on."""
+    """What this machine computes with that the one which generated the stories did not."""
     from slm_model.numerics.arithmetic import resolve
     from slm_model.numerics.config import NumericsConfig
 

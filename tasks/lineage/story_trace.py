@@ -1,4 +1,4 @@
-"""The way of one story: where the source has it, what cleaning made of it, its side, and which models know it."""
+"""Trace one story: where it is in the source, what cleaning did, its split, and the models trained or tested on it."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ def trace_story(beginning: str, store: Store, registry: MlflowStore, versions: l
     from slm_model.checkpoint import Checkpoint
     from slm_model.evaluation.score_card import Evaluation
 
-    way = _Way(store, registry, versions)
+    trace = _StoryTrace(store, registry, versions)
     ids: set[str] = set()
     unread = ""
-    for stories in way.artifacts(Stories):
+    for stories in trace.artifacts(Stories):
         try:
             ids.update(_ids(stories, beginning))
         except ArtifactDamaged as damaged:
-            unread += f"; {damaged}, so that its stories are not known"
+            unread += f"; {damaged}, so its stories could not be read"
     if len(ids) > 1:
         raise UserError(f"{len(ids):,} stories' ids begin with {beginning!r}, one is {min(ids)}: give more of it")
     if not ids:
         raise UserError(
-            f"{beginning!r} is no model version, and no artifact, commit, revision or story begins so: `slm models` "
-            f"lists the versions, `slm show` an artifact{unread}"
+            f"{beginning!r} is no model version, and no artifact, commit, revision or story begins with it: "
+            f"`slm models` lists the versions, `slm show` an artifact{unread}"
         )
-    [way.story_id] = ids
-    stations: list[tuple[type[Any], Callable[[Any], Link | None]]] = [
-        (Stories, way.cleaned),
-        (Splits, way.shared_out),
-        (TokenShards, way.encoded),
-        (Checkpoint, way.trained_on),
-        (Evaluation, way.tested_on),
+    [trace.story_id] = ids
+    steps: list[tuple[type[Any], Callable[[Any], Link | None]]] = [
+        (Stories, trace.cleaned),
+        (Splits, trace.divided),
+        (TokenShards, trace.encoded),
+        (Checkpoint, trace.trained_on),
+        (Evaluation, trace.tested_on),
     ]
-    links = [Link(f"story {way.story_id}")]
-    for kind, station in stations:
-        for artifact in way.artifacts(kind):
+    links = [Link(f"story {trace.story_id}")]
+    for kind, step in steps:
+        for artifact in trace.artifacts(kind):
             try:
-                link = station(artifact)
+                link = step(artifact)
             except ArtifactDamaged as damaged:
-                link = Link(f"{artifact.stage} {artifact.key}", wrong=[f"damaged: {damaged}"])
+                link = Link(f"{artifact.stage} {artifact.key}", mismatches=[f"damaged: {damaged}"])
             if link is not None:
                 links.append(link)
     return links
 
 
-class _Way:
-    """The stations of a story; each gives None where an artifact does not have it."""
+class _StoryTrace:
+    """The links of a story, a method for each stage; None where an artifact does not have the story."""
 
     story_id: str
 
     def __init__(self, store: Store, registry: MlflowStore, versions: list[Version]) -> None:
         self.store, self.registry, self.versions = store, registry, versions
         self.manifests = manifests_in(store)
-        self.learned: set[str] = set()  # keys of the models that were trained on it
+        self.trained_on_it: set[str] = set()  # keys of the models that were trained on it
 
     def artifacts(self, kind: type[Any]) -> Iterator[Any]:
         """The finished artifacts of a kind; of checkpoints also those that only a version's bundle has."""
@@ -94,29 +94,29 @@ class _Way:
                 found = raw_row(raw, part, row)
                 origin = str(found["origin"]) if found else "not found among the raw stories"
                 read = raw.facts.files.get(origin.rpartition(":")[0], "")
-                link.said.append(("source", f"{raw.facts.description}: {origin}" + (f" ({read})" if read else "")))
+                link.details.append(("source", f"{raw.facts.description}: {origin}" + (f" ({read})" if read else "")))
                 if found is None:
-                    link.wrong.append(f"no story of download {made_of.key} becomes this one")
-            link.said.append(("kept", f"in {part.name}; repaired: {', '.join(row['repairs']) or 'nothing'}"))
+                    link.mismatches.append(f"no story of download {made_of.key} becomes this one")
+            link.details.append(("kept", f"in {part.name}; repaired: {', '.join(row['repairs']) or 'nothing'}"))
             if id_of_text(row["text"]) != self.story_id:
-                link.wrong.append("its text has another id")
-            link.said.append(("text", row["text"]))
+                link.mismatches.append("its text has another id")
+            link.details.append(("text", row["text"]))
         for row in _rejected(stories):
             if id_of_text(row["text"]) == self.story_id:
                 instead = f" of {row['duplicate_of']}" if row["duplicate_of"] else ""
-                link.said.append(("rejected", f"{row['origin']}: {row['reason']}{instead}"))
+                link.details.append(("rejected", f"{row['origin']}: {row['reason']}{instead}"))
             elif row["duplicate_of"] == self.story_id:
-                link.said.append(("in place of", f"{row['origin']}: {row['reason']} {id_of_text(row['text'])}"))
-        return link if link.said else None
+                link.details.append(("in place of", f"{row['origin']}: {row['reason']} {id_of_text(row['text'])}"))
+        return link if link.details else None
 
-    def shared_out(self, splits: Splits) -> Link | None:
-        """Its side."""
+    def divided(self, splits: Splits) -> Link | None:
+        """The side of the split that it is on."""
         from slm_model.data.find import story_row
 
         found = [(side, place[0].name) for side in SIDES if (place := story_row(splits.parts(side), self.story_id))]
         if not found:
             return None
-        wrong = ["it stands on more than one side"] if len(found) > 1 else []
+        wrong = ["it is on more than one side"] if len(found) > 1 else []
         return Link(f"split {splits.key}", [("side", f"{side}, in {name}") for side, name in found], wrong)
 
     def encoded(self, shards: TokenShards) -> Link | None:
@@ -132,7 +132,7 @@ class _Way:
         """The models that were trained on it."""
         if int(self.story_id, 16) not in model.training_stories():
             return None
-        self.learned.add(model.key)
+        self.trained_on_it.add(model.key)
         return Link(f"train {model.key}", [("trained on", self._names(model.key))])
 
     def tested_on(self, evaluation: Any) -> Link | None:
@@ -143,8 +143,8 @@ class _Way:
         key = next(i.key for i in evaluation.manifest.recipe.inputs if i.stage == "train")
         said = f"{score.bits / score.num_bytes:.3f} bits per byte, {self._names(key)}"
         link = Link(f"evaluate {evaluation.key}", [("tested on", said)])
-        if key in self.learned:
-            link.wrong.append(f"a test story, and train {key} was trained on it")
+        if key in self.trained_on_it:
+            link.mismatches.append(f"a test story, and train {key} was trained on it")
         return link
 
     def _names(self, key: str) -> str:

@@ -1,5 +1,6 @@
-"""Trace: from a model version, an artifact, a commit or a revision to all that it rests on, and back; every link is
-verified. The way of one story is story_trace.py's."""
+"""Trace a model version, an artifact, a commit or a revision: what it was made from, and what was made from it.
+
+Every link is verified. story_trace.py traces one story."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slm_model.digests import hash_json
 from slm_model.errors import ArtifactDamaged, UserError
@@ -16,33 +17,35 @@ from tasks.engine.code_digest import CodeBase, ImportNotFollowed
 from tasks.engine.differences import flatten
 from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
-from tasks.lineage.ancestors import needed
+from tasks.lineage.ancestors import Name, needed
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.mlflow_store import DIGEST, MlflowStore
 from tasks.tracking.registry import page_of_version
 from tasks.tracking.version import Version
 
-Name = tuple[str, str]  # of an artifact: stage and key
+if TYPE_CHECKING:
+    from slm_model.data.sources.config import PinnedSource
+
 SHOWN_FILES = 5
 BEGAN_WITH = {"vocabulary": "slm.vocabulary", "weights": "slm.warm_start"}  # what it took over from another model
 
 
 @dataclass
 class Link:
-    """One thing on the way: what is said of it, and what of it does not fit the rest."""
+    """One thing that a trace passes: details by name, and what does not match the other links."""
 
     title: str
-    said: list[tuple[str, str]] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    details: list[tuple[str, str]] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
 
 
 def manifests_in(store: Store) -> dict[Name, Manifest]:
-    """The manifest of every finished artifact that has one to be read."""
+    """The manifest of every finished artifact whose manifest can be read."""
     return {(m.recipe.stage, m.key): m for _, m in store.everything() if isinstance(m, Manifest)}
 
 
 def named(reference: str, manifests: Mapping[Name, Manifest]) -> list[Name]:
-    """The artifacts whose key, content, commit, source or source's revision begins so."""
+    """The artifacts whose key, content, commit, source or source's revision begins with the reference."""
 
     def names(manifest: Manifest) -> Iterator[str]:
         yield from (manifest.key, manifest.digest, str(manifest.environment.get("git_commit", "")))
@@ -53,27 +56,27 @@ def named(reference: str, manifests: Mapping[Name, Manifest]) -> list[Name]:
 
 
 def trace_version(version: Version, registry: MlflowStore, store: Store) -> list[Link]:
-    """A registered version, the bundle that it travels in, and everything that it was made of and scored by."""
+    """A registered version, its bundle, and everything that it was made of and scored by."""
     manifests = manifests_in(store)
-    said = [("registered", f"{version.created:%Y-%m-%d %H:%M:%S} UTC{aliases_of(version)}")]
-    said += [("verdict", f"{version.verdict}: {version.tags.get('slm.reasons', '')}")]
-    said += [("MLflow", f"run {version.run_id} at {_mlflow(registry, version)}")]
-    said += [(name, version.tags[tag]) for name, tag in BEGAN_WITH.items() if tag in version.tags]
-    link = Link(version.name, said)
+    details = [("registered", f"{version.created:%Y-%m-%d %H:%M:%S} UTC{aliases_of(version)}")]
+    details += [("verdict", f"{version.verdict}: {version.tags.get('slm.reasons', '')}")]
+    details += [("MLflow", f"run {version.run_id} at {_mlflow(registry, version)}")]
+    details += [(name, version.tags[tag]) for name, tag in BEGAN_WITH.items() if tag in version.tags]
+    link = Link(version.name, details)
     own = _verify_bundle(link, version, registry, manifests.get(("train", version.key or "")))
     if own is not None:
         manifests.setdefault(("train", own.key), own)  # its artifact may be gone: the bundle has the manifest too
     return [link, *chain(version.lineage.items(), manifests, store)]
 
 
-def trace_artifact(name: Name, store: Store, versions: list[Version], alone: bool) -> list[Link]:
-    """What was made of an artifact; where it is asked for alone, also what it was made of itself."""
+def trace_artifact(name: Name, store: Store, versions: list[Version], back: bool) -> list[Link]:
+    """What was made of an artifact; with ``back`` also what it was made of itself."""
     manifests = manifests_in(store)
-    back = [other for other in manifests if other != name and name in needed([other], manifests)]
+    others = [other for other in manifests if other != name and name in needed([other], manifests)]
     models = [f"{v.name}{aliases_of(v)}" for v in versions if name in needed(v.lineage.items(), manifests)]
-    said = [("made of it", f"{stage} {key}") for stage, key in back] + [("made of it", model) for model in models]
-    before = chain([name], manifests, store) if alone else []
-    return [*before, Link(f"from {name[0]} {name[1]}", said or [("made of it", "nothing")])]
+    details = [("made of it", f"{stage} {key}") for stage, key in others] + [("made of it", model) for model in models]
+    before = chain([name], manifests, store) if back else []
+    return [*before, Link(f"from {name[0]} {name[1]}", details or [("made of it", "nothing")])]
 
 
 def chain(roots: Any, manifests: Mapping[Name, Manifest], store: Store) -> list[Link]:
@@ -85,64 +88,73 @@ def chain(roots: Any, manifests: Mapping[Name, Manifest], store: Store) -> list[
 
 def _link(name: Name, manifests: Mapping[Name, Manifest], store: Store) -> Link:
     stage, key = name
-    manifest, found = manifests.get(name), store.look(*name)
-    link = Link(f"{stage} {key}")
     if stage == "source":
-        pins = [m.environment["source"] for m in manifests.values() if ("source", key) in _inputs(m) and _pin(m)]
-        link.said += _source(pins[0]) if pins else [("content", "made before sources were recorded whole")]
-        return link
+        return Link(f"source {key}", _source(key, manifests))
+    link = Link(f"{stage} {key}")
+    manifest, found = manifests.get(name), store.look(*name)
     if found.damage:
-        link.wrong.append(f"damaged: {found.damage}")
+        link.mismatches.append(f"damaged: {found.damage}")
     if manifest is None:
-        link.said.append(("gone", "it was removed; a run with its settings makes it again"))
+        link.details.append(("gone", "it was removed; a run with its settings makes it again"))
         return link
     if found.manifest is None and not found.damage:
-        link.said.append(("gone", "it was removed; what is said here is what the version's bundle has kept"))
-    if content_digest(manifest.files, manifest.facts) != manifest.digest:
-        link.wrong.append("its content digest is not that of its files and facts")
-    recipe, environment = manifest.recipe, manifest.environment
-    for one in recipe.inputs:
-        above = manifests.get((one.stage, one.key))
-        if above is not None and above.digest != one.digest:
-            link.wrong.append(f"it was made of {one.stage} {one.digest[:12]}, which now has {above.digest[:12]}")
-        if one.stage == "source" and (pin := _pin(manifest)) and pin != one.digest:
-            link.wrong.append(f"it was made of source {one.digest[:12]}, and the source recorded is {pin[:12]}")
-        link.said.append(("from", f"{one.stage} {one.key[:12]}, content {one.digest[:12]}"))
-    link.said.append(("content", manifest.digest))
-    link.said.append(("made", f"{manifest.started} in {manifest.seconds:,.1f} s"))
-    commit = environment.get("git_commit", "of no repository")
-    dirty = "; the tree differed from it" if environment.get("git_dirty") else ""
-    link.said.append(("code", f"{hash_json(recipe.code)[:12]}, commit {commit}{dirty}"))
-    if manifest.accepted:
-        link.said.append(("accepted", f"code differs: {'; '.join(manifest.accepted.differs)}"))
-    link.said += [(kept, str(store.folder(*name) / OBSERVATIONS / kept)) for kept in kept_code(manifest)]
-    if run := environment.get("prefect_flow_run"):
+        link.details.append(("gone", "it was removed; these details are from the version's bundle"))
+    link.mismatches += _mismatches(manifest, manifests)
+    link.details += [("from", f"{i.stage} {i.key[:12]}, content {i.digest[:12]}") for i in manifest.recipe.inputs]
+    link.details += _making(manifest)
+    folder = store.folder(*name) / OBSERVATIONS
+    link.details += [(kept, str(folder / kept)) for kept in kept_code(manifest)]
+    if run := manifest.environment.get("prefect_flow_run"):
         api = os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
-        link.said.append(("Prefect", f"flow run {run}" + (f", {api}/runs/flow-run/{run}" if api else "")))
-    settings = [f"{setting}={value}" for config in recipe.configs for setting, value in flatten(config)]
-    link.said += [("settings", ", ".join(settings))] if settings else []
+        link.details.append(("Prefect", f"flow run {run}" + (f", {api}/runs/flow-run/{run}" if api else "")))
+    settings = [f"{setting}={value}" for config in manifest.recipe.configs for setting, value in flatten(config)]
+    link.details += [("settings", ", ".join(settings))] if settings else []
     return link
 
 
+def _mismatches(manifest: Manifest, manifests: Mapping[Name, Manifest]) -> Iterator[str]:
+    """What of an artifact does not match its own files and facts, its inputs or its source."""
+    if content_digest(manifest.files, manifest.facts) != manifest.digest:
+        yield "its content digest is not that of its files and facts"
+    for one in manifest.recipe.inputs:
+        above = manifests.get((one.stage, one.key))
+        if above is not None and above.digest != one.digest:
+            yield f"it was made of {one.stage} {one.digest[:12]}, which now has {above.digest[:12]}"
+        if one.stage == "source" and (pin := _pin(manifest)) and pin.digest != one.digest:
+            yield f"it was made of source {one.digest[:12]}, and the source recorded is {pin.digest[:12]}"
+
+
+def _making(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """An artifact's content, and when and by which code it was made."""
+    environment = manifest.environment
+    yield "content", manifest.digest
+    yield "made", f"{manifest.started} in {manifest.seconds:,.1f} s"
+    dirty = "; the tree differed from it" if environment.get("git_dirty") else ""
+    commit = environment.get("git_commit", "of no repository")
+    yield "code", f"{hash_json(manifest.recipe.code)[:12]}, commit {commit}{dirty}"
+    if manifest.accepted:
+        yield "accepted", f"code differs: {'; '.join(manifest.accepted.differs)}"
+
+
 def _verify_bundle(link: Link, version: Version, registry: MlflowStore, made: Manifest | None) -> Manifest | None:
-    """Hold the version's bundle against its own manifest, the registry's tags, the artifact and the recipe's code."""
+    """Compare the version's bundle with its own manifest, the registry's tags, the artifact and the recipe's code."""
     try:
         bundle = bundle_folder(registry, version)
         folder = checkpoint_folder(bundle)
         own = read_manifest(folder)
     except (UserError, ArtifactDamaged) as error:
-        link.wrong.append(f"its bundle: {error}")
+        link.mismatches.append(f"its bundle: {error}")
         return None
-    link.said.append(("bundle", str(bundle)))
-    link.wrong += [f"{folder / r.name}: {reason}" for r in own.files if (reason := difference(folder / r.name, r))]
+    link.details.append(("bundle", str(bundle)))
+    link.mismatches += [f"{folder / r.name}: {reason}" for r in own.files if (reason := difference(folder / r.name, r))]
     digests = {"its own files": content_digest(own.files, own.facts), "the registry": version.tags.get(DIGEST)}
     digests |= {"its artifact": made.digest if made else None}
     for whose, digest in digests.items():
         if digest is not None and digest != own.digest:
-            link.wrong.append(f"its bundle has content {own.digest[:12]}, and {whose} {digest[:12]}")
+            link.mismatches.append(f"its bundle has content {own.digest[:12]}, and {whose} {digest[:12]}")
     if own.key != version.key:
-        link.wrong.append(f"its bundle is of {own.key}, and the registry says {version.key}")
-    link.wrong += [f"its bundle's {name} is not the code of its recipe" for name in other_code(bundle, own)]
+        link.mismatches.append(f"its bundle is of {own.key}, and the registry says {version.key}")
+    link.mismatches += [f"its bundle's {name} is not the code of its recipe" for name in other_code(bundle, own)]
     return own
 
 
@@ -156,30 +168,27 @@ def other_code(bundle: Path, manifest: Manifest) -> list[str]:
     return [name for name, digest in wanted.items() if present.get(name) != digest]
 
 
-def _inputs(manifest: Manifest) -> list[Name]:
-    return [(i.stage, i.key) for i in manifest.recipe.inputs]
-
-
-def _pin(manifest: Manifest) -> str | None:
-    """The digest of the source that the manifest has whole, computed anew."""
+def _pin(manifest: Manifest) -> PinnedSource | None:
+    """The source that the manifest records whole. Its digest is computed anew."""
     from slm_model.data.sources.config import PinnedSource
 
     source = manifest.environment.get("source")
-    return PinnedSource.model_validate(source).digest if source else None
+    return PinnedSource.model_validate(source) if source else None
 
 
-def _source(pin: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from slm_model.data.sources.config import PinnedSource
-
-    source = PinnedSource.model_validate(pin)
-    said = [("source", source.describe()), ("revision", source.revision)]
+def _source(key: str, manifests: Mapping[Name, Manifest]) -> list[tuple[str, str]]:
+    made_of_it = (m for m in manifests.values() if any((i.stage, i.key) == ("source", key) for i in m.recipe.inputs))
+    source = next(filter(None, map(_pin, made_of_it)), None)
+    if source is None:
+        return [("content", "made before sources were recorded whole")]
+    details = [("source", source.describe()), ("revision", source.revision)]
     for file in source.files[:SHOWN_FILES]:
         there = Path(file.path)
         size = there.stat().st_size if there.is_file() else None
         now = "" if size == file.size else "; it is gone since" if size is None else "; it has changed since"
-        said.append((file.split, f"{file.path}, sha256 {file.sha256}{now}"))
+        details.append((file.split, f"{file.path}, sha256 {file.sha256}{now}"))
     more = len(source.files) - SHOWN_FILES
-    return said + ([("", f"and {more:,} more files")] if more > 0 else [])
+    return details + ([("", f"and {more:,} more files")] if more > 0 else [])
 
 
 def aliases_of(version: Version) -> str:

@@ -145,8 +145,8 @@ def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_no
     assert f"stories of split {first.lineage['split'][:12]}" in second.tags["slm.vocabulary"]
     assert f"It was {words}" in pages["data"] and f"It was {words}" in pages["model"]
     version, *artifacts = trace_version(second, store, Store(root))
-    assert ("vocabulary", second.tags["slm.vocabulary"]) in version.said
-    assert not any(link.wrong for link in (version, *artifacts))
+    assert ("vocabulary", second.tags["slm.vocabulary"]) in version.details
+    assert not any(link.mismatches for link in (version, *artifacts))
     assert f"split {first.lineage['split']}" in [link.title for link in artifacts]
     assert night(keep) == ("Cached", "nightly/2"), "a champion of its own making is no change"
 

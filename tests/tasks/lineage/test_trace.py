@@ -38,14 +38,14 @@ def version(store: MlflowStore, checkpoint: Path) -> Version:
 
 
 def wrong(version: Version, store: MlflowStore) -> list[str]:
-    return [text for link in trace_version(version, store, Store(store.root)) for text in link.wrong]
+    return [text for link in trace_version(version, store, Store(store.root)) for text in link.mismatches]
 
 
 def test_of_a_whole_bundle_every_link_holds_though_its_artifact_is_gone(store: MlflowStore, version: Version) -> None:
     links = trace_version(version, store, Store(store.root))
     assert [link.title.split()[0] for link in links] == ["tales/1", "train"]
-    assert [text for link in links for text in link.wrong] == []
-    assert "was removed" in dict(links[1].said)["gone"]
+    assert [text for link in links for text in link.mismatches] == []
+    assert "was removed" in dict(links[1].details)["gone"]
 
 
 def test_a_flipped_bit_in_the_bundle_is_named(store: MlflowStore, version: Version) -> None:
