@@ -15,7 +15,7 @@ from slm_model.manifest import InputRef, Manifest, Recipe
 from slm_model.stage_run import StageRun
 from slm_model.training.budget import total_steps
 from slm_model.training.config import TrainConfig
-from slm_model.training.schedule import trunk_steps
+from slm_model.training.schedule import stable_steps
 from tasks.build_vocab import kept_by
 from tasks.engine.differences import flatten
 from tasks.engine.provenance import environment
@@ -24,7 +24,7 @@ from tasks.engine.store import Store
 from tasks.lineage.ancestors import source_of
 
 if TYPE_CHECKING:
-    from slm_model.training.trunk import TrainRun, Trunk, TrunkFacts
+    from slm_model.training.stable_checkpoint import StableCheckpoint, StableCheckpointFacts, TrainRun
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tasks.tracking.runs import Dataset, RunDescription
 
 
-TRUNK = "trunk"
+STABLE_CHECKPOINT = "stable_checkpoint"
 
 
 def headline(model: Checkpoint) -> str:
@@ -45,81 +45,83 @@ def headline(model: Checkpoint) -> str:
 
 
 @dataclass(frozen=True)
-class StoredTrunks:
-    """The trunks that a training shares with those of other budgets, as its TrainRun has them."""
+class StoredStableCheckpoints:
+    """The stored stable checkpoints that a training shares with those of other budgets."""
 
     store: Store
     recipe: Recipe  # of the training
     config: TrainConfig
     keep_under: Callable[[Recipe, Callable[[Path], Artifact]], None]
 
-    def __iter__(self) -> Iterator[Trunk]:
-        """Raises ArtifactDamaged for one that is: set aside, it is no longer among them."""
-        from slm_model.training.trunk import Trunk
+    def __iter__(self) -> Iterator[StableCheckpoint]:
+        """Raises ArtifactDamaged for a damaged one; once set aside, it is no longer among them."""
+        from slm_model.training.stable_checkpoint import StableCheckpoint
 
-        for manifest in trunk_manifests(self.recipe, self.config, self.store):
-            if trunk := self.store.open(Trunk, TRUNK, manifest.key):
-                yield trunk
+        for manifest in stable_manifests(self.recipe, self.config, self.store):
+            if checkpoint := self.store.open(StableCheckpoint, STABLE_CHECKPOINT, manifest.key):
+                yield checkpoint
 
-    def keep(self, facts: TrunkFacts, fill: Callable[[Path], Trunk]) -> None:
-        self.keep_under(trunk_recipe(self.recipe, self.config, facts.model_dump(mode="json")), fill)
+    def keep(self, facts: StableCheckpointFacts, fill: Callable[[Path], StableCheckpoint]) -> None:
+        self.keep_under(stable_recipe(self.recipe, self.config, facts.model_dump(mode="json")), fill)
 
 
-def trunks_for(execution: StageExecution) -> StoredTrunks | None:
-    """The trunks of a training that is about to run; None if its schedule has none."""
+def stable_checkpoints_for(execution: StageExecution) -> StoredStableCheckpoints | None:
+    """The stable checkpoints of a training that is about to run; None if its schedule has none."""
     config = next(one for one in execution.args if isinstance(one, TrainConfig))
     if config.schedule.decay != "stable":
         return None
-    return StoredTrunks(Store(execution.root), execution.recipe, config, execution.keep)
+    return StoredStableCheckpoints(Store(execution.root), execution.recipe, config, execution.keep)
 
 
-def with_trunks(run: StageRun, execution: StageExecution) -> TrainRun:
-    """The run with the trunks that its training may begin from."""
-    from slm_model.training.trunk import TrainRun
+def with_stable_checkpoints(run: StageRun, execution: StageExecution) -> TrainRun:
+    """The run with the stable checkpoints that its training may resume from."""
+    from slm_model.training.stable_checkpoint import TrainRun
 
-    return TrainRun(**vars(run), trunks=trunks_for(execution))
-
-
-def trunk_recipe(recipe: Recipe, config: TrainConfig, facts: dict[str, Any]) -> Recipe:
-    """The recipe of a training's trunk: its own without the budget, and how far the trunk is, with what arithmetic."""
-    shared = json.loads(canonical_json(config.trunk_identity()))
-    return recipe.model_copy(update={"stage": TRUNK, "configs": [recipe.configs[0], shared, facts]})
+    return TrainRun(**vars(run), stable_checkpoints=stable_checkpoints_for(execution))
 
 
-def trunk_manifests(recipe: Recipe, config: TrainConfig, store: Store) -> list[Manifest]:
-    """Those of a training's trunks that are there, the furthest first."""
+def stable_recipe(recipe: Recipe, config: TrainConfig, facts: dict[str, Any]) -> Recipe:
+    """The recipe of a training's stable checkpoint: the training's without the budget, with the checkpoint's facts."""
+    shared = json.loads(canonical_json(config.stable_identity()))
+    return recipe.model_copy(update={"stage": STABLE_CHECKPOINT, "configs": [recipe.configs[0], shared, facts]})
+
+
+def stable_manifests(recipe: Recipe, config: TrainConfig, store: Store) -> list[Manifest]:
+    """The manifests of a training's stored stable checkpoints, the longest first."""
     found = [
-        trunk
-        for trunk in store.manifests(TRUNK)
-        if trunk_recipe(recipe, config, trunk.recipe.configs[-1]).key() == trunk.key
+        manifest
+        for manifest in store.manifests(STABLE_CHECKPOINT)
+        if stable_recipe(recipe, config, manifest.recipe.configs[-1]).key() == manifest.key
     ]
-    return sorted(found, key=lambda trunk: (-int(trunk.facts["steps"]), trunk.key))
+    return sorted(found, key=lambda manifest: (-int(manifest.facts["steps"]), manifest.key))
 
 
 def outlook(recipe: Recipe, args: tuple[Any, ...], store: Store) -> str:
-    """From which trunk a training will go on, as far as its steps are known before it begins."""
+    """From which stable checkpoint a training will resume, as far as its steps are known before it begins."""
     config = args[3]
     if config.schedule.decay != "stable":
         return ""
-    there = [int(trunk.facts["steps"]) for trunk in trunk_manifests(recipe, config, store)]
-    if not there:
+    stored = [int(manifest.facts["steps"]) for manifest in stable_manifests(recipe, config, store)]
+    if not stored:
         return ""
     if config.max_minutes is not None:
-        return f"may go on from trunk step {there[0]:,}"
+        return f"may resume from the stable checkpoint of step {stored[0]:,}"
     done, steps = steps_ahead(recipe, args, store)
     if done:
-        return f"goes on from trunk step {done:,}"
-    most = trunk_steps(config.schedule, steps)
-    return f"begins anew: it decays from step {most:,}, and the first trunk kept is of step {there[-1]:,}"
+        return f"resumes from the stable checkpoint of step {done:,}"
+    stable = stable_steps(config.schedule, steps)
+    return (
+        f"starts from step 0: it decays from step {stable:,}, and the first stable checkpoint is of step {stored[-1]:,}"
+    )
 
 
 def steps_ahead(recipe: Recipe, args: tuple[Any, ...], store: Store) -> tuple[int, int]:
-    """From which step a training whose budget is not in minutes will go on (0: it begins anew), and how many it has."""
+    """The step that a training resumes from (0: none), and its number of steps; its budget must not be in minutes."""
     shards, _, network, config, *_ = args
     steps, _ = total_steps(config, network.context, shards.facts.num_tokens["train"], lambda seconds: 0)
-    most = trunk_steps(config.schedule, steps)
-    there = (int(trunk.facts["steps"]) for trunk in trunk_manifests(recipe, config, store))
-    return next((n for n in there if n <= most), 0), steps
+    stable = stable_steps(config.schedule, steps)
+    stored = (int(manifest.facts["steps"]) for manifest in stable_manifests(recipe, config, store))
+    return next((n for n in stored if n <= stable), 0), steps
 
 
 train: Stage[Checkpoint] = Stage(
@@ -136,7 +138,7 @@ train: Stage[Checkpoint] = Stage(
 
 @contextmanager
 def recorded(execution: StageExecution) -> Iterator[StageRun]:
-    """The stage's run with MLflow listening, and with the trunks that it may go on from."""
+    """The stage's run with reports to MLflow, and with the stable checkpoints that it may resume from."""
     from tasks.tracking.mlflow_store import MlflowStore
     from tasks.tracking.runs import open_run
 
@@ -156,13 +158,13 @@ def recorded(execution: StageExecution) -> Iterator[StageRun]:
 
         def report(step: int, values: Mapping[str, Any]) -> None:
             told(step, values)
-            if "trunk_steps" in values:
-                execution.note("trunk", f"goes on from step {values['trunk_steps']:,}", None)
+            if "resumed_from" in values:
+                execution.note("stable checkpoint", f"resumed from step {values['resumed_from']:,}", None)
             numbers = {name: value for name, value in values.items() if "/" in name and isinstance(value, int | float)}
             if numbers:
                 tracked.log(step, numbers)
 
-        yield with_trunks(replace(execution.run, report=report), execution)
+        yield with_stable_checkpoints(replace(execution.run, report=report), execution)
 
 
 def warm_start(inputs: Sequence[InputRef]) -> str | None:

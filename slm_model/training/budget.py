@@ -18,12 +18,12 @@ LEAST_STEPS, LEAST_SECONDS = 5, 3.0
 
 
 def total_steps(
-    config: TrainConfig, context: int, num_tokens: int, seconds_a_step: Callable[[float], float]
+    config: TrainConfig, context: int, num_tokens: int, seconds_per_step: Callable[[float], float]
 ) -> tuple[int, str]:
-    """The number of steps, and a line on how it came about; no measured time stands in it, for it is kept as a fact.
+    """The number of steps, and the budget that decided it, without any measured time: the line is a fact of the model.
 
-    ``context``: tokens a row; ``num_tokens``: of the training side. ``seconds_a_step(budget_seconds)`` is asked if
-    needed.
+    ``context``: tokens a row; ``num_tokens``: of the training side. ``seconds_per_step(budget_seconds)`` is called only
+    for a budget in minutes.
     """
     per_step = config.batch_size * context
     found: list[tuple[int, str]] = []
@@ -32,7 +32,7 @@ def total_steps(
     if config.max_tokens is not None:
         found.append((config.max_tokens // per_step, f"max_tokens {config.max_tokens:,}, {per_step:,} a step"))
     if config.max_minutes is not None:
-        seconds = seconds_a_step(config.max_minutes * 60)
+        seconds = seconds_per_step(config.max_minutes * 60)
         found.append((int(config.max_minutes * 60 / seconds), f"max_minutes {config.max_minutes:g}"))
     steps, reason = min(found, default=(-(-num_tokens // per_step), "one pass over the training stories"))
     return max(1, steps), reason
@@ -41,7 +41,8 @@ def total_steps(
 def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) -> bool:
     """Whether a training is long enough to be compiled: two minutes, or the work that two cores do in about so long.
 
-    A stable schedule always is: its trunk is there to be gone on from, and its arithmetic may not hang on the budget.
+    A stable schedule always is: a larger budget resumes its stable checkpoint, whose arithmetic must not depend on the
+    budget.
     """
     if config.schedule.decay == "stable":
         return True
@@ -57,7 +58,7 @@ def is_long(config: TrainConfig, batches: PackedBatches, num_parameters: int) ->
 def calibrate(step: Callable[[int], object], budget_seconds: float, agreed: Callable[[float], float] = float) -> float:
     """Median seconds of a step, from a few that are thrown away: three seconds' worth, or less for a small budget.
 
-    ``agreed`` makes of a duration the one that all who step together go by.
+    ``agreed`` turns a rank's duration into one that all ranks use.
     """
     for number in range(WARM_UP_STEPS):
         step(number)

@@ -87,7 +87,7 @@ class TrainConfig(Config):
         "the same vocabulary and network. None: weights are drawn from the seed.",
     )
 
-    def trunk_identity(self) -> dict[str, Any]:
+    def stable_identity(self) -> dict[str, Any]:
         """The identity without what the steps before a stable schedule's decay do not depend on."""
         identity = self.identity()
         for name in (*self.budgets, "num_validations"):

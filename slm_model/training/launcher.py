@@ -1,8 +1,8 @@
-"""Training with several processes: torchrun starts them, each takes its part of every step's rows, and all stay equal.
+"""Training with several processes: torchrun starts them, and each takes its share of every step's rows.
 
-Gradients are added up over the ranks, so that each holds the same weights and optimizers after every step; what a
-clock, a disk or a person decides, rank 0 decides for all. Rank 0 keeps the states and tells the parent what it sees, in
-lines of JSON. The parent's end is the ranks' end, however it came: their standard input is a pipe that it holds.
+Gradients are summed over the ranks, so that all have the same weights and optimizers after every step. Rank 0 decides
+for all what a clock, a disk or a person decides. It saves the states and reports to the parent in lines of JSON. The
+ranks' standard input is a pipe from the parent: when the parent ends, for any reason, they end too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,42 +42,42 @@ from slm_model.training.ranks import RankLost, Ranks
 
 POLL_SECONDS = 0.1
 END_SECONDS = 20.0  # for torchrun to see that its ranks have ended
-PATIENCE = timedelta(hours=2)  # of a rank for the others, while rank 0 writes a state or tells a story
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the others wait while rank 0 saves a state or samples stories
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank is started with."""
+    """The inputs of every rank."""
 
     shards: TokenShards
     vocab: Vocab
     network: NetworkConfig
     config: TrainConfig
-    earlier: Checkpoint | None
+    warm_start: Checkpoint | None
     device: Device
     resume: Path
 
 
-def learn_in_processes(
+def launch_training(
     shards: TokenShards,
     vocab: Vocab,
     network: NetworkConfig,
     config: TrainConfig,
-    earlier: Checkpoint | None,
+    warm_start: Checkpoint | None,
     run: StageRun,
 ) -> None:
-    """Take all steps of a training in ``config.numerics.processes`` processes of this machine; the finished state is
-    left in ``run.resume``.
+    """Take all steps of a training in ``config.numerics.processes`` processes of this machine, and leave the final
+    state in ``run.resume``.
 
-    Raises Stopped after ``run.should_stop()``, a rank's error as its own, and UserError if a rank was killed.
+    Raises Stopped after ``run.should_stop()``, the error of a rank that fails, and UserError if a rank was killed.
     """
     assert run.resume is not None
     device = choose_device(config.numerics, run.device)
     with TemporaryDirectory(prefix="slm-ranks-") as name:
         folder = Path(name)
-        (folder / "job").write_bytes(pickle.dumps(Job(shards, vocab, network, config, earlier, device, run.resume)))
+        (folder / "job").write_bytes(pickle.dumps(Job(shards, vocab, network, config, warm_start, device, run.resume)))
         parent = Parent(folder, run)
         with _torchrun(folder, config.numerics.processes) as torchrun:
             parent.listen(torchrun)
@@ -86,12 +86,12 @@ def learn_in_processes(
 
 @contextmanager
 def _torchrun(folder: Path, num_processes: int) -> Iterator[subprocess.Popen[bytes]]:
-    """torchrun with its ranks, all of which have ended when this is left.
+    """torchrun with its ranks, all of which have ended on exit.
 
-    They meet in files: the store of ``--standalone`` listens on every interface of the machine.
+    They find each other through files: the store of ``--standalone`` listens on every network interface.
     """
-    program = f"import sys; sys.path[:] = {sys.path!r}; from slm_model.training.launcher import serve; "
-    program += f"serve({str(folder)!r})"
+    program = f"import sys; sys.path[:] = {sys.path!r}; from slm_model.training.launcher import run_rank; "
+    program += f"run_rank({str(folder)!r})"
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(num_processes)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(folder / "torchrun"), "--rdzv-conf", "store_type=file"]
     command += ["--local-addr", "127.0.0.1", "--log-dir", str(folder), "--no-python", sys.executable, "-c", program]
@@ -103,7 +103,7 @@ def _torchrun(folder: Path, num_processes: int) -> Iterator[subprocess.Popen[byt
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     with (folder / "stderr").open("wb") as stderr:
-        # A process group of its own: Ctrl-C in a terminal is for the parent to act on.
+        # In another process group: the parent alone handles Ctrl-C.
         torchrun = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, process_group=0
         )
@@ -111,7 +111,7 @@ def _torchrun(folder: Path, num_processes: int) -> Iterator[subprocess.Popen[byt
     try:
         yield torchrun
     finally:
-        torchrun.stdin.close()  # the ranks' end, if they have not ended
+        torchrun.stdin.close()  # ends the ranks that still run
         try:
             torchrun.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -122,20 +122,20 @@ def _torchrun(folder: Path, num_processes: int) -> Iterator[subprocess.Popen[byt
 
 
 class Parent:
-    """What the parent hears of its ranks, and passes on."""
+    """The parent's side: passes on the reports of rank 0, and the request to stop."""
 
     def __init__(self, folder: Path, run: StageRun) -> None:
         self.folder, self.run = folder, run
-        self.asked = False  # to stop
-        self.end: str | None = None  # rank 0's: finished or stopped
+        self.stop_requested = False
+        self.end: str | None = None  # finished or stopped, as rank 0 reports
 
     def listen(self, torchrun: subprocess.Popen[bytes]) -> None:
-        """Until all processes have ended, pass on what rank 0 tells, and the request to stop."""
+        """Pass on reports and the request to stop until all processes have ended."""
         assert torchrun.stdin is not None and torchrun.stdout is not None
         stop, rest = self.folder / "stop", b""
         while True:
-            if not self.asked and self.run.should_stop():
-                self.asked = True
+            if not self.stop_requested and self.run.should_stop():
+                self.stop_requested = True
                 stop.touch()
             if select.select([torchrun.stdout], [], [], POLL_SECONDS)[0]:
                 piece = os.read(torchrun.stdout.fileno(), 1 << 16)
@@ -143,30 +143,30 @@ class Parent:
                     return
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
-                    self._hear(json.loads(line))
+                    self._receive(json.loads(line))
             if torchrun.poll() is not None:
-                torchrun.stdin.close()  # ranks that it left behind end
+                torchrun.stdin.close()  # ends ranks that outlived it
 
     def conclude(self, status: int) -> None:
-        """Return if the training is finished, and else raise what kept it from that; ``status`` is torchrun's."""
+        """Return if the training is finished, else raise the reason; ``status`` is torchrun's exit code."""
         if errors := sorted(self.folder.glob("error-*")):
             raise pickle.loads(errors[0].read_bytes())
         if self.end == "finished":
             return
-        if self.end == "stopped" and self.asked:
+        if self.end == "stopped" and self.stop_requested:
             raise Stopped
-        said = (self.folder / "stderr").read_text(errors="replace")
-        ended = re.search(r"^\s*exitcode\s*:\s*-(\d+)", said, re.MULTILINE)  # torchrun's account of the first to end
+        stderr = (self.folder / "stderr").read_text(errors="replace")
+        ended = re.search(r"^\s*exitcode\s*:\s*-(\d+)", stderr, re.MULTILINE)  # torchrun reports the first to end
         if self.end is None and not ended and status >= 0:
-            raise RuntimeError(f"torchrun ended before the training:\n{said}")
+            raise RuntimeError(f"torchrun ended before the training:\n{stderr}")
         how = f" ({signal.Signals(int(ended[1]) if ended else -status).name})" if ended or status < 0 else ""
         raise UserError(
             f"a process of the training was ended from outside{how}; the last state is kept in {self.run.resume}: run "
-            "again to go on from there; if it comes back, memory is short: raise train.accumulation, or lower "
+            "again to resume from it; if it happens again, memory is short: raise train.accumulation, or lower "
             "train.numerics.num_processes or train.batch_size"
         )
 
-    def _hear(self, message: Mapping[str, Any]) -> None:
+    def _receive(self, message: Mapping[str, Any]) -> None:
         match message:
             case {"step": step, "values": values}:
                 self.run.report(step, values)
@@ -176,31 +176,31 @@ class Parent:
                 self.end = end
 
 
-def serve(name: str) -> None:
-    """Be a rank: what torchrun starts."""
-    folder, told = Path(name), os.dup(1)
-    os.dup2(2, 1)  # what a library prints may not stand among the messages
+def run_rank(name: str) -> None:
+    """The program of a rank, which torchrun starts."""
+    folder, messages = Path(name), os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not mix with the messages
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: (folder / "stop").touch())
 
-    def tell(**message: Any) -> None:
-        os.write(told, json.dumps(message).encode() + b"\n")
+    def send(**message: Any) -> None:
+        os.write(messages, json.dumps(message).encode() + b"\n")
 
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     try:
         job: Job = pickle.loads((folder / "job").read_bytes())
-        end = _learn(job, ranks, folder, tell)
+        end = _train(job, ranks, folder, send)
     except RankLost:
         os._exit(1)
     except Exception as error:
         (folder / f"error-{ranks.rank:04}").write_bytes(_pickled(error))
         os._exit(1)
     if ranks.rank == 0:
-        tell(end=end)
+        send(end=end)
 
 
-def _learn(job: Job, ranks: Ranks, folder: Path, tell: Any) -> str:
-    from slm_model.training.loop import learn
+def _train(job: Job, ranks: Ranks, folder: Path, send: Callable[..., None]) -> str:
+    from slm_model.training.loop import run_training
 
     if job.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -209,22 +209,22 @@ def _learn(job: Job, ranks: Ranks, folder: Path, tell: Any) -> str:
         init_method=f"file://{folder}/ranks",
         rank=ranks.rank,
         world_size=ranks.size,
-        timeout=PATIENCE,
+        timeout=COLLECTIVE_TIMEOUT,
     )
     run = StageRun(device=job.device, should_stop=lambda: ranks.all_reduce_max((folder / "stop").exists()) > 0)
     if ranks.rank == 0:
         handler = logging.Handler()
-        handler.emit = lambda record: tell(level=record.levelno, text=record.getMessage())  # type: ignore[method-assign]
+        handler.emit = lambda record: send(level=record.levelno, text=record.getMessage())  # type: ignore[method-assign]
         logging.getLogger("slm_model").addHandler(handler)
         run = StageRun(
             device=run.device,
             should_stop=run.should_stop,
-            report=lambda step, values: tell(step=step, values=dict(values)),
+            report=lambda step, values: send(step=step, values=dict(values)),
             resume=job.resume,
         )
     end = "finished"
     try:
-        learn(job.shards, job.vocab, job.network, job.config, job.earlier, run, ranks)
+        run_training(job.shards, job.vocab, job.network, job.config, job.warm_start, run, ranks)
     except Stopped:
         end = "stopped"
     dist.destroy_process_group()

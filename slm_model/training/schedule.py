@@ -1,4 +1,4 @@
-"""The learning rates' way, and how much of it no budget can change."""
+"""The learning-rate schedule, and how many of its steps do not depend on the budget."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def share_of_peak(config: ScheduleConfig, step: int, total_steps: int) -> float:
     return min(warm, config.floor + (1 - config.floor) * _left(config, step, total_steps))
 
 
-def trunk_steps(config: ScheduleConfig, total_steps: int) -> int:
-    """How many steps at the beginning have the very learning rates that they have with any larger budget: those of a
-    stable schedule before its decay (the last step always belongs to that); of another schedule none."""
+def stable_steps(config: ScheduleConfig, total_steps: int) -> int:
+    """How many steps at the beginning have the same learning rates with any larger budget: those of a stable schedule
+    before its decay, which has at least the last step; 0 for another schedule."""
     if config.decay != "stable":
         return 0
     return min(

@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from slm_model.checkpoint import (
-    Checkpoint,
-)
+from slm_model.checkpoint import Checkpoint
 from slm_model.networks.config import NetworkConfig
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.config import TrainConfig
-from slm_model.training.launcher import learn_in_processes
-from slm_model.training.loop import learn
-from slm_model.training.trunk import TrainRun
+from slm_model.training.launcher import launch_training
+from slm_model.training.loop import run_training
+from slm_model.training.stable_checkpoint import TrainRun
+from slm_model.training.write_checkpoint import write_checkpoint
 
 
 def train(
@@ -26,23 +25,27 @@ def train(
     vocab: Vocab,
     network: NetworkConfig,
     config: TrainConfig,
-    earlier: Checkpoint | None = None,
+    warm_start: Checkpoint | None = None,
     *,
     run: StageRun,
 ) -> Checkpoint:
-    """Trains the network on the training side, from the weights of an earlier model if there is one.
+    """Train the network on the training side, from the weights of ``warm_start`` if it is given.
 
-    It resumes from what is in ``run.resume``, or else from the longest trunk of a TrainRun that this schedule passes.
+    It resumes from what is in ``run.resume``, or else from the longest stable checkpoint of a TrainRun that this
+    schedule passes through.
 
-    Raises Stopped after ``run.should_stop()``, with its state kept. Raises UserError for shards of another vocabulary,
-    for an earlier model of another kind, for a loss that diverges, for too little memory, and if it cannot go on with
-    the arithmetic that it began with.
+    Raises Stopped after ``run.should_stop()``, with its state saved. Raises UserError for shards of another vocabulary,
+    for a warm start of another kind, for a loss that diverges, for too little memory, and if it cannot resume with the
+    arithmetic that it began with.
     """
     shards.require_vocabulary(vocab.facts.tokenizer_sha256)
+    inputs = (shards, vocab, network, config, warm_start)
     if config.numerics.processes == 1:
-        trunks = run.trunks if isinstance(run, TrainRun) else None
-        return learn(shards, vocab, network, config, earlier, run, trunks=trunks).finish(out, network)
-    with nullcontext(run.resume) if run.resume else TemporaryDirectory() as folder:
-        run = replace(run, resume=Path(folder))
-        learn_in_processes(shards, vocab, network, config, earlier, run)
-        return learn(shards, vocab, network, config, earlier, run).finish(out, network)  # no step is left to take
+        stable_checkpoints = run.stable_checkpoints if isinstance(run, TrainRun) else None
+        loop = run_training(*inputs, run, stable_checkpoints=stable_checkpoints)
+    else:
+        with nullcontext(run.resume) if run.resume else TemporaryDirectory() as folder:
+            run = replace(run, resume=Path(folder))
+            launch_training(*inputs, run)
+            loop = run_training(*inputs, run)  # loads the final state: no step is left to take
+    return write_checkpoint(out, loop, shards, vocab, network, warm_start)

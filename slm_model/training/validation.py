@@ -1,4 +1,4 @@
-"""What a training is watched by: the loss on every validation token, and sample stories."""
+"""Validation during training: the loss on every validation token, and sample stories."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import SINGLE, Ranks
 
-STORIES_AT_ONCE = 512  # between two questions whether to stop: a second or two at 1M parameters
+STORIES_AT_ONCE = 512  # between two calls of should_stop: a second or two at 1M parameters
 
 
-def validation_steps(num_validations: int, total_steps: int, trunk_steps: int = 0) -> frozenset[int]:
+def validation_steps(num_validations: int, total_steps: int, stable_steps: int = 0) -> frozenset[int]:
     """After which steps to validate: evenly spaced, the last one at the end.
 
-    In the trunk it is after 32, 48, 64, 96, 128, ... steps, which no budget moves; as densely as asked for after it.
+    Among the stable steps it is after 32, 48, 64, 96, 128, ..., which no budget moves; after them evenly, as often as
+    ``num_validations`` asks for.
     """
-    left = total_steps - trunk_steps
+    left = total_steps - stable_steps
     num = max(1, round(num_validations * left / total_steps))
-    in_trunk = {n for power in range(5, trunk_steps.bit_length()) for n in (1 << power, 3 << (power - 1))}
-    return frozenset(n for n in in_trunk if n <= trunk_steps) | {
-        trunk_steps + max(1, i * left // num) for i in range(1, num + 1)
+    fixed = {n for power in range(5, stable_steps.bit_length()) for n in (1 << power, 3 << (power - 1))}
+    return frozenset(n for n in fixed if n <= stable_steps) | {
+        stable_steps + max(1, i * left // num) for i in range(1, num + 1)
     }
 
 
@@ -36,8 +37,8 @@ def validate(
     network: Network, side: SideTokens, should_stop: Callable[[], bool], ranks: Ranks = SINGLE
 ) -> dict[str, float]:
     """Loss over every validation token, each once, in the weights' precision and by the convention of
-    ``evaluation.score``, so that the bits per byte are those that the evaluation stage finds on this side. Each of the
-    ranks scores its share of the stories. Raises Stopped if asked to.
+    ``evaluation.scoring``, so that the evaluation stage measures the same bits per byte on this side. Each rank scores
+    its share of the stories. Raises Stopped after ``should_stop()``.
     """
     network.eval()
     scores: list[StoryScore] = []
@@ -57,8 +58,8 @@ def validate(
     }
 
 
-def tell(network: Network, tokenizer: Tokenizer, config: TrainConfig) -> Iterator[dict[str, str]]:
-    """A story from each of the config's prompts, drawn the same way every time."""
+def sample_stories(network: Network, tokenizer: Tokenizer, config: TrainConfig) -> Iterator[dict[str, str]]:
+    """A story for each of the config's prompts, sampled from the same seed every time."""
     if config.sample_tokens and config.sample_prompts:
         options = SamplingConfig(max_tokens=config.sample_tokens, seed=config.seed)
         for story in Generator(network, tokenizer).generate(config.sample_prompts, options):

@@ -44,7 +44,9 @@ def estimate(
     tokens, what = _tokens(network, train), ""
     if steps is not None:
         tokens = (steps[1] - steps[0]) * train.batch_size * network.context
-        what = f"{steps[1] - steps[0]:,} steps" + (f" after trunk step {steps[0]:,}, " if steps[0] else ", ")
+        what = f"{steps[1] - steps[0]:,} steps" + (
+            f" after the stable checkpoint of step {steps[0]:,}, " if steps[0] else ", "
+        )
     speed = _tokens_a_second(network, store)
     if tokens and speed:
         lines.append(f"training: {what}{tokens:,} tokens, about {tokens / speed / 60:.1f} min at the last run's speed")
@@ -76,7 +78,7 @@ def _tokens_a_second(network: NetworkConfig, store: Store) -> float | None:
     newest = max(alike, key=lambda manifest: manifest.started, default=None)
     if newest is None:
         return None
-    # Not its tokens by its seconds: it may have gone on from a trunk, or after a kill.
+    # Not its tokens by its seconds: it may have resumed from a stable checkpoint, or after a kill.
     with suppress(OSError):
         lines = (store.folder("train", newest.key) / THROUGHPUT).read_bytes().splitlines()[-LAST_STEPS:]
         return float(median(json.loads(line)["tokens_per_second"] for line in lines))

@@ -77,17 +77,17 @@ def test_a_scaling_study_says_which_size_to_take(tmp_path: Path) -> None:
     assert [picture.read_bytes()[:4] for picture in pictures] == [b"\x89PNG"]
 
 
-def test_a_longer_scaling_study_goes_on_from_the_trunks_of_a_shorter_one(tmp_path: Path) -> None:
+def test_a_longer_scaling_study_resumes_from_the_stable_checkpoints_of_a_shorter_one(tmp_path: Path) -> None:
     artifacts = tmp_path / "artifacts"
     stable = [*SMALL, "--model.head-width", "8", "--train.schedule.decay", "stable", "--train.numerics.compile", "off"]
     words = ["scaling", "quick", *stable, "--sizes", "16x1,32x1", "--steps"]
     assert run_slm(artifacts, *words, "50").returncode == 0
-    kept = {folder: folder.stat().st_mtime_ns for folder in (artifacts / "trunk").iterdir()}
+    kept = {folder: folder.stat().st_mtime_ns for folder in (artifacts / "stable_checkpoint").iterdir()}
     assert len(kept) == 4, "at 32 and at 40 steps, of both sizes"
     longer = run_slm(artifacts, *words, "100")
     assert longer.returncode == 0, longer.stderr
     best = re.search(r"The best of them: slm run (.*)", longer.stdout)
     assert best
     grown = best[1].replace("--train.max-steps 100", "--train.max-steps 200").split()
-    assert "goes on from trunk step 80" in run_slm(artifacts, "plan", *grown).stdout
+    assert "resumes from the stable checkpoint of step 80" in run_slm(artifacts, "plan", *grown).stdout
     assert {folder: folder.stat().st_mtime_ns for folder in kept} == kept

@@ -24,7 +24,7 @@ from slm_model.training.config import OptimizerConfig, ScheduleConfig, TrainConf
 from slm_model.training.divergence import PATIENCE, DivergenceWatch
 from slm_model.training.optimizer import Muon, optimizer_tensors, optimizers, restore_optimizers
 from slm_model.training.resume import Plan, ResumeFolder, State
-from slm_model.training.schedule import share_of_peak, trunk_steps
+from slm_model.training.schedule import share_of_peak, stable_steps
 from tests.slm_model.training.training_inputs import open_inputs
 
 
@@ -52,12 +52,12 @@ def test_a_stable_schedule_begins_alike_whatever_the_budget(settings: dict[str, 
     endless = [share_of_peak(config, step, 1 << 30) for step in range(300)]
     for total in range(1, 300):
         shares = [share_of_peak(config, step, total) for step in range(total)]
-        alike = trunk_steps(config, total)
+        alike = stable_steps(config, total)
         assert shares[:alike] == endless[:alike]
         assert alike == total - 1 or shares[alike] < max(endless) or config.warmup_steps == 90
         assert alike < total, "the last step decays"
-    assert trunk_steps(config, 1000) == {1.0: 1, 0.2: 800, 0.03: 970}[config.decay_share]
-    assert trunk_steps(ScheduleConfig(decay="linear"), 1000) == trunk_steps(ScheduleConfig(decay="cosine"), 1000) == 0
+    assert stable_steps(config, 1000) == {1.0: 1, 0.2: 800, 0.03: 970}[config.decay_share]
+    assert stable_steps(ScheduleConfig(decay="linear"), 1000) == stable_steps(ScheduleConfig(decay="cosine"), 1000) == 0
 
 
 @pytest.mark.parametrize("total", [1, 2, 5])

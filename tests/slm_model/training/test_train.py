@@ -210,9 +210,9 @@ def test_validations_before_a_decay_are_after_the_same_steps_with_any_budget() -
     assert sorted(validation_steps(1, 40, 32)) == [32, 40]
     assert sorted(validation_steps(10, 39, 31)) == [35, 39]
     for total in range(2, 400):
-        steps = validation_steps(3, total, trunk := total * 4 // 5)
-        assert max(steps) == total and {n for n in steps if n <= trunk} == {
-            n for n in validation_steps(7, 1000, 800) if n <= trunk
+        steps = validation_steps(3, total, stable := total * 4 // 5)
+        assert max(steps) == total and {n for n in steps if n <= stable} == {
+            n for n in validation_steps(7, 1000, 800) if n <= stable
         }
 
 

@@ -191,7 +191,9 @@ def test_a_run_and_a_plan_name_the_earlier_model(root: Path, earlier: Checkpoint
             planner.earlier(reference)
 
 
-def test_a_warm_start_has_a_trunk_of_its_own(root: Path, inputs: Path, earlier: Checkpoint, warm: Checkpoint) -> None:
+def test_a_warm_start_shares_no_stable_checkpoint_with_a_cold_one(
+    root: Path, inputs: Path, earlier: Checkpoint, warm: Checkpoint
+) -> None:
     stable = TRAIN | {"schedule": {"decay": "stable"}, "numerics": {"num_threads": 1, "compile": "off"}}
     taken: list[int] = []
 

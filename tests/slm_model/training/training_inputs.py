@@ -38,7 +38,7 @@ from slm_model.training.train import train
 from tasks import train as train_task
 from tasks.engine.recipe import manifest_of
 from tasks.engine.stage import Engine, NullObserver, Observer, Outcome, StageExecution
-from tasks.train import with_trunks
+from tasks.train import with_stable_checkpoints
 
 A = TypeVar("A", bound=Artifact)
 
@@ -105,12 +105,12 @@ def do_train(inputs: Path, out: Path, network: dict[str, Any], config: dict[str,
 
 
 @contextmanager
-def trunks_alone(execution: StageExecution) -> Iterator[StageRun]:
-    yield with_trunks(execution.run, execution)
+def without_mlflow(execution: StageExecution) -> Iterator[StageRun]:
+    yield with_stable_checkpoints(execution.run, execution)
 
 
 STAGE = replace(
-    train_task.train, wrapper=f"{trunks_alone.__module__}:{trunks_alone.__name__}"
+    train_task.train, wrapper=f"{without_mlflow.__module__}:{without_mlflow.__name__}"
 )  # with no MLflow to write to
 
 
@@ -145,7 +145,7 @@ def die_in_write(number: int) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            # Not its folder, which is synced after the rename; a trunk's files are opened again for it, to read only.
+            # Not its folder, which is synced after the rename; the store opens a stable checkpoint's files read-only.
             if stat.S_ISREG(os.fstat(descriptor).st_mode) and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_WRONLY:
                 os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""With a stable schedule a longer training goes on from the trunk of a shorter one, to the bytes of a straight one."""
+"""With a stable schedule a longer training resumes from the stable checkpoint of a shorter one, to the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from slm_model.data.sources.config import FilesSource
 from slm_model.errors import ArtifactDamaged
 from slm_model.stage_run import StageRun
-from slm_model.training.trunk import Trunk
+from slm_model.training.stable_checkpoint import StableCheckpoint
 from tasks.engine.stage import Engine, NullObserver, Outcome
 from tasks.engine.store import Store
 from tasks.running.estimate import estimate
@@ -30,7 +30,8 @@ from tests.slm_model.training.training_inputs import NETWORKS, STAGE, TRAIN, bui
 
 REPOSITORY = Path(__file__).parents[3]
 GRU, TRANSFORMER = NETWORKS["gru"], NETWORKS["transformer"] | {"dropout": 0.1}
-SHORT, LONG = 40, 90  # steps; their trunks have 32 and 72
+SHORT, LONG = 40, 90  # steps; their stable checkpoints are of 32 and 72
+RESUMES = "resumes from the stable checkpoint of step 32"
 
 
 def stable(steps: int, **settings: Any) -> dict[str, Any]:
@@ -63,16 +64,18 @@ def data_files(folder: Path) -> dict[str, bytes]:
 
 
 def straight(inputs: Path, out: Path, network: dict[str, Any], config: dict[str, Any]) -> dict[str, bytes]:
-    """What a training in one go, which knows of no trunk, leaves."""
+    """The files of a training without any stable checkpoint."""
     return data_files(do_train(inputs, out, network, config, StageRun()).folder)
 
 
-def trunks(root: Path) -> list[int]:
-    """How far the trunks in a store are; all of it is whole."""
+def stable_checkpoints(root: Path) -> list[int]:
+    """The steps of all stable checkpoints in a store, in which nothing is damaged."""
     found = list(Store(root).everything())
     assert not [one for _, one in found if isinstance(one, ArtifactDamaged)]
     assert not list(root.glob("*/*.partial"))
-    return sorted(Trunk.open(folder).facts.steps for folder, _ in found if folder.parent.name == "trunk")
+    return sorted(
+        StableCheckpoint.open(folder).facts.steps for folder, _ in found if folder.parent.name == "stable_checkpoint"
+    )
 
 
 def start(root: Path, inputs: Path, config: dict[str, Any], write: int = 0, step: int = -1) -> subprocess.Popen[bytes]:
@@ -91,29 +94,33 @@ def test_raising_the_budget_takes_only_the_steps_that_are_new_and_leaves_the_byt
     first, _ = grow(root, inputs, network, stable(SHORT))
     assert data_files(first.artifact.folder) == straight(inputs, tmp_path / "short", network, stable(SHORT))
     grown, steps = grow(root, inputs, network, long)
-    assert steps.taken == list(range(33, 91)) and steps.reason.endswith("; goes on from trunk step 32")
+    assert steps.taken == list(range(33, 91)) and steps.reason.endswith(f"; {RESUMES}")
     assert data_files(grown.artifact.folder) == straight(inputs, tmp_path / "long", network, long)
     assert [line["step"] for line in grown.artifact.history() if "val/loss" in line] == [32, 48, 64, 90]
     assert len((grown.artifact.folder / "observations/throughput.jsonl").read_text().splitlines()) == 90
-    assert trunks(root) == [32, 72]
+    assert stable_checkpoints(root) == [32, 72]
 
 
-def test_a_smaller_budget_goes_on_from_an_earlier_trunk_or_begins_anew(inputs: Path, tmp_path: Path) -> None:
+def test_a_smaller_budget_resumes_from_an_earlier_stable_checkpoint_or_starts_from_step_0(
+    inputs: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "store"
     for budget in (SHORT, LONG):
         grow(root, inputs, GRU, stable(budget))
     smaller, steps = grow(root, inputs, GRU, stable(60))
-    assert steps.taken[0] == 33 and steps.reason.endswith("; goes on from trunk step 32")
+    assert steps.taken[0] == 33 and steps.reason.endswith(f"; {RESUMES}")
     assert data_files(smaller.artifact.folder) == straight(inputs, tmp_path / "60", GRU, stable(60))
     least, steps = grow(root, inputs, GRU, stable(20))
-    assert steps.reason.endswith("; begins anew: it decays from step 16, and the first trunk kept is of step 32")
+    assert steps.reason.endswith(
+        "; starts from step 0: it decays from step 16, and the first stable checkpoint is of step 32"
+    )
     assert steps.taken[0] == 1
     assert data_files(least.artifact.folder) == straight(inputs, tmp_path / "20", GRU, stable(20))
 
 
 @pytest.mark.slow
 def test_killed_while_it_grows_it_ends_with_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
-    """While the trunk is written (the first two fsyncs are the plan's), beyond it, and in the decay."""
+    """While the stable checkpoint is written (the first two fsyncs are the plan's), after it, and in the decay."""
     wanted = straight(inputs, tmp_path / "straight", TRANSFORMER, stable(LONG))
     often = {"checkpoint_seconds": 0}
     assert start(tmp_path, inputs, stable(SHORT), write=4).wait() == -signal.SIGKILL
@@ -122,14 +129,14 @@ def test_killed_while_it_grows_it_ends_with_the_same_bytes(inputs: Path, tmp_pat
     assert start(tmp_path, inputs, stable(LONG, **often), step=50).wait() == -signal.SIGALRM
     assert start(tmp_path, inputs, stable(LONG, **often), step=80).wait() == -signal.SIGALRM
     grown, steps = grow(tmp_path, inputs, TRANSFORMER, stable(LONG, **often))
-    assert 33 < steps.taken[0] <= 81, "it goes on from its own state, not from the trunk"
+    assert 33 < steps.taken[0] <= 81, "it resumes from its own state, not from the stable checkpoint"
     assert data_files(grown.artifact.folder) == wanted
-    assert trunks(tmp_path) == [32, 72]
+    assert stable_checkpoints(tmp_path) == [32, 72]
 
 
 @pytest.mark.slow
 def test_budgets_that_run_at_once_leave_what_each_leaves_alone(inputs: Path, tmp_path: Path) -> None:
-    """Two of them have the same trunk to keep."""
+    """Two of them write the same stable checkpoint."""
     configs = [stable(SHORT), stable(SHORT, num_validations=7), stable(LONG)]
     processes = [start(tmp_path / "store", inputs, config) for config in configs]
     assert [one.wait() for one in processes] == [0, 0, 0]
@@ -137,21 +144,21 @@ def test_budgets_that_run_at_once_leave_what_each_leaves_alone(inputs: Path, tmp
         found = build(tmp_path / "store", open_inputs(inputs), TRANSFORMER, config)
         assert found.cached
         assert data_files(found.artifact.folder) == straight(inputs, tmp_path / str(number), TRANSFORMER, config)
-    assert trunks(tmp_path / "store") == [32, 72]
+    assert stable_checkpoints(tmp_path / "store") == [32, 72]
 
 
-def test_what_a_trunk_depends_on_is_not_shared(inputs: Path, tmp_path: Path) -> None:
+def test_trainings_that_differ_in_more_than_the_budget_share_no_stable_checkpoint(inputs: Path, tmp_path: Path) -> None:
     grow(tmp_path, inputs, GRU, stable(SHORT))
     for other in ({"seed": 1}, {"sample_tokens": 4}, {"schedule": {"warmup_steps": 4, "decay": "stable"}}):
         _, steps = grow(tmp_path, inputs, GRU, stable(LONG, **other))
-        assert steps.taken[0] == 1 and "trunk" not in steps.reason
+        assert steps.taken[0] == 1 and "stable" not in steps.reason
     _, steps = grow(tmp_path, inputs, GRU, stable(LONG, schedule={"warmup_steps": 3}))
-    assert steps.taken[0] == 1 and "trunk" not in steps.reason, "a linear schedule has no trunk"
+    assert steps.taken[0] == 1 and "stable" not in steps.reason, "a linear schedule has none"
     _, steps = grow(tmp_path, inputs, GRU, stable(LONG, schedule=stable(1)["schedule"] | {"decay_share": 0.3}))
-    assert steps.taken[0] == 33, "how long it decays is no matter of the trunk's"
+    assert steps.taken[0] == 33, "the length of the decay does not matter to it"
 
 
-def test_the_arithmetic_of_a_trunk_is_held_to_or_it_is_not_gone_on_from(
+def test_a_stable_checkpoint_is_resumed_with_its_own_arithmetic_or_not_at_all(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     auto = {"numerics": {"compile": "off"}}
@@ -167,14 +174,16 @@ def test_the_arithmetic_of_a_trunk_is_held_to_or_it_is_not_gone_on_from(
     finally:
         torch.set_num_threads(before)
     assert steps.taken[0] == 1 and anew.artifact.facts.numerics["num_threads"] == 2
-    assert "the trunk of 48 steps is not gone on from: this machine computes with m68k" in caplog.text
-    assert trunks(tmp_path) == [32, 48, 72]
+    assert "the stable checkpoint of step 48 is not used: this machine computes with m68k" in caplog.text
+    assert stable_checkpoints(tmp_path) == [32, 48, 72]
 
 
-def test_a_damaged_trunk_is_set_aside_and_the_training_begins_anew(inputs: Path, tmp_path: Path) -> None:
+def test_a_damaged_stable_checkpoint_is_set_aside_and_the_training_starts_from_step_0(
+    inputs: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "store"
     grow(root, inputs, GRU, stable(SHORT))
-    [state] = root.glob("trunk/*/state.safetensors")
+    [state] = root.glob("stable_checkpoint/*/state.safetensors")
     content = bytearray(state.read_bytes())
     content[-1] ^= 1
     state.write_bytes(content)
@@ -183,10 +192,10 @@ def test_a_damaged_trunk_is_set_aside_and_the_training_begins_anew(inputs: Path,
     found = run_until_complete(lambda: engine.run(STAGE, *args), engine)
     assert found and observer.taken[0] == 1
     assert data_files(found.artifact.folder) == straight(inputs, tmp_path / "straight", GRU, stable(LONG))
-    assert [path.name for path in root.glob("trunk/*.damaged")] == [f"{state.parent.name}.damaged"]
+    assert [path.name for path in root.glob("stable_checkpoint/*.damaged")] == [f"{state.parent.name}.damaged"]
 
 
-def test_a_plan_says_from_which_trunk_a_training_will_go_on(inputs: Path, tmp_path: Path) -> None:
+def test_a_plan_names_the_stable_checkpoint_that_a_training_will_resume_from(inputs: Path, tmp_path: Path) -> None:
     def planned(config: dict[str, Any]) -> str:
         planner = Planner(Engine.at(tmp_path))
         planner(STAGE, *stage_args(open_inputs(inputs), GRU, config))
@@ -196,17 +205,19 @@ def test_a_plan_says_from_which_trunk_a_training_will_go_on(inputs: Path, tmp_pa
 
     assert planned(stable(SHORT)) == "it has not run before"
     grow(tmp_path, inputs, GRU, stable(SHORT))
-    assert planned(stable(LONG)) == "max_steps was 40, is 90; goes on from trunk step 32"
-    assert planned(stable(LONG, max_steps=None, max_tokens=LONG * 128)).endswith("; goes on from trunk step 32")
-    assert planned(stable(LONG, max_steps=None, max_minutes=1)).endswith("; may go on from trunk step 32")
-    assert "trunk" not in planned(stable(LONG, seed=3))
+    assert planned(stable(LONG)) == "max_steps was 40, is 90; resumes from the stable checkpoint of step 32"
+    assert planned(stable(LONG, max_steps=None, max_tokens=LONG * 128)).endswith(f"; {RESUMES}")
+    assert planned(stable(LONG, max_steps=None, max_minutes=1)).endswith(
+        "; may resume from the stable checkpoint of step 32"
+    )
+    assert "stable" not in planned(stable(LONG, seed=3))
 
 
 def test_an_estimate_counts_the_steps_that_remain(inputs: Path, tmp_path: Path) -> None:
     grow(tmp_path, inputs, GRU, stable(SHORT))
     shards = open_inputs(inputs)
     for config, wanted in (
-        (stable(LONG), f"{LONG - 32} steps after trunk step 32, {(LONG - 32) * 128:,} tokens"),
+        (stable(LONG), f"{LONG - 32} steps after the stable checkpoint of step 32, {(LONG - 32) * 128:,} tokens"),
         (stable(LONG, seed=3), f"{LONG} steps, {LONG * 128:,} tokens"),
     ):
         planner = Planner(engine := Engine.at(tmp_path))
@@ -216,10 +227,13 @@ def test_an_estimate_counts_the_steps_that_remain(inputs: Path, tmp_path: Path) 
         assert line.startswith(f"training: {wanted}, about") and line.endswith("at the last run's speed")
 
 
-def test_a_trunk_holds_weights_optimizer_and_history_and_no_time(inputs: Path, tmp_path: Path) -> None:
+def test_a_stable_checkpoint_holds_weights_optimizer_and_history_and_no_time(inputs: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         grow(tmp_path / name, inputs, TRANSFORMER, stable(SHORT))
-    a, b = (Trunk.open(next((tmp_path / name).glob("trunk/*/manifest.json")).parent) for name in ("a", "b"))
+    a, b = (
+        StableCheckpoint.open(next((tmp_path / name).glob("stable_checkpoint/*/manifest.json")).parent)
+        for name in ("a", "b")
+    )
     assert (a.key, a.digest) == (b.key, b.digest)
     names = {name.partition("/")[2] for name in load_file(a.file("state.safetensors"))}
     assert {"history.jsonl", "samples.jsonl", "progress.json", "network/embed_tokens.weight"} <= names
