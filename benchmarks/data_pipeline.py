@@ -22,7 +22,7 @@ from benchmarks import corpora, peers
 from benchmarks.measure import MB, Digest, interleaved, leave, machine, run_alone, spread, table, warm, write_log
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import FilesSource
-from slm_model.shards.shard import ShardConfig
+from slm_model.shards.config import ShardConfig
 from slm_model.tokenizer.config import BpeConfig
 from slm_model.tokenizer.vocab import TOKENIZER, Vocab
 from tasks.build_vocab import build_vocab

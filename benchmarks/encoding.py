@@ -29,9 +29,8 @@ import pyarrow.parquet as pq
 from benchmarks import corpora, peers
 from benchmarks.data_pipeline import vocabulary, work_folder
 from benchmarks.measure import MB, Digest, interleaved, leave, machine, run_alone, spread, table, write_log
-from slm_model.tokenizer.flat import FlatEncoder
-from slm_model.tokenizer.open import open_tokenizer
-from slm_model.tokenizer.vocab import TOKENIZER
+from slm_model.tokenizer.batch_encoder import BatchEncoder
+from slm_model.tokenizer.vocab import TOKENIZER, open_tokenizer
 
 STORIES_PER_PART, STORIES_AT_A_TIME = 8192, 1024
 BEGIN, END = "\x02", "\x03"  # marks that no normalised story holds
@@ -44,10 +43,10 @@ def encoder(way: str, tokenizer_json: Path) -> Encode:
 
 
 def ours(tokenizer_json: Path) -> Encode:
-    flat = FlatEncoder(open_tokenizer(tokenizer_json), np.uint16)
+    encoder = BatchEncoder(open_tokenizer(tokenizer_json), np.uint16)
 
     def encode(texts: pa.StringArray) -> pa.ListArray:
-        tokens, offsets = flat(texts.to_pylist())
+        tokens, offsets = encoder(texts.to_pylist())
         return pa.ListArray.from_arrays(offsets, tokens)
 
     return encode

@@ -16,10 +16,9 @@ from benchmarks.encoding import unique_parts
 from benchmarks.measure import MB, interleaved, leave, machine, run_alone, spread, table, write_log
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import FilesSource
+from slm_model.tokenizer.batch_encoder import BatchEncoder
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
-from slm_model.tokenizer.flat import FlatEncoder
-from slm_model.tokenizer.open import open_tokenizer
-from slm_model.tokenizer.vocab import TOKENIZER, Vocab
+from slm_model.tokenizer.vocab import TOKENIZER, Vocab, open_tokenizer
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
 from tasks.download import download
@@ -43,7 +42,7 @@ def vocabularies(files: list[Path], size: int) -> dict[str, Vocab]:
 
 def encode_all(tokenizer_json: Path, parts: Path) -> dict[str, float]:
     """Encode every story on one core, with an encoder that has met none of them."""
-    flat = FlatEncoder(open_tokenizer(tokenizer_json), np.uint16)
+    encoder = BatchEncoder(open_tokenizer(tokenizer_json), np.uint16)
     batches = [
         batch["text"]
         for path in sorted(parts.glob("*.arrow"))
@@ -51,7 +50,7 @@ def encode_all(tokenizer_json: Path, parts: Path) -> dict[str, float]:
     ]
     began = time.perf_counter()
     for texts in batches:
-        tokens, offsets = flat(texts.to_pylist())
+        tokens, offsets = encoder(texts.to_pylist())
         pa.ListArray.from_arrays(offsets, tokens)
     return {"encode_seconds": time.perf_counter() - began}
 

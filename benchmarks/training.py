@@ -258,7 +258,7 @@ def token_shards(corpus: str, vocab_size: int) -> Path:
     """The folder of a corpus's token shards, made by our own stages or already there."""
     from slm_model.data.config import CleanConfig, SplitConfig
     from slm_model.data.sources.config import FilesSource, StorygenSource
-    from slm_model.shards.shard import ShardConfig
+    from slm_model.shards.config import ShardConfig
     from slm_model.tokenizer.config import BpeConfig
     from tasks.build_vocab import build_vocab
     from tasks.clean import clean

@@ -16,7 +16,7 @@ from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import HubSource, SourceConfig
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.networks.config import NetworkConfig, TransformerConfig
-from slm_model.shards.shard import ShardConfig
+from slm_model.shards.config import ShardConfig
 from slm_model.tokenizer.config import BpeConfig, VocabConfig
 from slm_model.training.config import TrainConfig
 from tasks.tracking.release import ReleaseConfig

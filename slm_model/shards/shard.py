@@ -5,28 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from slm_model.config import Config
+from slm_model.data.parquet import PartWriter, read_batches, read_table, write_table
 from slm_model.data.parts import map_parts
 from slm_model.data.stories import SIDES, Splits
 from slm_model.errors import ArtifactDamaged, Stopped
+from slm_model.shards.config import ShardConfig
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts, token_dtype
 from slm_model.stage_run import StageRun
-from slm_model.tokenizer.flat import FlatEncoder
-from slm_model.tokenizer.open import open_tokenizer
-from slm_model.tokenizer.vocab import TOKENIZER, Vocab
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-class ShardConfig(Config):
-    """How token shards are laid out."""
-
-    stories_per_part: int = Field(65_536, ge=1, description="Stories in a file of token ids.")
+from slm_model.tokenizer.batch_encoder import BatchEncoder
+from slm_model.tokenizer.vocab import TOKENIZER, Vocab, open_tokenizer
 
 
 def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: StageRun) -> TokenShards:
@@ -35,10 +27,6 @@ def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: Sta
     The parts of the split are encoded wherever ``run.executor`` likes, and written here: the shards depend on the
     stories and their order alone. Encoded parts are kept in ``run.resume``.
     """
-    import pyarrow.compute as pc
-
-    from slm_model.data.parquet import PartWriter
-
     out.mkdir(parents=True, exist_ok=True)
     encode = partial(encoded_part, vocab.file(TOKENIZER), vocab.facts.tokenizer_sha256, run.resume)
     num_stories, num_tokens = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
@@ -71,10 +59,6 @@ def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: Sta
 
 def encoded_part(tokenizer_json: Path, tokenizer_sha256: str, resume: Path | None, part: Path) -> pa.Table:
     """The token shards' rows for a part of the split: as ``resume`` has them from a killed run, or made now."""
-    import pyarrow as pa
-
-    from slm_model.data.parquet import read_batches, read_table, write_table
-
     kept = resume / part.name if resume else None
     if kept and kept.exists():
         with suppress(ArtifactDamaged):
@@ -89,18 +73,14 @@ def encoded_part(tokenizer_json: Path, tokenizer_sha256: str, resume: Path | Non
 
 
 @lru_cache(maxsize=1)
-def encoder_of(tokenizer_json: Path, tokenizer_sha256: str) -> FlatEncoder:
+def encoder_of(tokenizer_json: Path, tokenizer_sha256: str) -> BatchEncoder:
     """The encoder of a vocabulary: one a process, for the sake of what it has learnt from earlier parts."""
     tokenizer = open_tokenizer(tokenizer_json)
-    return FlatEncoder(tokenizer, token_dtype(tokenizer.vocab_size))
+    return BatchEncoder(tokenizer, token_dtype(tokenizer.vocab_size))
 
 
-def encode_stories(encoder: FlatEncoder, stories: pa.RecordBatch) -> pa.RecordBatch:
+def encode_stories(encoder: BatchEncoder, stories: pa.RecordBatch) -> pa.RecordBatch:
     """Rows of id and text as rows of id, tokens, num_bytes, unknown_bytes. Raises UserError."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     texts, tokenizer = stories["text"].to_pylist(), encoder.tokenizer
     tokens, offsets = encoder(texts)
     unknown_bytes = np.zeros(len(texts), np.uint32)
@@ -119,7 +99,5 @@ def encode_stories(encoder: FlatEncoder, stories: pa.RecordBatch) -> pa.RecordBa
 
 def schema(vocab_size: int) -> pa.Schema:
     """The columns of a part. Unsigned, and as small as the vocabulary allows."""
-    import pyarrow as pa
-
     tokens = pa.list_(pa.from_numpy_dtype(token_dtype(vocab_size)))
     return pa.schema({"id": pa.string(), "tokens": tokens, "num_bytes": pa.uint32(), "unknown_bytes": pa.uint32()})

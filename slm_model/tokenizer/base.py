@@ -1,8 +1,8 @@
 """What every tokenizer is: a list of tokens, a way from text to their ids, and the way back.
 
-A token stands for bytes, and decoding joins them: a text comes back as it was, whatever the kind, except that a piece
-which the vocabulary cannot spell comes back as U+FFFD. Special tokens stand for no bytes and have
-the first ids; no text ever encodes to one of them, not even a text that spells its name.
+A token stands for bytes, and decoding joins them: a text comes back as it was, whatever the kind, except that a part
+that the vocabulary cannot spell comes back as U+FFFD. Special tokens stand for no bytes and have the first ids; no text
+ever encodes to one of them, not even a text that spells its name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,21 +25,26 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how an unknown piece is decoded
 Side = Literal["left", "right"]
 
 
+AsciiStarts = Callable[["Bytes"], "NDArray[np.bool_]"]
+
+
 class Tokenizer(ABC):
     """From text to token ids and back; saved as a ``tokenizer.json`` that the `tokenizers` library opens too."""
 
-    kind: ClassVar[str]
-    # Where in ASCII bytes the pieces begin that are encoded each by itself; no two blanks stand side by side there, and
-    # each control character is a piece of its own. None: not known.
-    ascii_starts: Callable[[Bytes], NDArray[np.bool_]] | None = None
+    def __init__(
+        self, tokens: Sequence[str], token_bytes: Sequence[bytes], ascii_starts: AsciiStarts | None = None
+    ) -> None:
+        """``tokens``: the vocabulary as its file has it, by id; ``token_bytes``: what each of them stands for.
 
-    def __init__(self, tokens: Sequence[str], token_bytes: Sequence[bytes]) -> None:
-        """``tokens``: the vocabulary as its file has it, by id; ``token_bytes``: what each of them stands for."""
+        ``ascii_starts``: where in ASCII bytes the pre-tokens begin, which are encoded independently. The bytes have no
+        two blanks side by side, and each control character is a pre-token. None: not known.
+        """
         ids = {token: index for index, token in enumerate(tokens)}
         self.tokens = list(tokens)
         self.pad_id, self.bos_id, self.eos_id = ids[PAD], ids[BOS], ids[EOS]
         self.unk_id: int | None = ids.get(UNK)
         self.special_ids = tuple(ids[special] for special in SPECIALS if special in ids)
+        self.ascii_starts = ascii_starts
         self._bytes = list(token_bytes)
         for special_id in self.special_ids:
             self._bytes[special_id] = UNKNOWN.encode() if special_id == self.unk_id else b""

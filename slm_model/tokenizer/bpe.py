@@ -13,9 +13,9 @@ from tokenizers.trainers import BpeTrainer
 from slm_model.errors import UserError
 from slm_model.tokenizer.base import BOS, EOS, PAD, Tokenizer
 from slm_model.tokenizer.config import BpeConfig
-from slm_model.tokenizer.document import tokenizer_document, tokens_of
-from slm_model.tokenizer.library import LibraryTokenizer, trained_model
-from slm_model.tokenizer.pieces import CONTROL, SPACE, character_kinds
+from slm_model.tokenizer.huggingface import HuggingFaceTokenizer, trained_model
+from slm_model.tokenizer.tokenizer_json import tokenizer_json, tokens_of
+from slm_model.tokenizer.word_level import CONTROL, SPACE, character_kinds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 
 SPECIALS = [PAD, BOS, EOS]
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-
-
-class BpeTokenizer(LibraryTokenizer):
-    kind = "bpe"
-
-    @staticmethod
-    def ascii_starts(buffer: Bytes) -> NDArray[np.bool_]:
-        """As GPT-2's pattern cuts: '(?:[sdmt]|re|ve|ll)| ?letters+| ?digits+| ?others+|blanks."""
-        kinds = character_kinds(buffer)
-        before = np.concatenate(([CONTROL], kinds[:-1]))
-        starts: NDArray[np.bool_] = ((kinds != before) & (before != SPACE)) | (kinds == CONTROL)
-        # An apostrophe that begins a piece takes the letters of a contraction, and these alone.
-        quotes = np.flatnonzero((buffer == ord("'")) & starts)
-        last = len(buffer) - 1
-        one, two = buffer[np.minimum(quotes + 1, last)], buffer[np.minimum(quotes + 2, last)]
-        short = quotes[np.isin(one, np.frombuffer(b"sdmt", np.uint8))]
-        pairs = np.frombuffer(b"revell", np.uint8).reshape(-1, 2)
-        long = quotes[np.any((one[:, None] == pairs[:, 0]) & (two[:, None] == pairs[:, 1]), axis=1)]
-        starts[short + 1], starts[short + 2] = False, True
-        starts[long + 1], starts[long + 3] = False, True
-        return starts
 
 
 def build(texts: Iterable[str], config: BpeConfig) -> Tokenizer:
@@ -63,7 +42,7 @@ def build(texts: Iterable[str], config: BpeConfig) -> Tokenizer:
         show_progress=False,
     )
     model = trained_model(BPE(), ByteLevel(add_prefix_space=False), trainer, texts)
-    return open_json(tokenizer_document(model, BYTE_LEVEL, [BYTE_LEVEL]))
+    return open_json(tokenizer_json(model, BYTE_LEVEL, [BYTE_LEVEL]))
 
 
 def open_json(document: Any) -> Tokenizer:
@@ -72,7 +51,24 @@ def open_json(document: Any) -> Tokenizer:
         raise KeyError(BYTE_LEVEL["type"])
     byte_of = bytes_by_character()
     token_bytes = [bytes(map(byte_of.__getitem__, token)) for token in tokens_of(document)]
-    return BpeTokenizer(document, token_bytes)
+    return HuggingFaceTokenizer(document, token_bytes, gpt2_starts)
+
+
+def gpt2_starts(buffer: Bytes) -> NDArray[np.bool_]:
+    """As GPT-2's pattern cuts: '(?:[sdmt]|re|ve|ll)| ?letters+| ?digits+| ?others+|blanks."""
+    kinds = character_kinds(buffer)
+    before = np.concatenate(([CONTROL], kinds[:-1]))
+    starts: NDArray[np.bool_] = ((kinds != before) & (before != SPACE)) | (kinds == CONTROL)
+    # An apostrophe that begins a pre-token takes the letters of a contraction, and only these.
+    quotes = np.flatnonzero((buffer == ord("'")) & starts)
+    last = len(buffer) - 1
+    one, two = buffer[np.minimum(quotes + 1, last)], buffer[np.minimum(quotes + 2, last)]
+    short = quotes[np.isin(one, np.frombuffer(b"sdmt", np.uint8))]
+    pairs = np.frombuffer(b"revell", np.uint8).reshape(-1, 2)
+    long = quotes[np.any((one[:, None] == pairs[:, 0]) & (two[:, None] == pairs[:, 1]), axis=1)]
+    starts[short + 1], starts[short + 2] = False, True
+    starts[long + 1], starts[long + 3] = False, True
+    return starts
 
 
 def bytes_by_character() -> dict[str, int]:

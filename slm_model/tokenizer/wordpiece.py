@@ -1,8 +1,8 @@
 """WordPiece (Schuster & Nakajima, 2012; BERT): a word is spelt with the longest pieces that are known, from the left.
 
-Unlike BERT's, ours keeps case, accents and spaces: a word takes the space before it along (see pieces.py), and a piece
-that goes on inside a word is written with ``##``. A word with a character outside the alphabet is unknown as a whole,
-and so is one of more than 100 characters.
+Unlike BERT's, ours keeps case, accents and spaces: a word takes the space before it along (see word_level.py), and a
+piece inside a word is written with ``##``. A word with a character outside the alphabet is unknown as a whole, and so
+is one of more than 100 characters.
 """
 
 from __future__ import annotations
@@ -18,15 +18,11 @@ from tokenizers.trainers import WordPieceTrainer
 from slm_model.errors import UserError
 from slm_model.tokenizer.base import SPECIALS, UNK, Tokenizer
 from slm_model.tokenizer.config import WordPieceConfig
-from slm_model.tokenizer.document import split_by, tokenizer_document, tokens_of
-from slm_model.tokenizer.library import LibraryTokenizer, trained_model
-from slm_model.tokenizer.pieces import WORDS, common_characters, word_starts
+from slm_model.tokenizer.huggingface import HuggingFaceTokenizer, trained_model
+from slm_model.tokenizer.tokenizer_json import EVERY_CHARACTER, split_by, tokenizer_json, tokens_of
+from slm_model.tokenizer.word_level import WORDS, most_common, word_starts
 
 INSIDE = "##"
-
-
-class WordPieceTokenizer(LibraryTokenizer):
-    kind = "wordpiece"
 
 
 def build(texts: Iterable[str], config: WordPieceConfig) -> Tokenizer:
@@ -34,7 +30,7 @@ def build(texts: Iterable[str], config: WordPieceConfig) -> Tokenizer:
 
     Raises UserError if no character is common enough, or ``size`` has no room for the alphabet.
     """
-    alphabet = sorted(common_characters(texts, config.min_count))
+    alphabet = sorted(most_common(texts, EVERY_CHARACTER, config.min_count))
     inside = [INSIDE + character for character in alphabet if character not in " \n"]
     needed = len(SPECIALS) + len(alphabet) + len(inside)
     if config.size < needed:
@@ -57,12 +53,10 @@ def build(texts: Iterable[str], config: WordPieceConfig) -> Tokenizer:
     words = Split(tokenizers.Regex(WORDS), "isolated")
     model = trained_model(WordPiece(unk_token=UNK), words, trainer, texts)
     strip = {"type": "Replace", "pattern": {"Regex": f"^{INSIDE}"}, "content": ""}
-    return open_json(tokenizer_document(model, split_by(WORDS), [strip, {"type": "Fuse"}]))
+    return open_json(tokenizer_json(model, split_by(WORDS), [strip, {"type": "Fuse"}]))
 
 
 def open_json(document: Any) -> Tokenizer:
     token_bytes = [token.removeprefix(INSIDE).encode() for token in tokens_of(document)]
-    tokenizer = WordPieceTokenizer(document, token_bytes)
-    if document["pre_tokenizer"]["pattern"]["Regex"] == WORDS:
-        tokenizer.ascii_starts = word_starts
-    return tokenizer
+    known = document["pre_tokenizer"]["pattern"]["Regex"] == WORDS
+    return HuggingFaceTokenizer(document, token_bytes, word_starts if known else None)

@@ -29,7 +29,7 @@ from slm_model.data.sources.config import FilesSource
 from slm_model.data.storygen.generate import stories
 from slm_model.errors import UserError
 from slm_model.shards import shard as shards_module
-from slm_model.shards.shard import ShardConfig
+from slm_model.shards.config import ShardConfig
 from slm_model.tokenizer.config import BpeConfig
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean

@@ -12,7 +12,8 @@ from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.split import split
 from slm_model.data.stories import RawStories, Splits, Stories
 from slm_model.networks.config import TransformerConfig
-from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.config import ShardConfig
+from slm_model.shards.shard import shard
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab

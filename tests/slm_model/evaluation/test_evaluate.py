@@ -20,7 +20,8 @@ from slm_model.evaluation.score_card import Evaluation
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.generation.config import SamplingConfig
-from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.config import ShardConfig
+from slm_model.shards.shard import shard
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab
 from slm_model.tokenizer.config import WordConfig

@@ -12,15 +12,16 @@ from slm_model.data.parquet import read_table
 from slm_model.data.stories import SIDES, Splits
 from slm_model.errors import ArtifactDamaged, Stopped, UserError
 from slm_model.shards.batches import PackedBatches
-from slm_model.shards.shard import ShardConfig, encode_stories, shard
+from slm_model.shards.config import ShardConfig
+from slm_model.shards.shard import encode_stories, shard
 from slm_model.shards.token_shards import token_dtype
 from slm_model.stage_run import StageRun
+from slm_model.tokenizer.batch_encoder import BatchEncoder
 from slm_model.tokenizer.build import build_vocab
-from slm_model.tokenizer.char import CharTokenizer
 from slm_model.tokenizer.config import BpeConfig, CharConfig, VocabConfig, WordConfig, WordPieceConfig
-from slm_model.tokenizer.document import EVERY_CHARACTER
-from slm_model.tokenizer.flat import FlatEncoder
+from slm_model.tokenizer.tokenizer_json import EVERY_CHARACTER
 from slm_model.tokenizer.vocab import Vocab
+from slm_model.tokenizer.word_level import WordLevelTokenizer
 from tests.made_stories import id_of, splits_of
 
 STORIES = {
@@ -156,7 +157,7 @@ def test_damaged_stories_are_named_by_whoever_reads_them(splits: Splits, tmp_pat
         shard(tmp_path / "shards", splits, vocab, ShardConfig(), StageRun(executor))
 
 
-class TooManyTokens(CharTokenizer):
+class TooManyTokens(WordLevelTokenizer):
     """Has tokens that its vocabulary knows nothing of."""
 
     def encode(self, text: str) -> list[int]:
@@ -165,7 +166,7 @@ class TooManyTokens(CharTokenizer):
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:
     tokenizer = TooManyTokens(["<pad>", "<unk>", "<bos>", "<eos>", "a", "b", "d"], EVERY_CHARACTER)
-    encoder = FlatEncoder(tokenizer, np.uint8)
+    encoder = BatchEncoder(tokenizer, np.uint8)
     stories = pa.RecordBatch.from_pydict({"id": ["1" * 16, "2" * 16], "text": ["abba", "a bad d"]})
     with pytest.raises(UserError, match="'d' has token 7, and the vocabulary ends with 6: run the build_vocab stage"):
         encode_stories(encoder, stories)

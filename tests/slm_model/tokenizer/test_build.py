@@ -39,7 +39,7 @@ def test_the_vocabulary_opens_and_is_named_by_its_bytes(config: Any, splits: Spl
     assert tokenizer.decode(tokenizer.encode(TRAIN[111])) == TRAIN[111]
     facts = vocab.facts
     assert facts.tokenizer_sha256 == hash_file(tmp_path / "vocab" / "tokenizer.json")
-    assert (facts.kind, facts.vocab_size) == (tokenizer.kind, tokenizer.vocab_size)
+    assert (facts.kind, facts.vocab_size) == (config.kind, tokenizer.vocab_size)
     assert (facts.pad_id, facts.unk_id, facts.bos_id, facts.eos_id) == (
         (0, None, 1, 2) if config.kind == "bpe" else (0, 1, 2, 3)
     )

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from slm_model.errors import UserError
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
+from slm_model.tokenizer.batch_encoder import BatchEncoder
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
-from slm_model.tokenizer.flat import FlatEncoder
-from slm_model.tokenizer.open import open_tokenizer
+from slm_model.tokenizer.vocab import open_tokenizer
 
 STORIES = [
     "Once upon a time, there was a little girl named Lily. She didn't like the rain.\n\n\"Look!\" said Tom's dog.",
@@ -42,7 +42,7 @@ def build(kind: str, stories: list[str] = STORIES) -> Tokenizer:
 
 BUILT = {kind: build(kind) for kind in CONFIGS}
 LIBRARY = {kind: tokenizers.Tokenizer.from_str(tokenizer.to_json()) for kind, tokenizer in BUILT.items()}
-FLAT = {kind: FlatEncoder(tokenizer, np.uint16) for kind, tokenizer in BUILT.items()}
+FLAT = {kind: BatchEncoder(tokenizer, np.uint16) for kind, tokenizer in BUILT.items()}
 EVERY_KIND = pytest.mark.parametrize("kind", CONFIGS)
 
 # Any text, and texts made of what goes wrong first: names of special tokens, blanks and line ends of every kind,
@@ -142,7 +142,7 @@ def test_every_id_has_a_printable_token(kind: str) -> None:
 def test_a_saved_tokenizer_opens_as_it_was(kind: str, tmp_path: Path) -> None:
     BUILT[kind].save(tmp_path / "tokenizer.json")
     opened = open_tokenizer(tmp_path / "tokenizer.json")
-    assert type(opened) is type(BUILT[kind]) and opened.kind == kind
+    assert type(opened) is type(BUILT[kind])
     assert opened.to_json() == BUILT[kind].to_json()
     assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size() == opened.vocab_size
     for text in STORIES:
@@ -153,7 +153,7 @@ def test_a_saved_tokenizer_opens_as_it_was(kind: str, tmp_path: Path) -> None:
 def test_a_file_that_the_library_saved_again_opens_too(kind: str, tmp_path: Path) -> None:
     LIBRARY[kind].save(str(tmp_path / "tokenizer.json"))
     opened = open_tokenizer(tmp_path / "tokenizer.json")
-    assert opened.kind == kind and opened.encode(STORIES[0]) == BUILT[kind].encode(STORIES[0])
+    assert opened.encode(STORIES[0]) == BUILT[kind].encode(STORIES[0])
 
 
 @EVERY_KIND
@@ -162,8 +162,8 @@ def test_opening_imports_the_module_of_that_kind_alone(kind: str, tmp_path: Path
     code = f"""
 import sys
 from pathlib import Path
-from slm_model.tokenizer.flat import FlatEncoder
-from slm_model.tokenizer.open import open_tokenizer
+from slm_model.tokenizer.batch_encoder import BatchEncoder
+from slm_model.tokenizer.vocab import open_tokenizer
 open_tokenizer(Path({str(tmp_path)!r}) / "tokenizer.json")
 kinds = [kind for kind in {list(CONFIGS)!r} if f"slm_model.tokenizer.{{kind}}" in sys.modules]
 print(*kinds, "tokenizers" in sys.modules)
@@ -232,8 +232,8 @@ def test_a_file_that_is_no_tokenizer_of_ours_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", sorted(FLAT))
 def test_a_table_that_begins_anew_gives_the_same_ids(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slm_model.tokenizer.flat.MOST_PIECES", 40)
-    encoder = FlatEncoder(BUILT[kind], np.uint16)
+    monkeypatch.setattr("slm_model.tokenizer.batch_encoder.MAX_CACHED", 40)
+    encoder = BatchEncoder(BUILT[kind], np.uint16)
     for batch in ([f"It's {i} dogs, {i * 7}!" for i in range(start, start + 30)] for start in (0, 10, 5000)):
         tokens, offsets = encoder(batch)
         found = [tokens[a:b].tolist() for a, b in itertools.pairwise(offsets)]

@@ -16,7 +16,8 @@ from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.gate import Contender, compare_models
 from slm_model.evaluation.story_score import StoryScore
-from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.config import ShardConfig
+from slm_model.shards.shard import shard
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab

@@ -27,7 +27,8 @@ from slm_model.data.stories import SIDES, Splits, SplitsFacts
 from slm_model.digests import hash_json
 from slm_model.manifest import Recipe
 from slm_model.networks.config import NetworkConfig
-from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.config import ShardConfig
+from slm_model.shards.shard import shard
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab

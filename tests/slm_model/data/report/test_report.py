@@ -26,7 +26,8 @@ from slm_model.data.sources.config import PinnedSource
 from slm_model.data.split import split
 from slm_model.data.stories import SIDES, RawStories, Splits, Stories
 from slm_model.manifest import Manifest
-from slm_model.shards.shard import ShardConfig, shard
+from slm_model.shards.config import ShardConfig
+from slm_model.shards.shard import shard
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.build import build_vocab

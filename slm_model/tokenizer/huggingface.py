@@ -1,4 +1,4 @@
-"""A tokenizer that the `tokenizers` library runs: what BPE and WordPiece share."""
+"""A tokenizer that Hugging Face's `tokenizers` library runs: what BPE and WordPiece share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 
 import tokenizers
 
-from slm_model.tokenizer.base import Tokenizer
-from slm_model.tokenizer.document import tokens_of, write
+from slm_model.tokenizer.base import AsciiStarts, Tokenizer
+from slm_model.tokenizer.tokenizer_json import to_text, tokens_of
 
 # Stories are encoded in parallel by processes that each have their parts; the library's own threads would fight them,
-# and do not survive a fork. Who wants them all the same sets the variable to true.
+# and do not survive a fork. To use them anyway, set the variable to true.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-class LibraryTokenizer(Tokenizer):
+class HuggingFaceTokenizer(Tokenizer):
     """A ``tokenizer.json`` at work."""
 
-    def __init__(self, document: dict[str, Any], token_bytes: Sequence[bytes]) -> None:
-        super().__init__(tokens_of(document), token_bytes)
-        self._document = write(document)
+    def __init__(
+        self, document: dict[str, Any], token_bytes: Sequence[bytes], ascii_starts: AsciiStarts | None
+    ) -> None:
+        super().__init__(tokens_of(document), token_bytes, ascii_starts)
+        self._document = to_text(document)
         self._library = tokenizers.Tokenizer.from_str(self._document)
 
     def encode(self, text: str) -> list[int]:

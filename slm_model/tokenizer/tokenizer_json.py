@@ -22,12 +22,12 @@ def split_by(pattern: str) -> Document:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-def tokenizer_document(model: Document, pre_tokenizer: Document, decoders: list[Document]) -> Document:
+def tokenizer_json(model: Document, pre_tokenizer: Document, decoders: list[Document]) -> Document:
     """A ``tokenizer.json`` with which the library encodes and decodes as we do.
 
     Its list of added tokens stays empty on purpose: the library looks for those in the text itself, so that a story
-    which spells `<eos>` would end there. The decoder takes the special tokens out instead. Who hands the file to
-    `transformers` names them there: ``PreTrainedTokenizerFast(tokenizer_file=..., eos_token="<eos>", ...)``.
+    which spells `<eos>` would end there. The decoder takes the special tokens out instead. To use the file with
+    `transformers`, name them there: ``PreTrainedTokenizerFast(tokenizer_file=..., eos_token="<eos>", ...)``.
     """
     shown = {special: UNKNOWN if special == UNK else "" for special in SPECIALS if special in model["vocab"]}
     specials = [{"type": "Replace", "pattern": {"String": name}, "content": text} for name, text in shown.items()]
@@ -44,14 +44,6 @@ def tokenizer_document(model: Document, pre_tokenizer: Document, decoders: list[
     }
 
 
-def write(document: Document) -> str:
+def to_text(document: Document) -> str:
     """The document as our files have it: a token a line."""
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
-
-
-def kind_of(document: Any) -> str:
-    """The kind, by the document's own structure: the library leaves no room for a name of ours."""
-    model = str(document["model"]["type"])
-    if model == "WordLevel":
-        return "char" if document["pre_tokenizer"]["pattern"]["Regex"] == EVERY_CHARACTER else "word"
-    return model.lower()
