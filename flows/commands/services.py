@@ -16,7 +16,7 @@ from tasks.services.environment import configure_environment
 if TYPE_CHECKING:
     pass
 
-MARKS = {"well": "[green]✓[/]", "mind": "[yellow]![/]", "wrong": "[red]✗[/]"}
+MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
 
 def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -47,16 +47,16 @@ def supervise(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Look at the environment. Exit code 1 if something will not work."""
+    """Examine the environment. Exit code 1 if something will not work."""
     from tasks.services.doctor import examine, use_by_stage
 
-    console, root, wrong = Console(highlight=False), artifacts_root(), 0
+    console, root, num_errors = Console(highlight=False), artifacts_root(), 0
     configure_environment(root)
     for finding in examine(root, (options.prefect_port, options.mlflow_port)):
-        wrong += finding.fate == "wrong"
-        console.print(f"  {MARKS[finding.fate]} {finding.name:<20}", end="")
+        num_errors += finding.level == "error"
+        console.print(f"  {MARKS[finding.level]} {finding.name:<20}", end="")
         console.print(finding.found + (f": {finding.remedy}" if finding.remedy else ""), markup=False)
     console.print(f"\ndisk use of {root}")
     for name, size in use_by_stage(root).items():
         console.print(f"  {name:<22}{size / 1e6:>10,.1f} MB", markup=False)
-    return 1 if wrong else 0
+    return 1 if num_errors else 0

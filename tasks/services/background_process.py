@@ -1,4 +1,4 @@
-"""A program in the background: a server or a worker. Its words go to a log, and it ends when we do, however we do."""
+"""A server or a worker as a background process: its output goes to a log, and it ends whenever this process ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slm_model.errors import UserError
 
 START_SECONDS = 180.0  # a busy machine took 90; a program that ends is seen at once
 END_SECONDS = 8.0
-# Linux tells a program of the death of whoever started it (1 is PR_SET_PDEATHSIG); it takes its own children along.
+# Linux signals a process when its parent dies (1 is PR_SET_PDEATHSIG); it then ends its own children too.
 END_WITH_PARENT = """\
 import ctypes, os, signal
 signal.signal(signal.SIGUSR2, lambda *_: os.killpg(0, signal.SIGTERM))
@@ -25,14 +25,14 @@ RUN = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__',
 
 
 class ServiceFailed(UserError):
-    """A program in the background did not come up."""
+    """A background process did not start to work."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}; `slm doctor` looks for the cause")
 
 
-class Service:
-    """A Python module run as a program of its own. Start it from the main thread: it lives as long as that does."""
+class BackgroundProcess:
+    """A Python module run as a process. Start it from the main thread: it lives as long as that thread does."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Service:
         log: Path,
         answers: Callable[[], bool],
     ) -> None:
-        """``answers`` tells whether it does its work by now; an OSError there means no."""
+        """``answers``: whether it works by now; an OSError means no."""
         self.name, self.log, self._answers = name, log, answers
         program = (END_WITH_PARENT if sys.platform == "linux" else "") + RUN
         self._command = [sys.executable, "-c", program, module, *arguments]
@@ -51,7 +51,7 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it in a session of its own: Ctrl-C in a terminal is for us to act on."""
+        """Start it in a new session, so that Ctrl-C in a terminal reaches only this process."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -73,25 +73,25 @@ class Service:
             return None
         return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
 
-    def wait_until_it_answers(self, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
+    def wait_until_it_answers(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Raises ServiceFailed if it ends first, or takes longer than ``START_SECONDS``."""
         end = time.monotonic() + START_SECONDS
-        while not asked_to_stop():
+        while not should_stop():
             with suppress(OSError):
                 if self._answers():
                     return
             if self.ended or time.monotonic() > end:
                 what = f"ended ({self.ended})" if self.ended else f"did not answer within {START_SECONDS:.0f} s"
-                raise ServiceFailed(f"{self.name} {what}: {self.last_words()}; {self.log} has the rest")
+                raise ServiceFailed(f"{self.name} {what}: {self.last_line()}; {self.log} has the rest")
             time.sleep(0.1)
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """The last line of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else "it printed nothing"
 
     def end(self, seconds: float = END_SECONDS) -> None:
-        """Ask it to leave; what is still there after ``seconds`` is killed, with its children."""
+        """Ask it to end; after ``seconds`` kill what is left of it and of its children."""
         if self._process is None:
             return
         for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):

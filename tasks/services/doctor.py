@@ -20,21 +20,22 @@ from tasks.engine.placement import num_cores
 from tasks.services.environment import running_up
 
 LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes
+Level = Literal["ok", "warning", "error"]
 PURPOSES = {"fastapi": "newer ones crash Prefect's server or make `prefect deploy` fail"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found, and what to do about it if it is not well."""
+    """One thing that was examined: what was found, and what to do about it if it is not ok."""
 
     name: str
-    fate: Literal["well", "mind", "wrong"]
+    level: Level
     found: str
     remedy: str = ""
 
 
 def examine(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
-    """Look at everything, the quick things first."""
+    """Examine everything, the quick things first."""
     yield from packages()
     yield writable(root)
     yield disk(root)
@@ -48,11 +49,11 @@ def packages() -> Iterator[Finding]:
     """Every package that pyproject.toml asks for, against its range."""
     from packaging.requirements import Requirement
 
-    yield Finding("Python", "well", f"{sys.version.split()[0]} at {sys.executable}")
+    yield Finding("Python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
     try:
         wanted = [Requirement(text) for text in requires("slm-pipeline") or ()]
     except PackageNotFoundError:
-        yield Finding("packages", "wrong", "slm-pipeline is not installed", "pip install -e .")
+        yield Finding("packages", "error", "slm-pipeline is not installed", "pip install -e .")
         return
     good = 0
     for one in wanted:
@@ -67,8 +68,8 @@ def packages() -> Iterator[Finding]:
             continue
         why = f" ({PURPOSES[one.name]})" if one.name in PURPOSES else ""
         said = f"{found or 'missing'}, wanted {one.specifier}{why}"
-        yield Finding(one.name, "wrong", said, f"pip install '{one.name}{one.specifier}'")
-    yield Finding("packages", "well", f"{good} as pyproject.toml wants them")
+        yield Finding(one.name, "error", said, f"pip install '{one.name}{one.specifier}'")
+    yield Finding("packages", "ok", f"{good} as pyproject.toml wants them")
 
 
 def writable(root: Path) -> Finding:
@@ -82,19 +83,17 @@ def writable(root: Path) -> Finding:
             file.flush()
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return Finding("artifacts", "wrong", f"{root} cannot be written: {error.strerror or error}", REMEDY)
-    return Finding("artifacts", "well", f"{root} can be written")
+        return Finding("artifacts", "error", f"{root} cannot be written: {error.strerror or error}", REMEDY)
+    return Finding("artifacts", "ok", f"{root} can be written")
 
 
 def disk(root: Path) -> Finding:
-    """Free room."""
+    """Free space."""
     folder = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    fate: Literal["well", "mind", "wrong"] = "wrong" if free < NO_DISK else "mind" if free < LITTLE_DISK else "well"
-    remedy = (
-        "" if fate == "well" else "remove stages that you do not need (below), or set SLM_ARTIFACTS to another disk"
-    )
-    return Finding("disk", fate, f"{free / 1e9:,.1f} GB free", remedy)
+    level: Level = "error" if free < NO_DISK else "warning" if free < LITTLE_DISK else "ok"
+    remedy = "remove stages that you do not need (below), or set SLM_ARTIFACTS to another disk"
+    return Finding("disk", level, f"{free / 1e9:,.1f} GB free", "" if level == "ok" else remedy)
 
 
 def databases(root: Path) -> Iterator[Finding]:
@@ -102,7 +101,7 @@ def databases(root: Path) -> Iterator[Finding]:
     for product, path in {"Prefect": root / "prefect" / "prefect.db", "MLflow": root / "mlflow.db"}.items():
         name = f"{product}'s database"
         if not path.exists():
-            yield Finding(name, "well", "none yet; it is made when it is needed")
+            yield Finding(name, "ok", "none yet; it is made when it is needed")
             continue
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
@@ -111,29 +110,29 @@ def databases(root: Path) -> Iterator[Finding]:
             said = str(error)
         size = f"{path.stat().st_size / 1e6:,.1f} MB"
         if said == "ok":
-            yield Finding(name, "well", f"whole, {size}")
+            yield Finding(name, "ok", f"whole, {size}")
         else:
             remedy = f"move {path} away: it is made anew" + (
                 ", and the next `slm run` registers its model again" if path.name == "mlflow.db" else ""
             )
-            yield Finding(name, "wrong", f"{said}, {size}", remedy)
+            yield Finding(name, "error", f"{said}, {size}", remedy)
 
 
 def listeners(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     """What `slm up` needs to listen on."""
     if up := running_up(root):
-        yield Finding("slm up", "well", f"runs as process {up['process']}: {up['prefect']} and {up['mlflow']}")
+        yield Finding("slm up", "ok", f"runs as process {up['process']}: {up['prefect']} and {up['mlflow']}")
         return
     for port, option in zip(ports, ("--prefect-port", "--mlflow-port"), strict=True):
-        if taken := refusal(port):
+        if taken := port_refusal(port):
             remedy = f"end what listens there (`lsof -i :{port}`), or `slm up {option} N`"
-            yield Finding(f"port {port}", "mind", taken, remedy)
+            yield Finding(f"port {port}", "warning", taken, remedy)
         else:
-            yield Finding(f"port {port}", "well", "free")
+            yield Finding(f"port {port}", "ok", "free")
 
 
-def refusal(port: int) -> str | None:
-    """Why nothing of ours can listen on this port of the loopback, or None."""
+def port_refusal(port: int) -> str | None:
+    """Why this port of the loopback cannot be listened on, or None."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -147,19 +146,21 @@ def compiler() -> Finding:
     """What compiling a training needs on a CPU."""
     if lack := lack_of_compiler():
         debian, mac = "apt-get install g++ python3-dev", "xcode-select --install"
-        return Finding("C++ compiler", "mind", lack, f"install it ({debian}, or {mac}); else long trainings are slower")
-    return Finding("C++ compiler", "well", "builds what torch.compile needs")
+        return Finding(
+            "C++ compiler", "warning", lack, f"install it ({debian}, or {mac}); else long trainings are slower"
+        )
+    return Finding("C++ compiler", "ok", "builds what torch.compile needs")
 
 
 def device() -> Finding:
     """What torch finds to compute on."""
     try:
         import torch
-    except Exception as error:  # whatever keeps torch from coming up is what a person needs to read
-        return Finding("device", "wrong", f"torch does not load: {error}", "make clean, then make run")
+    except Exception as error:  # any reason why torch does not load is for a person to read
+        return Finding("device", "error", f"torch does not load: {error}", "make clean, then make run")
     cuda = torch.cuda.is_available()
     found = torch.cuda.get_device_name() if cuda else "MPS" if torch.backends.mps.is_available() else "CPU"
-    return Finding("device", "well", f"{found}, {num_cores()} cores, torch {torch.__version__}")
+    return Finding("device", "ok", f"{found}, {num_cores()} cores, torch {torch.__version__}")
 
 
 def use_by_stage(root: Path) -> dict[str, int]:

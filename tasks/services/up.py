@@ -1,4 +1,4 @@
-"""``slm up``: both servers, a worker and the deployments on loopback, looked after until they are taken down."""
+"""``slm up``: both servers, a worker and the deployments on loopback, supervised until they are stopped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from typing import IO
 
 from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
-from tasks.services.background_process import Service, ServiceFailed
-from tasks.services.doctor import refusal
+from tasks.services.background_process import BackgroundProcess, ServiceFailed
+from tasks.services.doctor import port_refusal
 from tasks.services.environment import running_up, up_file
 from tasks.services.prefect_api import PrefectApi
 from tasks.services.prefect_server import prefect_server
 from tasks.services.run_lock import running_processes
 from tasks.services.supervisor import LOOK_SECONDS, Supervisor, lives
 
-CHECKPOINT_SECONDS = 60.0  # for runs to come to where they can go on
-MOST_STARTS = 20  # of one service within STEADY_SECONDS; more is no accident
+CHECKPOINT_SECONDS = 60.0  # for runs to reach a point from which they can resume
+MAX_STARTS = 20  # of one service within STEADY_SECONDS: then it is given up
 STEADY_SECONDS = 300.0
 WORKER, POOL = "slm-up", "local"
 
@@ -60,39 +60,39 @@ class Up:
             self._mlflow(mlflow_port),
             self._worker(),
         ]
-        self._starts: dict[Service, list[float]] = {}
-        self._asked = Event()
+        self._starts: dict[BackgroundProcess, list[float]] = {}
+        self._stop = Event()
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM. Raises UserError, ServiceFailed too, with all taken down, if it cannot."""
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Serve until SIGINT or SIGTERM. Raises UserError (ServiceFailed is one) if it cannot; all is stopped then."""
+        before = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with ExitStack() as down:
-                file = down.enter_context(self._alone())
+                file = down.enter_context(self._claim_artifacts())
                 self._refuse_taken_ports()
                 down.callback(self._take_down)
                 self._bring_up()
-                if self._asked.is_set():
+                if self._stop.is_set():
                     return
                 words = {"process": os.getpid(), "prefect": self.prefect, "mlflow": self.mlflow}
                 file.write(json.dumps(words))
                 file.flush()
                 self._greet()
                 *servers, worker = self.services
-                while not self._asked.wait(LOOK_SECONDS):
-                    self._mend(servers)
+                while not self._stop.wait(LOOK_SECONDS):
+                    self._restart(servers)
                     if self.supervisor.try_to_look():
-                        self._mend([worker])  # which needs a server that answers
+                        self._restart([worker])  # which needs a server that answers
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: object) -> None:
-        self._asked.set()
+    def _request_stop(self, number: int, frame: object) -> None:
+        self._stop.set()
 
     @contextmanager
-    def _alone(self) -> Iterator[IO[str]]:
-        """The file that tells others of us, locked. Raises UserError if another ``slm up`` has it."""
+    def _claim_artifacts(self) -> Iterator[IO[str]]:
+        """The file by which others find this process, locked. Raises UserError if another ``slm up`` has it."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = up_file(self.root)
         with path.open("a+") as file:
@@ -102,7 +102,7 @@ class Up:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() < end:  # somebody may just be looking
+                    if time.monotonic() < end:  # another process may be reading it
                         time.sleep(0.05)
                         continue
                 other = running_up(self.root)
@@ -119,7 +119,7 @@ class Up:
         if len({*self.ports.values()}) == 1:
             raise UserError(f"{' and '.join(self.ports)} are both {self.ports['--prefect-port']}: give each its own")
         for option, port in self.ports.items():
-            if refused := refusal(port):
+            if refused := port_refusal(port):
                 raise UserError(
                     f"port {port} is taken ({refused}): end what listens there (a server started by hand, or left by "
                     f"an `slm up` that was killed: `lsof -i :{port}` names it), or give another {option}"
@@ -132,13 +132,13 @@ class Up:
             server.log.unlink(missing_ok=True)
             self._start(server)
         for server in servers:
-            server.wait_until_it_answers(self._asked.is_set)
-        if not self._asked.is_set():
+            server.wait_until_it_answers(self._stop.is_set)
+        if not self._stop.is_set():
             self.say("starting a worker, and taking in the deployments of prefect.yaml ...")
             worker.log.unlink(missing_ok=True)
             self._start(worker)
-            worker.wait_until_it_answers(self._asked.is_set)
-        if not self._asked.is_set():
+            worker.wait_until_it_answers(self._stop.is_set)
+        if not self._stop.is_set():
             self._deploy()
 
     def _deploy(self) -> None:
@@ -148,28 +148,28 @@ class Up:
                 command, env=os.environ | self.environment, cwd=REPOSITORY, stdout=log, stderr=log, process_group=0
             )
             while deploying.poll() is None:
-                if self._asked.wait(0.1):
+                if self._stop.wait(0.1):
                     deploying.kill()
-            if deploying.returncode and not self._asked.is_set():
+            if deploying.returncode and not self._stop.is_set():
                 raise ServiceFailed(f"`prefect deploy` failed with exit status {deploying.returncode}: see {log.name}")
 
-    def _mend(self, services: Sequence[Service]) -> None:
-        """Start again what has ended. Raises ServiceFailed if that does not help."""
+    def _restart(self, services: Sequence[BackgroundProcess]) -> None:
+        """Start again what has ended. Raises ServiceFailed if that happens too often."""
         for service in services:
             if ended := service.ended:
                 starts = [at for at in self._starts[service] if time.monotonic() - at < STEADY_SECONDS]
-                if len(starts) >= MOST_STARTS:
-                    raise ServiceFailed(f"{service.name} ended {len(starts)} times ({ended}): {service.last_words()}")
+                if len(starts) >= MAX_STARTS:
+                    raise ServiceFailed(f"{service.name} ended {len(starts)} times ({ended}): {service.last_line()}")
                 self.supervisor.say(f"{service.name} ended ({ended}); starting it again")
                 service.end()  # its children
                 self._start(service)
 
-    def _start(self, service: Service) -> None:
+    def _start(self, service: BackgroundProcess) -> None:
         self._starts.setdefault(service, []).append(time.monotonic())
         service.start()
 
     def _take_down(self) -> None:
-        """The worker first, so that nothing new begins; then its runs, which still have to report; then the servers."""
+        """Stop the worker first, so that nothing new begins; then its runs, which report to the servers; then these."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         self.say("taking everything down; what is finished is kept ...")
@@ -187,7 +187,7 @@ class Up:
             server.end()
         self.say("all down")
 
-    def _mlflow(self, port: int) -> Service:
+    def _mlflow(self, port: int) -> BackgroundProcess:
         def answers() -> bool:
             with urllib.request.urlopen(f"{self.mlflow}/api/2.0/mlflow/registered-models/search", timeout=5):
                 return True
@@ -195,9 +195,11 @@ class Up:
         store = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--no-serve-artifacts"]
         place = ["--default-artifact-root", str(self.root / "mlflow-artifacts")]
         arguments = ["server", *store, *place, "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-        return Service("MLflow's server", "mlflow", arguments, self.environment, self.root / "mlflow.log", answers)
+        return BackgroundProcess(
+            "MLflow's server", "mlflow", arguments, self.environment, self.root / "mlflow.log", answers
+        )
 
-    def _worker(self) -> Service:
+    def _worker(self) -> BackgroundProcess:
         def answers() -> bool:
             found = self.api.find(f"/work_pools/{POOL}")
             workers = found and self.api.ask("POST", f"/work_pools/{POOL}/workers/filter", {})
@@ -211,7 +213,7 @@ class Up:
 
         arguments = ["worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER]
         log = self.root / "prefect" / "worker.log"
-        worker = Service("the worker", "prefect", arguments, self.environment, log, answers)
+        worker = BackgroundProcess("the worker", "prefect", arguments, self.environment, log, answers)
         return worker
 
     def _greet(self) -> None:

@@ -11,13 +11,13 @@ from tasks.services import doctor
 
 
 def test_this_environment_is_well(tmp_path: Path) -> None:
-    assert {finding.fate for finding in doctor.packages()} == {"well"}
-    assert doctor.writable(tmp_path / "artifacts").fate == "well"
+    assert {finding.level for finding in doctor.packages()} == {"ok"}
+    assert doctor.writable(tmp_path / "artifacts").level == "ok"
 
 
 def test_a_fastapi_that_prefect_cannot_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version", lambda name: "0.155.0" if name == "fastapi" else version(name))
-    [wrong] = [finding for finding in doctor.packages() if finding.fate == "wrong"]
+    [wrong] = [finding for finding in doctor.packages() if finding.level == "error"]
     assert wrong.name == "fastapi" and "0.155.0" in wrong.found and "Prefect's server" in wrong.found
     assert wrong.remedy.startswith("pip install 'fastapi")
 
@@ -27,11 +27,11 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
         database.executescript("CREATE TABLE t (x); CREATE INDEX i ON t (x);")
         database.executemany("INSERT INTO t VALUES (?)", [(f"row {i}" * 20,) for i in range(500)])
     database.close()
-    assert {finding.fate for finding in doctor.databases(tmp_path)} == {"well"}
+    assert {finding.level for finding in doctor.databases(tmp_path)} == {"ok"}
     with (tmp_path / "mlflow.db").open("r+b") as file:
         file.seek(8192)
         file.write(bytes(16384))
-    [wrong] = [finding for finding in doctor.databases(tmp_path) if finding.fate == "wrong"]
+    [wrong] = [finding for finding in doctor.databases(tmp_path) if finding.level == "error"]
     assert wrong.name == "MLflow's database" and "move" in wrong.remedy
 
 
@@ -41,9 +41,9 @@ def test_a_taken_port_and_a_folder_that_is_a_file_are_told(tmp_path: Path) -> No
         taken.listen()
         port = taken.getsockname()[1]
         [first, _] = doctor.listeners(tmp_path, (port, 0))
-        assert first.fate == "mind" and f"lsof -i :{port}" in first.remedy
+        assert first.level == "warning" and f"lsof -i :{port}" in first.remedy
     (tmp_path / "file").touch()
-    assert doctor.writable(tmp_path / "file").fate == "wrong"
+    assert doctor.writable(tmp_path / "file").level == "error"
 
 
 def test_disk_use_is_by_stage_largest_first(tmp_path: Path) -> None:
