@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine
@@ -31,7 +31,7 @@ def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement 
         config: What is built. Every setting is part of the identity of what the stages leave.
         placement: How it is carried out: workers, device, network. Changes no byte of the result.
     """
-    calm_threads()
+    set_omp_wait_policy()
     engine = Engine.at(artifacts_root(), placement, current_observer())
     stages = PrefectRunner(engine)
     with run_lock(artifacts_root(), flow_run.id):

@@ -24,7 +24,7 @@ from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
 from slm_model.reporting.markdown import plain
 from slm_model.tokenizer.config import KeptConfig
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine, Reached
@@ -68,7 +68,7 @@ def retrain(
         retrain: When.
         placement: How it is carried out: workers, device, network.
     """
-    calm_threads()
+    set_omp_wait_policy()
     model = f"slm.model.{config.release.model_name}"
     try:
         with run_lock(artifacts_root(), flow_run.id):

@@ -21,7 +21,7 @@ from flows.search_space import ScalingConfig, SweepConfig, Trial
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
 from slm_model.reporting.html import to_html
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine, NullObserver, Outcome, Reached
@@ -67,7 +67,7 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
     """
     from tasks.tracking.runs import RunDescription, keep_files, open_run
 
-    calm_threads()
+    set_omp_wait_policy()
     trials, results = search.trials(), list[Result]()
     store, observer = MlflowStore.at(artifacts_root()), current_observer()
     described = RunDescription(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +25,17 @@ class ArtifactDamaged(Exception):
 
 class Stopped(Exception):
     """The stage left early because it was asked to, with everything kept that it needs to go on."""
+
+
+def picklable(error: Exception, where: str) -> Exception:
+    """The error that is being handled, as it may be sent to another process, with a note of where it was raised.
+
+    It keeps its type and message if it can be pickled and unpickled; else a RuntimeError with its traceback replaces
+    it.
+    """
+    error.add_note(f"In a {where}:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(traceback.format_exc())
+    return error

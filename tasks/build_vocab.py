@@ -48,7 +48,7 @@ def kept_vocab(reference: str, store: Store) -> tuple[Vocab, str]:
             f"the vocabulary of {version.name} ({STAGE} {key[:12]}) is {wrong} in {store.root}: `slm run` with that "
             "model's settings makes it again, and --vocab.kind bpe, say, learns another"
         )
-    store.hold(STAGE, key)
+    store.protect(STAGE, key)
     return vocab, f"kept from {version.name}: {key[:12]}, content {vocab.digest[:12]}"
 
 

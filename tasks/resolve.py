@@ -7,10 +7,10 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slm_model.atomic_files import write_atomically
 from slm_model.data.sources.config import PinnedSource, resolve
 from slm_model.digests import hash_json
 from slm_model.errors import UserError
-from tasks.engine.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from slm_model.data.sources.config import FilesSource, HubSource, StorygenSource

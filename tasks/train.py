@@ -96,7 +96,7 @@ def stable_manifests(recipe: Recipe, config: TrainConfig, store: Store) -> list[
     return sorted(found, key=lambda manifest: (-int(manifest.facts["steps"]), manifest.key))
 
 
-def outlook(recipe: Recipe, args: tuple[Any, ...], store: Store) -> str:
+def starting_point(recipe: Recipe, args: tuple[Any, ...], store: Store) -> str:
     """From which stable checkpoint a training will resume, as far as its steps are known before it begins."""
     config = args[3]
     if config.schedule.decay != "stable":
@@ -130,7 +130,7 @@ train: Stage[Checkpoint] = Stage(
     artifact="slm_model.checkpoint:Checkpoint",
     headline=headline,
     wrapper="tasks.train:recorded",
-    outlook=outlook,
+    starting_point=starting_point,
     can_stop=True,
     tags=("model",),
 )

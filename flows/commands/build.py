@@ -14,7 +14,7 @@ from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest, difference
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine
 from tasks.engine.store import Store
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     _estimate(console, config, plan, root)
     from tasks.running.terminal import Terminal
 
-    calm_threads()
+    set_omp_wait_policy()
     began = time.perf_counter()
     with under_prefect(Terminal(console), root):
         from prefect import tags

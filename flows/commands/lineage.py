@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.store import Store
 from tasks.running.console import Console
@@ -77,7 +77,7 @@ def replay(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
     registry = MlflowStore.at(artifacts_root())
     version = version_of(registry, options.reference)
-    calm_threads()
+    set_omp_wait_policy()
     found = replayed(version, Store(registry.root), registry, options.story)
     for number, story in found.stories.items():
         if options.story in (None, number):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.presets import checked
 from slm_model.errors import ArtifactDamaged, UserError
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
 from tasks.services.environment import configure_environment
@@ -33,7 +33,7 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     sampling = checked(SamplingConfig, given)
     if options.num < 1:
         raise UserError(f"--num is {options.num}: at least one story")
-    calm_threads()
+    set_omp_wait_policy()
     checkpoint, name = find_model(options.model, artifacts_root())
     try:
         network, tokenizer = checkpoint.load()
@@ -139,7 +139,7 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
 
     versions = version_of(store, one), version_of(store, other)
     configure_environment(artifacts_root())
-    calm_threads()
+    set_omp_wait_policy()
     found, num_stories = compare_versions(store, *versions, ReleaseConfig())
     way = "better" if found.difference < 0 else "worse"
     sure = found.interval is not None and found.interval.low * found.interval.high > 0

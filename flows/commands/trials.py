@@ -13,7 +13,7 @@ from flows.commands.context import placement_of, under_prefect, walked
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure
 from slm_model.errors import UserError
-from tasks.engine.openmp import calm_threads
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine
 from tasks.running.console import Console
@@ -56,7 +56,7 @@ def seed_variance(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if options.num < 2:
         raise UserError(f"--num is {options.num}: at least two trainings differ")
     configure_environment(root)
-    calm_threads()
+    set_omp_wait_policy()
     from tasks.judge import record_spread
     from tasks.running.terminal import Terminal
 
@@ -84,7 +84,7 @@ def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) 
     console, root, placement = Console(highlight=False), artifacts_root(), placement_of(options)
     num_trainings = len(search.trials())  # an illegal one is refused here
     configure_environment(root)
-    calm_threads()
+    set_omp_wait_policy()
     console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
     from tasks.running.terminal import TrialsTerminal
 

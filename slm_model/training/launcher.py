@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ import torch
 import torch.distributed as dist
 
 from slm_model.checkpoint import Checkpoint
-from slm_model.errors import Stopped, UserError
+from slm_model.errors import Stopped, UserError, picklable
 from slm_model.networks.config import NetworkConfig
 from slm_model.numerics.arithmetic import Device, choose_device
 from slm_model.shards.token_shards import TokenShards
@@ -193,7 +192,7 @@ def run_rank(name: str) -> None:
     except RankLost:
         os._exit(1)
     except Exception as error:
-        (folder / f"error-{ranks.rank:04}").write_bytes(_pickled(error))
+        (folder / f"error-{ranks.rank:04}").write_bytes(pickle.dumps(picklable(error, "rank")))
         os._exit(1)
     if ranks.rank == 0:
         send(end=end)
@@ -229,15 +228,6 @@ def _train(job: Job, ranks: Ranks, folder: Path, send: Callable[..., None]) -> s
         end = "stopped"
     dist.destroy_process_group()
     return end
-
-
-def _pickled(error: Exception) -> bytes:
-    error.add_note(f"In a rank:\n{traceback.format_exc()}")
-    try:
-        pickle.loads(content := pickle.dumps(error))
-    except Exception:  # an error that does not survive pickling
-        return pickle.dumps(RuntimeError(traceback.format_exc()))
-    return content
 
 
 def _end_with_parent() -> None:

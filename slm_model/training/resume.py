@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load, save
 from torch import Tensor
 
+from slm_model.atomic_files import write_atomically
 from slm_model.numerics.arithmetic import Numerics
 
 STATES_KEPT = 2
@@ -122,18 +122,8 @@ class ResumeFolder:
     def _write(self, stem: str, suffix: str, content: bytes) -> Path | None:
         if self.folder is None:
             return None
-        partial = self.folder / f"partial{suffix}"
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         path = self.folder / f"{stem}-{_digest(content)}{suffix}"
-        partial.rename(path)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_atomically(path, content, self.folder / f"partial{suffix}")
         return path
 
 

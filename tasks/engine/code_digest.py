@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeGuard
 
-from tasks.engine.atomic_files import write_atomically
+from slm_model.atomic_files import write_atomically
 
 # What every stage uses has one declared number (manifest.FORMAT) in the key instead of its source: a reworded error
 # must not rerun every stage. These modules import nothing else of ours, so nothing is left out of a closure unseen.

@@ -1,4 +1,4 @@
-"""A request to leave (Ctrl-C, SIGTERM, Prefect's cancellation), kept until the work stands where it can go on."""
+"""A request to leave (Ctrl-C, SIGTERM, Prefect's cancellation), kept until the work is where it can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 
 
-def until_it_can_stop(work: Callable[[Callable[[], bool]], T]) -> T:
+def run_interruptibly(work: Callable[[Callable[[], bool]], T]) -> T:
     """Do the work; a signal that interrupts this waits until the work has left with Stopped, and is raised then.
 
     ``work`` is given a function that tells whether it should stop. It runs in a thread of its own: signals reach the

@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -16,9 +15,9 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from slm_model.atomic_files import is_disk_full
 from slm_model.data.parts import LazyExecutor
-from slm_model.errors import ArtifactDamaged, Stopped, UserError
-from tasks.engine.atomic_files import is_disk_full
+from slm_model.errors import ArtifactDamaged, Stopped, UserError, picklable
 
 T = TypeVar("T")
 
@@ -48,7 +47,7 @@ class LocalWorkers(Workers):
     def __init__(self, num_workers: int) -> None:
         self.in_flight = 3 * num_workers  # 64 finished parts, waiting for a slow writer, came to 1 GB
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
-        self._led = threading.local()
+        self._local = threading.local()
         self._processes: set[WorkerProcess] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -78,7 +77,7 @@ class LocalWorkers(Workers):
             try:
                 done, result = process.ask(question)
             except (EOFError, OSError, pickle.UnpicklingError):  # no answer, or half of one
-                ended = self._bury(process)
+                ended = self._discard(process)
                 killed += 1
                 if killed == TRIES_IF_KILLED:
                     raise UserError(
@@ -95,17 +94,17 @@ class LocalWorkers(Workers):
 
     def _process(self) -> WorkerProcess:
         """The process of this thread, started if it has none."""
-        process: WorkerProcess | None = getattr(self._led, "process", None)
+        process: WorkerProcess | None = getattr(self._local, "process", None)
         if process is None:
             with self._lock:
                 if self._closed:
                     raise CancelledError
-                process = self._led.process = WorkerProcess()
+                process = self._local.process = WorkerProcess()
                 self._processes.add(process)
         return process
 
-    def _bury(self, process: WorkerProcess) -> str:
-        self._led.process = None
+    def _discard(self, process: WorkerProcess) -> str:
+        self._local.process = None
         with self._lock:
             self._processes.discard(process)
         return process.close()
@@ -169,13 +168,7 @@ def answer(question: bytes) -> bytes:
     try:
         return pickle.dumps((True, pickle.loads(question)()))
     except Exception as error:
-        error.add_note(f"In a worker:\n{traceback.format_exc()}")
-        try:
-            failed = pickle.dumps((False, error))
-            pickle.loads(failed)
-        except Exception:  # an error that does not survive pickling
-            failed = pickle.dumps((False, RuntimeError(traceback.format_exc())))
-        return failed
+        return pickle.dumps((False, picklable(error, "worker")))
 
 
 def name_of(call: partial[Any]) -> str:

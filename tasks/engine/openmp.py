@@ -10,7 +10,7 @@ LOAD = Path("/proc/loadavg")
 LOOKS = 5
 
 
-def calm_threads() -> None:
+def set_omp_wait_policy() -> None:
     """Have OpenMP's threads wait as suits the machine now; to be called before torch is imported.
 
     On a machine of its own, threads that spin for some 0.1 ms before they sleep train 1.4 times faster than threads

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from slm_model.artifact import Artifact
+from slm_model.atomic_files import is_disk_full
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import MANIFEST, Accepted, Manifest, Recipe
 from slm_model.stage_run import StageRun
-from tasks.engine.atomic_files import is_disk_full
 from tasks.engine.code_digest import CodeBase
 from tasks.engine.differences import code_differences, explain, newest_alike
-from tasks.engine.interruption import until_it_can_stop
+from tasks.engine.interruption import run_interruptibly
 from tasks.engine.placement import Placement
 from tasks.engine.recipe import code_of_this_process, manifest_of, opens_with, pinned, recipe_of, refuse_edited
 from tasks.engine.store import Store, records_of
@@ -43,8 +43,8 @@ class Stage(Generic[A]):
     artifact: str
     headline: Callable[[A], str]  # the main figure, for one line in the terminal
     wrapper: str | None = None  # a context manager, (StageExecution) -> StageRun, around the function: tracking
-    outlook: Callable[[Recipe, tuple[Any, ...], Store], str] | None = None  # from where it will go on, in words
-    can_stop: bool = False  # heeds a request to leave, and goes on from its resume folder
+    starting_point: Callable[[Recipe, tuple[Any, ...], Store], str] | None = None  # in words; "": it begins anew
+    can_stop: bool = False  # it leaves when asked to, and resumes from its resume folder
     retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
     timeout_seconds: float | None = None
     tags: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class Engine:
     code: CodeBase
     placement: Placement = field(default_factory=Placement)
     observer: Observer = field(default_factory=NullObserver)
-    complaints: set[Path] = field(default_factory=set)  # files that a reader found damaged
+    found_damaged: set[Path] = field(default_factory=set)  # by readers
     made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests shall name it
 
     @classmethod
@@ -148,25 +148,25 @@ class Engine:
                 self.observer.started(stage, key, reason)
                 made = self._make(stage, recipe, key, args)
                 outcome = Outcome(stage, made, False, time.perf_counter() - began, reason)
-            self.store.hold(stage.name, key)
+            self.store.protect(stage.name, key)
         self.code.remember()
         self.observer.finished(outcome)
         return outcome
 
     def why(self, stage: Stage[Any], recipe: Recipe, args: tuple[Any, ...]) -> str:
-        """Why there is no result under the recipe's key, and from where the stage will go on if not from nothing."""
-        outlook = stage.outlook(recipe, args, self.store) if stage.outlook else ""
-        return "; ".join(filter(None, [explain(recipe, self.store), outlook]))
+        """Why there is no result under the recipe's key, and where the stage will begin if not anew."""
+        begins = stage.starting_point(recipe, args, self.store) if stage.starting_point else ""
+        return "; ".join(filter(None, [explain(recipe, self.store), begins]))
 
     def set_aside(self, damaged: ArtifactDamaged) -> bool:
         """Take the artifact that a reader found damaged out of use, unless another process has already made it again.
 
-        False if beginning again cannot help: it is none of this store's, or the same complaint comes back.
+        False if beginning again cannot help: it is none of this store's, or was found damaged before.
         """
         owner = self.store.owner(damaged.path)
-        if owner is None or damaged.path in self.complaints:
+        if owner is None or damaged.path in self.found_damaged:
             return False
-        self.complaints.add(damaged.path)
+        self.found_damaged.add(damaged.path)
         with self.store.lock(*owner):
             if self.store.damage(damaged.path):
                 self.store.set_aside(*owner)
@@ -190,7 +190,7 @@ class Engine:
                 raise UserError(
                     f"no {stage.name} result with these settings and inputs was made by other code: run it instead"
                 )
-            self.store.hold(stage.name, old.key)
+            self.store.protect(stage.name, old.key)
             with self._filling(stage.name, key) as (out, _):
                 shutil.copytree(self.store.folder(stage.name, old.key), out, dirs_exist_ok=True)
                 (out / MANIFEST).unlink()
@@ -265,7 +265,7 @@ class Engine:
     def _call(self, stage: Stage[A], function: Callable[..., A], out: Path, args: tuple[Any, ...], run: StageRun) -> A:
         if not stage.can_stop:
             return function(out, *args, run=run)
-        return until_it_can_stop(lambda asked: function(out, *args, run=replace(run, should_stop=asked)))
+        return run_interruptibly(lambda asked: function(out, *args, run=replace(run, should_stop=asked)))
 
     @contextmanager
     def _filling(self, stage: str, key: str) -> Iterator[tuple[Path, Path]]:

@@ -28,10 +28,10 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from slm_model.artifact import Artifact
+from slm_model.atomic_files import sync, write_atomically
 from slm_model.digests import hash_file
 from slm_model.errors import ArtifactDamaged
 from slm_model.manifest import MANIFEST, FileRecord, Manifest, difference, read_manifest, seal_manifest
-from tasks.engine.atomic_files import sync, write_atomically
 
 A = TypeVar("A", bound=Artifact)
 
@@ -53,7 +53,7 @@ class Store:
 
     def __init__(self, root: Path, hash_up_to: int = HASH_UP_TO) -> None:
         self.root, self.hash_up_to = root, hash_up_to
-        self._held: dict[Path, weakref.finalize[[int], Store]] = {}
+        self._protected: dict[Path, weakref.finalize[[int], Store]] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -90,28 +90,29 @@ class Store:
 
     @contextmanager
     def lock(self, stage: str, key: str) -> Iterator[None]:
-        """One writer a key: the others wait. A holder that is killed lets go."""
+        """One writer a key: the others wait. The lock of a killed process is released."""
         path = self._lock(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path):
             yield
 
-    def hold(self, stage: str, key: str) -> None:
-        """Mark what stands under the key as used now; nobody removes it while this store lives, killed or not.
+    def protect(self, stage: str, key: str) -> None:
+        """Protect what is stored under the key from ``remove`` while this store lives, and note that it was used now.
 
-        The kernel keeps the mark, a shared lock on the manifest, and the manifest's time of change remembers it.
+        A shared lock on its manifest protects it: the kernel releases that lock when the process ends, however it ends.
+        The manifest's modification time is the note.
         """
         path = self.folder(stage, key) / MANIFEST
         with suppress(OSError):  # nothing there; or a disk that can only be read, of which nobody removes anything
             descriptor = os.open(path, os.O_RDONLY)
-            if before := self._held.pop(path, None):
+            if before := self._protected.pop(path, None):
                 before()
-            self._held[path] = weakref.finalize(self, os.close, descriptor)
+            self._protected[path] = weakref.finalize(self, os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             os.utime(path)
 
     def remove(self, stage: str, key: str, path: Path, used_since: float) -> bool:
-        """Remove a folder of this key's, unless a run holds it or has used it since then (s, of the epoch).
+        """Remove a folder of this key's, unless a run uses it or has used it since then (s, of the epoch).
 
         It loses its name before the first file goes, so that nobody ever sees half of it.
         """
@@ -120,13 +121,13 @@ class Store:
                 manifest = path / MANIFEST
                 with manifest.open("r+b") if manifest.exists() else nullcontext() as file:
                     if file:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever comes to hold it waits, in vain
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ``protect`` waits for it, in vain
                     if last_used(path)[0] > used_since:
                         return False
                     if not path.name.endswith(".removed"):
                         path = path.rename(path.with_name(f"{key}.{uuid.uuid4().hex[:8]}.removed"))
                     shutil.rmtree(path)
-        except (Timeout, BlockingIOError, FileNotFoundError):  # held, or another has removed it
+        except (Timeout, BlockingIOError, FileNotFoundError):  # protected or locked, or another has removed it
             return False
         return True
 

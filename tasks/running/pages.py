@@ -9,10 +9,10 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from slm_model.atomic_files import write_atomically
 from slm_model.digests import hash_json
 from slm_model.reporting.markdown import blocks, picture, plain, quote, table
 from tasks.build_vocab import learned_elsewhere
-from tasks.engine.atomic_files import write_atomically
 from tasks.tracking.registry import page_of_version
 
 if TYPE_CHECKING:

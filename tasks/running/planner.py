@@ -62,7 +62,7 @@ class Planner:
             self.lines.append(Line(stage.name, "may run", f"if {' or '.join(waiting)} leaves other bytes"))
             return cast(A, Planned(stage.name))
         recipe = self.engine.recipe(stage, args)
-        self.engine.store.hold(stage.name, recipe.key())
+        self.engine.store.protect(stage.name, recipe.key())
         found = self.engine.store.look(stage.name, recipe.key())
         if found.manifest is None:
             reason = found.damage or self.engine.why(stage, recipe, args)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from slm_model.errors import Stopped, UserError
-from tasks.engine.interruption import until_it_can_stop
+from tasks.engine.interruption import run_interruptibly
 
 
 @pytest.mark.parametrize("end", [Stopped(), UserError("it diverged"), None])
@@ -24,5 +24,5 @@ def test_a_request_to_leave_is_heeded_however_the_work_ends(end: Exception | Non
             raise end
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        until_it_can_stop(work)
+        run_interruptibly(work)
     assert caught.value.__cause__ is (end if isinstance(end, UserError) else None)

@@ -28,7 +28,7 @@ def test_threads_spin_only_where_nobody_else_computes(
     monkeypatch.setattr(openmp, "LOAD", tmp_path / "loadavg")
     environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
-    openmp.calm_threads()
+    openmp.set_omp_wait_policy()
     assert [environment.get(name) for name in WAITING] == [policy, spins]
 
 
@@ -36,5 +36,5 @@ def test_threads_spin_only_where_nobody_else_computes(
 def test_what_the_user_has_set_stands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {name: "7"}
     monkeypatch.setattr(os, "environ", environment)
-    openmp.calm_threads()
+    openmp.set_omp_wait_policy()
     assert environment == {name: "7"}

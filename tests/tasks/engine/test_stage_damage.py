@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from slm_model.atomic_files import is_disk_full
 from slm_model.errors import ArtifactDamaged, Stopped, UserError
 from slm_model.manifest import MANIFEST
-from tasks.engine.atomic_files import is_disk_full
 from tasks.engine.provenance import code_state
 from tests.tasks.engine.toy import Toy, flip
 

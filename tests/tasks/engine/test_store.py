@@ -14,9 +14,9 @@ import pytest
 from filelock import FileLock, Timeout
 
 from slm_model.artifact import Artifact, Facts
+from slm_model.atomic_files import write_atomically
 from slm_model.errors import ArtifactDamaged
 from slm_model.manifest import MANIFEST, Manifest, Recipe, content_digest, read_manifest, seal_manifest
-from tasks.engine.atomic_files import write_atomically
 from tasks.engine.store import Store, records_of
 from tests.tasks.engine.toy import flip
 

@@ -63,7 +63,7 @@ def test_what_was_used_lately_stays_and_what_it_was_made_of(toy: Toy, versions: 
     assert names == {(artifact.stage, artifact.key) for artifact in old}
     total = toy.walk()[2].artifact
     age_all(toy, 20)
-    Store(toy.root / "artifacts").hold("total", total.key)  # used alone, and made of the others
+    Store(toy.root / "artifacts").protect("total", total.key)  # used alone, and made of the others
     assert {(one.stage, one.key) for one in found(toy, time.time() - 14 * DAY)} == names
 
 

@@ -1,4 +1,4 @@
-"""Writing so that a reader sees the old or the new, never half of it, and so that it survives a power cut."""
+"""Writing a file so that a reader sees all of the old or of the new one, and so that it survives a power cut."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import threading
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file by a whole new one."""
+def write_atomically(path: Path, data: bytes, temporary: Path | None = None) -> None:
+    """Replace a file by a whole new one.
+
+    ``temporary``: the name until it is whole, for a folder with only one writer; what a killed one leaves there is
+    then written over. Without it every writer has a different one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = temporary or path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -24,7 +28,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file or folder on disk before going on."""
+    """Wait until the system has put a file or folder on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
