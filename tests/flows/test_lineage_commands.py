@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import lineage
-from slm_model.artifact import MANIFEST
+from slm_model.manifest import MANIFEST
 from tasks.tracking.version import Version
 
 

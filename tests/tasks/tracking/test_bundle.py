@@ -24,10 +24,10 @@ from slm_model.evaluation.scoring import score_texts
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from tasks.tracking.bundle_files import bundle_folder
-from tasks.tracking.bundle_process import BundleFailed, requirements, score_with_bundle
+from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
 from tasks.tracking.connection import quiet_mlflow
 from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registration import register_version
+from tasks.tracking.registration import register_version, requirements
 from tasks.tracking.runs import RunDescription, fill_run
 
 PROMPTS = ["Once upon", "The dog"]
