@@ -1,4 +1,4 @@
-"""How the next token is drawn, and what comes of it: the settings and the story. generation.py does the drawing."""
+"""Settings of generation, and the story that it returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ StopString = Annotated[str, StringConstraints(min_length=1)]
 
 
 class SamplingConfig(Config):
-    """Settings of one request. They apply in this order, each to what the one before it has left:
+    """Settings of one request. The filters apply in this order, each to the tokens that the one before it keeps:
     repetition penalty, temperature, top-k, top-p, min-p."""
 
     temperature: float = Field(
@@ -36,14 +36,14 @@ class SamplingConfig(Config):
         "ones (CTRL, arXiv:1909.05858). 1: off.",
     )
     max_tokens: int = Field(256, ge=1, le=100_000, description="Most tokens to add to the prompt, with the end mark.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws: the same seed tells the same story.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws: the same seed gives the same story.")
     stop: tuple[StopString, ...] = Field(
         (), description="The story ends before the first of these texts that it would contain, across tokens too."
     )
 
 
 class Story(BaseModel):
-    """A story that a model told."""
+    """A story that a model generated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

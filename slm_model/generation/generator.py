@@ -1,13 +1,13 @@
-"""Stories from a model: how the next token is drawn, and the loop that draws one after another with a cache.
+"""Stories from a model: the loop that draws one token after another with a cache.
 
-Past the network's context the story goes on in a sliding window: the last half of the context is read again into a
-new cache, and grows from there. A prompt longer than the context keeps its last tokens, and says how many went.
+Past the network's context generation continues in a sliding window: the last half of the context is read again into a
+new cache, which grows from there. A prompt longer than the context keeps its last tokens; the story counts the others.
 
-The plain path, `Network.forward` with a cache, is the reference. A Transformer in float32 on the CPU takes
-`fast_generation.fast_step` instead for each token after the prompt, for any number of stories.
+The plain path, `Network.forward` with a cache, is the reference. A Transformer in float32 on the CPU uses
+`numpy_step.fast_step` instead for each token after the prompt, for any number of stories.
 """
 
-# B stories told at once, T tokens, V vocabulary, K tokens among which is drawn
+# B stories generated at once, T tokens, V vocabulary
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from slm_model.numerics.seeds import derive_seed
 from slm_model.text.normalise import normalise
 from slm_model.tokenizer.base import Tokenizer
 
-DROP_FINISHED = 0.75  # share of stories going on at which the others leave the batch: leaving copies the cache
+DROP_FINISHED = 0.75  # share of unfinished stories at which the others leave the batch: leaving copies the cache
 PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
 
 
-class _Telling:
-    """A story while it is told."""
+class Decoding:
+    """A story while it is generated: its tokens, its generator, and the text that is final."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: str, context: int, options: SamplingConfig, index: int) -> None:
         self.tokenizer, self.options = tokenizer, options
@@ -45,7 +45,7 @@ class _Telling:
         self.ended: Literal["eos", "stop", "max_tokens"] | None = None
         self.added = ""  # text after the prompt that no later token can change
         self._held = ""  # text after that, with which a stop string may begin
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps the bytes of a half-told character
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps the bytes of an unfinished character
 
     def add(self, token: int) -> None:
         """One more token."""
@@ -58,7 +58,7 @@ class _Telling:
         stops = [place for stop in self.options.stop if (place := text.find(stop)) >= 0]
         if stops:
             text, self.ended = text[: min(stops)], "stop"
-        held = 0 if self.ended else _begun(text, self.options.stop)
+        held = 0 if self.ended else _stop_overlap(text, self.options.stop)
         released = len(text) - held
         self.added, self._held = self.added + text[:released], text[released:]
 
@@ -75,19 +75,20 @@ class _Telling:
         )
 
 
-def _begun(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of the text with which a stop string begins."""
+def _stop_overlap(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of the text that is the beginning of a stop string."""
     return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 class Generator:
-    """Tells stories with a network and its tokenizer."""
+    """Generates stories with a network and its tokenizer."""
 
     def __init__(self, network: Network, tokenizer: Tokenizer, batch_size: int = 64, fast: bool = True) -> None:
-        """``batch_size``: most stories told at once; it bounds the memory. ``fast``: take ``fast_step`` where it can.
+        """``batch_size``: most stories generated at once; it bounds the memory. ``fast``: use ``fast_step`` if it
+        supports the network; otherwise ``step`` is None.
 
-        ``step`` says which of the two it is: None for the plain one. The fast step holds its own copy of the weights:
-        make a new generator when the network has learned. Raises UserError for a tokenizer of another vocabulary.
+        The fast step holds its own copy of the weights: make a new generator after more training. Raises UserError
+        for a tokenizer of another vocabulary.
         """
         if tokenizer.vocab_size != network.vocab_size:
             raise UserError(
@@ -102,75 +103,72 @@ class Generator:
     def generate(self, prompts: Sequence[str], options: SamplingConfig, num: int = 1) -> list[Story]:
         """``num`` stories a prompt, those of the first prompt first.
 
-        Story i of a prompt draws from a generator of its own, seeded from ``(options.seed, i)``: it comes out the same
-        whichever others are told beside it (but for the rounding of a network that adds up in another order in another
-        batch). An empty prompt starts from the beginning mark alone.
+        Story i of a prompt draws from its own generator, seeded from ``(options.seed, i)``: it does not depend on the
+        other stories of the batch (except for rounding, where a network adds up in another order in another batch).
+        An empty prompt is the beginning mark and nothing else.
         """
         return list(self.in_batches(prompts, options, num))
 
     def in_batches(self, prompts: Sequence[str], options: SamplingConfig, num: int = 1) -> Iterator[Story]:
-        """The stories of ``generate``, those of a batch as soon as all of it are told."""
-        all_tellings = [self._telling(prompt, options, index) for prompt in prompts for index in range(num)]
-        for start in range(0, len(all_tellings), self.batch_size):
-            batch = all_tellings[start : start + self.batch_size]
-            for _ in self._tell(batch, options):
+        """The stories of ``generate``, those of a batch as soon as the whole batch is finished."""
+        decodings = [self._decoding(prompt, options, index) for prompt in prompts for index in range(num)]
+        for start in range(0, len(decodings), self.batch_size):
+            batch = decodings[start : start + self.batch_size]
+            for _ in self._decode(batch, options):
                 pass
-            yield from (telling.story() for telling in batch)
+            yield from (decoding.story() for decoding in batch)
 
     def stream(self, prompt: str, options: SamplingConfig, index: int = 0) -> Iterator[str]:
         """The text of ``generate([prompt], options, num)[index]`` in pieces as they come, the prompt first."""
-        telling = self._telling(prompt, options, index)
-        if telling.prompt:
-            yield telling.prompt
+        decoding = self._decoding(prompt, options, index)
+        if decoding.prompt:
+            yield decoding.prompt
         given = 0
-        for _ in self._tell([telling], options):
-            if len(telling.added) > given:
-                yield telling.added[given:]
-                given = len(telling.added)
+        for _ in self._decode([decoding], options):
+            if len(decoding.added) > given:
+                yield decoding.added[given:]
+                given = len(decoding.added)
 
-    def _telling(self, prompt: str, options: SamplingConfig, index: int) -> _Telling:
-        return _Telling(self.tokenizer, prompt, self.network.context, options, index)
+    def _decoding(self, prompt: str, options: SamplingConfig, index: int) -> Decoding:
+        return Decoding(self.tokenizer, prompt, self.network.context, options, index)
 
-    def _tell(self, tellings: list[_Telling], options: SamplingConfig) -> Iterator[None]:
-        """Add to every story until its end, pausing after each token.
+    def _decode(self, decodings: list[Decoding], options: SamplingConfig) -> Iterator[None]:
+        """Add tokens to every story until it ends, pausing after each token.
 
-        The stories go forward in step, all at the same position: a longer prompt gives its own next token where a
-        shorter one already draws. So no padding is needed, and the window slides for a story where it would alone.
+        All stories are at the same position: where a longer prompt still supplies its own next token, a shorter one
+        already draws. So no padding is needed, and the window slides at the same position as for a single story.
         """
         context = self.network.context
-        length = min(len(telling.ids) for telling in tellings)  # tokens that the network is to have read
-        start = read = 0  # where the window begins, and how far it was read; finished stories read anything
-        cache = self.network.new_cache(len(tellings))
+        length = min(len(decoding.ids) for decoding in decodings)  # tokens to be read by the end of this step
+        start = read = 0  # where the window begins, and how far it was read
+        cache = self.network.new_cache(len(decodings))
         while True:
-            logits_BV = self._read([telling.ids[read:length] or [self.tokenizer.eos_id] for telling in tellings], cache)
+            # what a finished story reads does not matter
+            logits_BV = self._read([d.ids[read:length] or [self.tokenizer.eos_id] for d in decodings], cache)
             read = length
-            drawing = [row for row, t in enumerate(tellings) if t.ended is None and len(t.ids) == length]
-            if drawing:
-                tokens = choose(
-                    logits_BV if len(drawing) == len(tellings) else logits_BV[drawing],
-                    options,
-                    [tellings[row].generator for row in drawing],
-                    [tellings[row].ids for row in drawing],
-                )
-                for row, token in zip(drawing, tokens, strict=True):
-                    tellings[row].add(token)
+            rows = [row for row, d in enumerate(decodings) if d.ended is None and len(d.ids) == length]
+            if rows:
+                drawing = [decodings[row] for row in rows]
+                tokens = choose(logits_BV[rows], options, [d.generator for d in drawing], [d.ids for d in drawing])
+                for decoding, token in zip(drawing, tokens, strict=True):
+                    decoding.add(token)
             yield
             length += 1
             slides = length - start > context
-            going_on = [row for row, telling in enumerate(tellings) if telling.ended is None]
-            if not going_on:
+            unfinished = [row for row, decoding in enumerate(decodings) if decoding.ended is None]
+            if not unfinished:
                 return
-            if slides or len(going_on) <= DROP_FINISHED * len(tellings):
-                tellings = [tellings[row] for row in going_on]
+            if slides or len(unfinished) <= DROP_FINISHED * len(decodings):
+                decodings = [decodings[row] for row in unfinished]
                 if slides:
                     start = read = length - context // 2
-                    cache = self.network.new_cache(len(tellings))
+                    cache = self.network.new_cache(len(decodings))
                 else:
-                    cache = cache.select(torch.tensor(going_on, device=self.network.device))
+                    cache = cache.select(torch.tensor(unfinished, device=self.network.device))
 
     @torch.inference_mode()
     def _read(self, ids_BT: list[list[int]], cache: Cache) -> FloatArray:
-        """Logits of the token after these; marks that no story contains are out of the question."""
+        """Logits of the token after these; minus infinity for the marks that no story contains."""
         if self.step and len(ids_BT[0]) == 1:
             return self.step([ids[0] for ids in ids_BT], cache) + self.allowed_V
         step = max(1, PREFILL_LOGITS // (len(ids_BT) * self.network.vocab_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,14 @@ import torch
 from slm_model.errors import UserError
 from slm_model.generation.config import SamplingConfig
 
-SELDOM_MORE = 256  # tokens, of a large vocabulary, that top-p keeps: sorting 32,000 is slow
+SELDOM_MORE = 256  # tokens that top-p keeps, even of a large vocabulary: sorting 32,000 is slow
 FloatArray = npt.NDArray[np.float32]
 
 
 def choose(
     logits_BV: FloatArray, options: SamplingConfig, generators: Sequence[torch.Generator], seen: Sequence[Sequence[int]]
 ) -> list[int]:
-    """The next token of each row. ``seen``: the tokens that the repetition penalty falls on.
+    """The next token of each row. ``seen``: the tokens to which the repetition penalty applies.
 
     Draws one number from each row's generator, and none at temperature 0. Raises UserError if the logits are not
     finite.
@@ -28,14 +29,14 @@ def choose(
     if not np.isfinite(logits_BV.max(-1)).all():
         raise UserError("the network's logits are not finite, it has diverged: train it again, more slowly")
     if options.temperature == 0:
-        return _ints(logits_BV.argmax(-1))
+        return cast(list[int], logits_BV.argmax(-1).tolist())
     shares_BV = _softmax(logits_BV, options.temperature)
     return [_drawn(shares_V, options, generator) for shares_V, generator in zip(shares_BV, generators, strict=True)]
 
 
 def _softmax(logits_BV: FloatArray, temperature: float) -> FloatArray:
     shares_BV: FloatArray = logits_BV - logits_BV.max(-1, keepdims=True)
-    with np.errstate(over="ignore"):  # a tiny temperature's: the share is 0
+    with np.errstate(over="ignore"):  # at a tiny temperature: the share is 0
         shares_BV /= max(temperature, 1e-30)
     np.exp(shares_BV, out=shares_BV)
     shares_BV /= shares_BV.sum(-1, keepdims=True)
@@ -53,8 +54,8 @@ def _drawn(shares_V: FloatArray, options: SamplingConfig, generator: torch.Gener
 def candidates(shares_V: FloatArray, options: SamplingConfig) -> tuple[npt.NDArray[np.int64], FloatArray]:
     """The tokens that may come next, in the order of their ids, and their shares, which need not sum to 1.
 
-    In this order a draw means the same token however the filters found it, and whatever rounding did to the others.
-    Top-p keeps a token that is as likely as the last one it must keep.
+    In this order a draw gives the same token however the filters found it, and however the others were rounded.
+    Top-p keeps every token that is as likely as the last one that it must keep.
     """
     vocab_size = len(shares_V)
     if options.top_k is not None and options.top_k < vocab_size:
@@ -87,7 +88,3 @@ def _penalised(logits_BV: FloatArray, penalty: float, seen: Sequence[Sequence[in
         logits = logits_V[index]
         logits_V[index] = np.where(logits > 0, logits / penalty, logits * penalty)
     return logits_BV
-
-
-def _ints(tokens_B: npt.NDArray[np.int64]) -> list[int]:
-    return [int(token) for token in tokens_B.tolist()]

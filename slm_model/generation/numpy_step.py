@@ -1,10 +1,10 @@
-"""One more token a row, in NumPy: what `Transformer.forward` does then, on the same cache, in a fraction of its time.
+"""One more token a row, in NumPy: what `Transformer.forward` computes, on the same cache, in a fraction of its time.
 
 A small network's token costs torch some 150 operations of a few microseconds each, most of them not arithmetic. Here
-projections that read the same input are one matrix, gains stand in the matrix behind them, and an operation costs
-about one microsecond. Only the weights are multiplied by torch: NumPy's OpenBLAS keeps threads that spin, and was 15
-times slower beside other work; oneDNN does the largest in a half of MKL's time (DECISIONS.md). The prompt is
-read by the network itself. benchmarks/generation.py has both ways side by side.
+projections that read the same input are one matrix, gains are part of the matrix after them, and an operation costs
+about one microsecond. Only products with weights use torch: NumPy's OpenBLAS keeps threads that spin, and was 15
+times slower beside other work; oneDNN takes half of MKL's time for the largest (DECISIONS.md). The network itself
+reads the prompt. benchmarks/generation.py compares both.
 """
 
 # B rows, D width, F hidden width, V vocabulary, L layers, G key and value heads, R query heads to each of them,
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from slm_model.generation.next_token import FloatArray
 from slm_model.networks.base import Cache, Network
 from slm_model.networks.config import TransformerConfig
 
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
 LARGE = 2**23  # multiplications; a product of more is worth waking threads for
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None: a torch built without it
-FloatArray = npt.NDArray[np.float32]
 
 
 def fast_step(network: Network) -> TransformerStep | None:
-    """A faster way to read one token a row, or None: it takes a Transformer in float32 on the CPU."""
+    """A faster way to read one token a row; None unless the network is a Transformer in float32 on the CPU."""
     config = getattr(network, "config", None)
     if isinstance(config, TransformerConfig) and all(
         tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in network.state_dict().values()
@@ -44,8 +43,8 @@ def fast_step(network: Network) -> TransformerStep | None:
 class TransformerStep:
     """``step(tokens_B, cache)``: logits_BV of the token after these, which are read into the cache.
 
-    It holds a copy of the weights: make another one when they have changed. All but large products is done in one
-    thread.
+    It holds a copy of the weights: make another one when they have changed. Everything except large products runs in
+    one thread.
     """
 
     def __init__(self, network: Network, config: TransformerConfig) -> None:
@@ -60,30 +59,21 @@ class TransformerStep:
         self.layers: list[tuple[Tensor, ...]] = []
         gains = []
         for layer in range(config.num_layers):
+            prefix = f"layers.{layer}."
             own = {
-                name.removeprefix(f"layers.{layer}."): weight
+                name.removeprefix(prefix).removesuffix(".weight"): weight
                 for name, weight in weights.items()
-                if name.startswith(f"layers.{layer}.")
+                if name.startswith(prefix)
             }
-            q, k, v, out, gate, up, down = (
-                own[f"{name}_proj.weight"]
-                for name in (
-                    "self_attn.q",
-                    "self_attn.k",
-                    "self_attn.v",
-                    "self_attn.o",
-                    "mlp.gate",
-                    "mlp.up",
-                    "mlp.down",
-                )
-            )
-            qkv_DE = joined([q, k, v], own["input_layernorm.weight"])
+            q, k, v, out = (own[f"self_attn.{name}_proj"] for name in "qkvo")
+            gate, up, down = (own[f"mlp.{name}_proj"] for name in ("gate", "up", "down"))
+            qkv_DE = joined([q, k, v], own["input_layernorm"])
             # silu(x) = x/2 + x/2 tanh(x/2), which no x makes overflow
-            gate_up_DF = joined([gate / np.float32(2), up], own["post_attention_layernorm.weight"])
+            gate_up_DF = joined([gate / np.float32(2), up], own["post_attention_layernorm"])
             out_ED, down_FD = joined([out]), joined([down])
             self.layers.append((qkv_DE, out_ED, gate_up_DF, down_FD))
             scale = np.float32(config.head_width**-0.5)  # of attention
-            q_K, k_K = own["self_attn.q_norm.weight"] * scale, own["self_attn.k_norm.weight"]
+            q_K, k_K = own["self_attn.q_norm"] * scale, own["self_attn.k_norm"]
             gains.append(np.repeat(np.stack([q_K, k_K]), heads, axis=0))
         self.gains_LN2J = np.stack(gains).reshape(config.num_layers, sum(heads), 2, -1)
         self.swapped_LN2J = np.ascontiguousarray(self.gains_LN2J[:, :, ::-1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from slm_model.generation import numpy_step as fast_generation
+from slm_model.generation import numpy_step
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from slm_model.generation.numpy_step import LARGE, fast_step
@@ -31,7 +31,7 @@ CONFIGS = [
 def test_the_fast_step_gives_the_logits_of_the_full_forward(
     config: TransformerConfig, rows: int, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast_generation, "LARGE", large)
+    monkeypatch.setattr(numpy_step, "LARGE", large)
     network = built(config)
     for name, parameter in network.named_parameters():
         if "norm" in name:  # gains of ones would hide where they stand
@@ -75,7 +75,7 @@ def test_a_trained_network_tells_the_same_stories_by_both_ways() -> None:
 
 @pytest.mark.parametrize("large", [LARGE, 0])
 def test_the_number_of_threads_is_left_as_it_was(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_generation, "LARGE", large)
+    monkeypatch.setattr(numpy_step, "LARGE", large)
     network = built(CONFIGS[0])
     step, before = fast_step(network), torch.get_num_threads()
     assert step is not None
