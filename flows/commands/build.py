@@ -100,9 +100,11 @@ def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Take over a stage's result that other code made."""
     config, engine = configure(options.preset, settings), Engine.at(artifacts_root(), placement_of(options))
     accepted: list[Manifest] = []
+    stages: list[str] = []
 
     class Accepting(Planner):
         def __call__(self, stage: Any, *args: Any) -> Any:
+            stages.append(stage.name)
             if stage.name == options.stage and not any(isinstance(arg, Planned) for arg in args):
                 accepted.append(engine.accept(stage, *args))
             return super().__call__(stage, *args)
@@ -110,10 +112,9 @@ def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     walked = Accepting(engine)
     pipeline(config, walked)
     if not accepted:
-        stages = [line.stage for line in walked.lines]
         if options.stage not in stages:
-            raise UserError(f"there is no stage {options.stage!r}: there are {', '.join(stages)}")
-        raise UserError(f"{options.stage} stands below a stage that will run: accept or run that one first")
+            raise UserError(f"{options.stage!r} is no stage whose result is cached: those are {', '.join(stages)}")
+        raise UserError(f"{options.stage} needs the result of a stage that will run: accept or run that one first")
     word = accepted[0].accepted
     assert word is not None
     print(f"{options.stage}: {word.from_key} taken over as {accepted[0].key}; differs: {'; '.join(word.differs)}")

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -63,3 +64,54 @@ def test_help_lists_every_command_below_the_title_of_its_group() -> None:
     for name in parser().get_default("commands"):
         assert f"\n  {name} " in said
     assert said.index("build a model:") < said.index("\n  run ") < said.index("compare settings:")
+
+
+@pytest.mark.parametrize("below", ["file/artifacts", "file/a/b", "file"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run quick",
+        "plan quick",
+        "accept quick --stage train",
+        "verify",
+        "walk quick",
+        "generate",
+        "models",
+        "models --compare a/1 a/2",
+        "promote a/1",
+        "rollback a",
+        "sweep quick --over train.max_steps=1,2",
+        "scaling quick --steps 3",
+        "seed-variance quick",
+        "show a/1",
+        "trace a",
+        "replay",
+        "gc",
+        "up",
+        "doctor",
+    ],
+)
+def test_artifacts_in_a_folder_that_cannot_be_made_take_a_line(
+    command: str, below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SLM_ARTIFACTS", str(tmp_path / below))
+    with pytest.raises(SystemExit) as left:
+        main(command.split())
+    [line] = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and str(tmp_path / below) in line and "SLM_ARTIFACTS" in line
+
+
+def test_accepting_what_is_no_cached_stage_names_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLM_ARTIFACTS", str(tmp_path))
+    for stage, said in [
+        ("resolve", "'resolve' is no stage whose"),
+        ("train", "train needs the result of a stage that"),
+    ]:
+        with pytest.raises(SystemExit) as left:
+            main(["accept", "quick", "--stage", stage])
+        [line] = capsys.readouterr().err.splitlines()
+        assert left.value.code == 2 and said in line
+        assert stage != "resolve" or "those are download, clean, split," in line
