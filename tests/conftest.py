@@ -23,7 +23,11 @@ settings.load_profile("same")
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No test changes the environment or the working directory for the next one: their order may not matter."""
-    before = dict(os.environ), Path.cwd()
+    theirs = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # pytest's, and what torch sets when it is imported
+
+    def state() -> tuple[dict[str, str], Path]:
+        return {name: value for name, value in os.environ.items() if name not in theirs}, Path.cwd()
+
+    before = state()
     yield
-    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    assert (after, Path.cwd()) == ({k: v for k, v in before[0].items() if k != "PYTEST_CURRENT_TEST"}, before[1])
+    assert state() == before

@@ -22,12 +22,12 @@ from torch import Tensor
 from slm_model.generation.next_token import FloatArray
 from slm_model.networks.base import Cache, Network
 from slm_model.networks.config import TransformerConfig
+from slm_model.numerics.torch_private import has_onednn_linear, onednn_linear
 
 if TYPE_CHECKING:
     from slm_model.networks.transformer import TransformerCache
 
 LARGE = 2**23  # multiplications; a product of more is worth waking threads for
-ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None: a torch built without it
 
 
 def fast_step(network: Network) -> TransformerStep | None:
@@ -136,9 +136,9 @@ def joined(matrices: Sequence[FloatArray], gain_D: FloatArray | None = None) -> 
 def times(x_BD: FloatArray, w_DE: Tensor, num_threads: int) -> FloatArray:
     """A large product of several rows is oneDNN's, by all threads. Any other is MKL's, by the one thread set."""
     x, rows = torch.from_numpy(x_BD), len(x_BD)
-    if rows == 1 or rows * w_DE.numel() <= LARGE or ONEDNN is None:
+    if rows == 1 or rows * w_DE.numel() <= LARGE or not has_onednn_linear():
         return cast(FloatArray, torch.mm(x, w_DE).numpy())
     torch.set_num_threads(num_threads)
-    y_BE = ONEDNN(x, w_DE.t(), None, "none", [], "")
+    y_BE = onednn_linear(x, w_DE.t())
     torch.set_num_threads(1)
     return cast(FloatArray, y_BE.numpy())

@@ -1,4 +1,4 @@
-"""What can change a weight's last bit: resolved before the first step, recorded, and held to ever after."""
+"""What can change a weight's last bit: resolved before the first step, recorded, and kept when a training resumes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from slm_model.errors import UserError
 from slm_model.numerics.compiler import lack_of_compiler
 from slm_model.numerics.config import NumericsConfig
+from slm_model.numerics.torch_private import skip_instruction_probes
 
 Device = Literal["cpu", "cuda", "mps"]
 EXPLICIT_CONTEXT = 1024  # compiled for a CPU it gains 1.4 times at 512 and a tenth at 1,024, for memory by the square
 
 
 class Numerics(BaseModel):
-    """What ``auto`` came to, and on what: with all of this equal, equal trainings end in equal bytes."""
+    """The resolved settings and the machine: with all of this equal, equal trainings end in equal bytes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,19 +36,19 @@ class Numerics(BaseModel):
     num_processes: int
     torch: str
     processor: str  # a CPU's name and the instructions that its kernels choose by; a GPU's name
-    notes: tuple[str, ...] = ()  # what was wanted and could not be had
+    notes: tuple[str, ...] = ()  # what was asked for and is not possible
 
 
 def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False, context: int = 0) -> Numerics:
-    """What to train with; ``placed`` is the device of the stage's run, where the settings leave it open. ``is_long``:
-    long enough for a compilation to pay. ``context``: tokens a row.
+    """The arithmetic to train with. ``placed``: the device of the stage's run, for settings that leave it open.
+    ``is_long``: long enough for a compilation to pay. ``context``: tokens a row.
 
     Raises UserError as ``choose_device`` does. Compilation falls back, and a note says why.
     """
     device = choose_device(asked, placed)
-    by_itself = asked.compile == "auto" and is_long and can_compile and device != "mps"  # untried there
-    wanted = asked.compile == "on" or by_itself
-    lack = None if can_compile else "torch.compile gains a recurrent network nothing"
+    automatic = asked.compile == "auto" and is_long and can_compile and device != "mps"  # untried there
+    wanted = asked.compile == "on" or automatic
+    lack = None if can_compile else "torch.compile does not speed up a recurrent network"
     lack = lack or (_no_compiler(device) if wanted else None)
     compiled = wanted and lack is None
     bf16 = _has_bf16(device)
@@ -72,7 +73,7 @@ def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool
 
 
 def hindrance(recorded: Numerics) -> str | None:
-    """Why a training that began with ``recorded`` cannot go on here to the very same weights, or None."""
+    """Why a training that began with ``recorded`` cannot end with the same weights on this machine, or None."""
     if not _has(recorded.device):
         return f"this machine has no {recorded.device} device"
     if recorded.torch != torch.__version__:
@@ -106,11 +107,11 @@ def choose_device(asked: NumericsConfig, placed: str) -> Device:
 
 
 def require_same(recorded: Numerics) -> None:
-    """Raise UserError if a training that began with ``recorded`` cannot go on here to the very same weights."""
+    """Raise UserError if a training that began with ``recorded`` cannot end with the same weights on this machine."""
     if found := hindrance(recorded):
         raise UserError(
-            f"this training began with other arithmetic: {found}; go on where it began, "
-            "or start it anew by removing what it kept to go on from"
+            f"this training began with other arithmetic: {found}; resume it where it began, "
+            "or start it again after removing its resume folder"
         )
 
 
@@ -124,7 +125,9 @@ def arithmetic(numerics: Numerics) -> Iterator[None]:
     if numerics.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     devices = [torch.cuda.current_device()] if numerics.device == "cuda" else []
-    with torch.random.fork_rng(devices), _kept_memory(), _known_instructions(numerics):
+    compiles_for_x86 = numerics.compile and numerics.device == "cpu" and platform.machine() in ("x86_64", "AMD64")
+    probes = skip_instruction_probes() if compiles_for_x86 else nullcontext()  # any x86 compiler of today passes them
+    with torch.random.fork_rng(devices), _kept_memory(), probes:
         try:
             torch.set_num_threads(numerics.num_threads)
             torch.use_deterministic_algorithms(True)
@@ -152,18 +155,6 @@ def product_dtype(numerics: Numerics) -> torch.dtype:
 def autocast(numerics: Numerics) -> AbstractContextManager[object]:
     """Products in bf16 where that is the precision; sums, norms, losses and weights stay as ``dtype`` says."""
     return torch.autocast(numerics.device, torch.bfloat16, enabled=numerics.precision == "bf16")
-
-
-def _known_instructions(numerics: Numerics) -> AbstractContextManager[object]:
-    """Before its first kernel, torch has the compiler build a program for each kind of vector instructions, to see
-    whether that works: a third of what a first compilation takes. On an x86 machine any compiler of today passes.
-    """
-    if not numerics.compile or numerics.device != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return nullcontext()
-    from torch._inductor import config
-
-    trusted: AbstractContextManager[object] = config.patch({"cpp.vec_isa_ok": config.cpp.vec_isa_ok is not False})
-    return trusted
 
 
 @contextmanager
@@ -202,10 +193,10 @@ def _processor(device: Device) -> str:
 
 
 def _has_bf16(device: Device) -> bool:
-    """Whether products in bf16 have instructions of their own: emulated ones take several times as long as fp32."""
+    """Whether there are instructions for products in bf16: emulated ones take several times as long as fp32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return device == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _no_compiler(device: Device) -> str | None:
