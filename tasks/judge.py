@@ -1,4 +1,4 @@
-"""Judge: the model against champion and reference, on the same test stories, each scored by its own code."""
+"""Judge a model against champion and reference, on the same test stories, each scored by its own code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def judge_model(
 ) -> tuple[Verdict, bool]:
     """The verdict, and whether it was given before: a registered version is not judged twice.
 
-    Raises RegistryUnreachable if nobody can say who the champion is, BundleFailed if it cannot be scored.
+    Raises RegistryUnreachable if the champion cannot be looked up, BundleFailed if it cannot be scored.
     """
     store = MlflowStore.at(root)
     known = find_version(store, config.model_name, model.key)
@@ -66,7 +66,7 @@ def judge_model(
 
 
 def opponents(store: MlflowStore, model_name: str, key: str) -> dict[str, Version]:
-    """The versions by alias that a model of this train key has to stand against. Raises RegistryUnreachable."""
+    """The versions by alias that a model of this train key is compared with. Raises RegistryUnreachable."""
     by_alias = {alias: aliased(store, model_name, alias) for alias in (CHAMPION, REFERENCE)}
     return {alias: version for alias, version in by_alias.items() if version is not None and version.key != key}
 
@@ -89,8 +89,8 @@ def contender(
 
     bundle = bundle_folder(store, version)
     try:
-        manifest, trained_on = _trained(bundle)
-        found = _alike(store, version, evaluation) or _scored(bundle, splits)
+        manifest, trained_on = _open_training(bundle)
+        found = _own_scores(store, version, evaluation) or _score(bundle, splits)
     except (BundleFailed, ArtifactDamaged) as error:
         also = f" ({', '.join(version.aliases)})" if version.aliases else ""
         raise BundleFailed(f"{version.name}{also} cannot be scored: {error}") from error
@@ -125,7 +125,7 @@ def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
 
 
 def record_spread(store: MlflowStore, model_name: str, evaluations: Sequence[Evaluation]) -> Spread:
-    """Keep with a registered model how far reseeded trainings, given by their scores, lie apart."""
+    """Record with a registered model how much the scores of reseeded trainings differ."""
     from tasks.tracking.registration import set_model_tag
 
     spread = Spread(
@@ -138,7 +138,7 @@ def record_spread(store: MlflowStore, model_name: str, evaluations: Sequence[Eva
     return spread
 
 
-def _alike(store: MlflowStore, version: Version, evaluation: Evaluation | None) -> dict[str, StoryScore] | None:
+def _own_scores(store: MlflowStore, version: Version, evaluation: Evaluation | None) -> dict[str, StoryScore] | None:
     """The scores that this version was evaluated with, if they are of the same stories and by the same code."""
     from slm_model.evaluation.score_card import Evaluation as EvaluationArtifact
 
@@ -152,7 +152,7 @@ def _alike(store: MlflowStore, version: Version, evaluation: Evaluation | None) 
     return EvaluationArtifact.open(Store(store.root).folder("evaluate", found.key)).per_story()
 
 
-def _trained(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
+def _open_training(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
     """Manifest and training stories of the model in a bundle, whose facts need not be those that this code reads."""
     import numpy as np
 
@@ -164,13 +164,13 @@ def _trained(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
     return manifest, np.load(path, allow_pickle=False)
 
 
-def _scored(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
+def _score(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
     return dict(zip(splits.ids("test"), score_with_bundle(bundle, list(splits.texts("test"))), strict=True))
 
 
 def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozenset[str] | None:
-    """The test stories that are near duplicates of what a model was trained on, or one that it went on from; None: some
-    of that is no longer there. In the split that the test stories are from there are none: splitting has seen to it."""
+    """The test stories that are near duplicates of what a model, or one that it started from, was trained on. None: some
+    of that is gone. The split that the test stories are from has no near duplicates: splitting leaves them out."""
     from slm_model.data.cleaning.resemblance import resembling
     from slm_model.data.config import SplitConfig
 

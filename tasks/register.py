@@ -1,4 +1,4 @@
-"""Register: a model version, its run, its verdict and its aliases. Runs every time, and makes only what is missing."""
+"""Register a model version, its run, its verdict and its aliases. Runs every time, and makes only what is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slm_model.evaluation.gate import Verdict
 from slm_model.manifest import OBSERVATIONS
@@ -60,8 +60,8 @@ def register_model(
     config: ReleaseConfig,
     root: Path,
 ) -> tuple[Release | None, bool]:
-    """The release, and whether all of it was there; None where the verdict no longer holds, since another run has
-    released a model or judged this one: judge again. Runs that share ``root`` take turns. Raises RegistryUnreachable.
+    """The release, and whether all of it was there. None if the verdict is out of date, since another run has released
+    a model or judged this one: judge again. Runs that share ``root`` take turns. Raises RegistryUnreachable.
     """
     store = MlflowStore.at(root)
     with registration_lock(root):
@@ -92,7 +92,16 @@ def register_model(
             )
         if not known:
             version = _announce(store, version, verdict)
-    return _release(store, version, verdict, model), known
+    return Release(
+        model_name=version.model_name,
+        version=str(version.number),
+        aliases=list(version.aliases),
+        passed=verdict.passed,
+        reasons=verdict.reasons,
+        model_key=model.key,
+        run_id=version.run_id or "",
+        tracking_uri=store.uri,
+    ), known
 
 
 def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version:
@@ -119,57 +128,63 @@ def _filled_run(
     store: MlflowStore, model: Checkpoint, evaluation: Evaluation, shards: TokenShards, shown: Shown
 ) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
-    from slm_model.evaluation.figures import draw_loss_by_position, draw_score_card, draw_training_curve
-    from slm_model.reporting.html import to_html
     from tasks.tracking.runs import fill_run
     from tasks.train import describe
 
     assert model.manifest is not None
-    table = evaluation.score_card()
-    figures = {
-        "training.png": draw_training_curve(model.history()),
-        "score_card.png": draw_score_card(table),
-        "loss_by_position.png": draw_loss_by_position({"test": table.test, "validation": table.validation}),
-    } | {f"data_{name}": picture for name, picture in shown.report.pictures().items()}
-    network, training = model.manifest.recipe.configs
+    recipe, commit = model.manifest.recipe, model.manifest.environment.get("git_commit")
+    network, training = recipe.configs
     history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
     if shown.drift:
         history.append((model.facts.steps, shown.drift.numbers()))
-    stories = [
-        {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens} for s in evaluation.samples()
-    ]
-    on_the_way = [{name: str(value) for name, value in line.items()} for line in model.samples()]
     return fill_run(
         store,
-        describe(
-            model.key,
-            shards,
-            network,
-            training,
-            model.manifest.recipe.inputs,
-            store.root,
-            model.manifest.environment.get("git_commit"),
-        ),
+        describe(model.key, shards, network, training, recipe.inputs, store.root, commit),
         history,
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,
-        files={f"figures/{name}": data for name, data in figures.items()}
-        | {f"pages/{name}.html": to_html(text).encode() for name, text in shown.pages.items()}
-        | {"scores.json": evaluation.file("scores.json").read_bytes()}
-        | {f"code/{name}": model.file(f"{OBSERVATIONS}/{name}").read_bytes() for name in kept_code(model.manifest)}
-        | ({"data/drift.json": shown.drift.model_dump_json(indent=1).encode()} if shown.drift else {}),
-        tables={
-            "stories.json": stories,
-            "stories_on_the_way.json": on_the_way,
-            "minimal_pairs.json": [
-                {"phenomenon": p.name, "share": p.share, "low": p.interval.low, "high": p.interval.high}
-                for p in table.minimal_pairs
-            ],
-            "data/words.json": [
-                {"word": word, "count": n} for word, n in shown.report.words().head(WORDS).to_numpy().tolist()
-            ],
-        },
+        files=_files(model, evaluation, shown),
+        tables=_tables(model, evaluation, shown),
     )
+
+
+def _files(model: Checkpoint, evaluation: Evaluation, shown: Shown) -> dict[str, bytes]:
+    """Figures, pages, scores and what is needed to make the model again, by path in the run."""
+    from slm_model.evaluation.figures import draw_loss_by_position, draw_score_card, draw_training_curve
+    from slm_model.reporting.html import to_html
+
+    assert model.manifest is not None
+    card = evaluation.score_card()
+    files = {
+        "figures/training.png": draw_training_curve(model.history()),
+        "figures/score_card.png": draw_score_card(card),
+        "figures/loss_by_position.png": draw_loss_by_position({"test": card.test, "validation": card.validation}),
+        "scores.json": evaluation.file("scores.json").read_bytes(),
+    }
+    files |= {f"figures/data_{name}": picture for name, picture in shown.report.pictures().items()}
+    files |= {f"pages/{name}.html": to_html(text).encode() for name, text in shown.pages.items()}
+    files |= {f"code/{name}": model.file(f"{OBSERVATIONS}/{name}").read_bytes() for name in kept_code(model.manifest)}
+    if shown.drift:
+        files["data/drift.json"] = shown.drift.model_dump_json(indent=1).encode()
+    return files
+
+
+def _tables(model: Checkpoint, evaluation: Evaluation, shown: Shown) -> dict[str, list[dict[str, Any]]]:
+    """Rows by path in the run."""
+    return {
+        "stories.json": [
+            {"prompt": s.prompt, "story": s.text, "ended": s.ended, "tokens": s.num_tokens}
+            for s in evaluation.samples()
+        ],
+        "stories_on_the_way.json": [{k: str(value) for k, value in line.items()} for line in model.samples()],
+        "minimal_pairs.json": [
+            {"phenomenon": p.name, "share": p.share, "low": p.interval.low, "high": p.interval.high}
+            for p in evaluation.score_card().minimal_pairs
+        ],
+        "data/words.json": [
+            {"word": word, "count": n} for word, n in shown.report.words().head(WORDS).to_numpy().tolist()
+        ],
+    }
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
@@ -197,36 +212,17 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
 def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: Path) -> dict[str, str]:
     from tasks.train import warm_start
 
-    assert model.manifest is not None
-    earlier = warm_start(model.manifest.recipe.inputs)
-    kept = kept_by(shards.manifest, Store(root))
-    return (
-        ({"slm.warm_start": earlier} if earlier else {})
-        | ({"slm.vocabulary": kept} if kept else {})
-        | {
-            BITS_PER_BYTE: f"{evaluation.facts.test_bits_per_byte:.6f}",
-            "slm.test_digest": evaluation.facts.test_digest,
-            "slm.folder": str(model.folder),
-            DIGEST: model.digest,
-            LINEAGE: json.dumps(_lineage(evaluation, root)),
-        }
-    )
-
-
-def _lineage(evaluation: Evaluation, root: Path) -> dict[str, str]:
-    """Keys of all artifacts that the release rests on, by stage."""
-    assert evaluation.manifest is not None
-    return {stage: manifest.key for stage, manifest in ancestors(evaluation.manifest, Store(root)).items()}
-
-
-def _release(store: MlflowStore, version: Version, verdict: Verdict, model: Checkpoint) -> Release:
-    return Release(
-        model_name=version.model_name,
-        version=str(version.number),
-        aliases=list(version.aliases),
-        passed=verdict.passed,
-        reasons=verdict.reasons,
-        model_key=model.key,
-        run_id=version.run_id or "",
-        tracking_uri=store.uri,
-    )
+    assert model.manifest is not None and evaluation.manifest is not None
+    made_from = ancestors(evaluation.manifest, Store(root))
+    tags = {
+        BITS_PER_BYTE: f"{evaluation.facts.test_bits_per_byte:.6f}",
+        "slm.test_digest": evaluation.facts.test_digest,
+        "slm.folder": str(model.folder),
+        DIGEST: model.digest,
+        LINEAGE: json.dumps({stage: manifest.key for stage, manifest in made_from.items()}),
+    }
+    if earlier := warm_start(model.manifest.recipe.inputs):
+        tags["slm.warm_start"] = earlier
+    if kept := kept_by(shards.manifest, Store(root)):
+        tags["slm.vocabulary"] = kept
+    return tags

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slm_model.errors import UserError
@@ -31,32 +32,26 @@ class ServiceFailed(UserError):
         super().__init__(f"{what}; `slm doctor` looks for the cause")
 
 
+@dataclass(eq=False)
 class BackgroundProcess:
     """A Python module run as a process. Start it from the main thread: it lives as long as that thread does."""
 
-    def __init__(
-        self,
-        name: str,
-        module: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        log: Path,
-        answers: Callable[[], bool],
-    ) -> None:
-        """``answers``: whether it works by now; an OSError means no."""
-        self.name, self.log, self._answers = name, log, answers
-        program = (END_WITH_PARENT if sys.platform == "linux" else "") + RUN
-        self._command = [sys.executable, "-c", program, module, *arguments]
-        self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    module: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    answers: Callable[[], bool]  # whether it works by now; an OSError means no
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start it in a new session, so that Ctrl-C in a terminal reaches only this process."""
+        program = (END_WITH_PARENT if sys.platform == "linux" else "") + RUN
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                self._command,
-                env=os.environ | self._environment,
+                [sys.executable, "-c", program, self.module, *self.arguments],
+                env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -78,7 +73,7 @@ class BackgroundProcess:
         end = time.monotonic() + START_SECONDS
         while not should_stop():
             with suppress(OSError):
-                if self._answers():
+                if self.answers():
                     return
             if self.ended or time.monotonic() > end:
                 what = f"ended ({self.ended})" if self.ended else f"did not answer within {START_SECONDS:.0f} s"

@@ -1,7 +1,7 @@
-"""A run that is recorded while it goes on: by a thread of its own, so that the work never waits for the record.
+"""Record a run while it happens, in a thread, so that the work never waits for the store.
 
-An outage of the store costs one line in the log. What was not taken by the end stands in the checkpoint's history, from
-which `tracking.fill_run` writes it later.
+An outage of the store costs one line in the log. What was not written by the end is in the checkpoint's history, from
+which `runs.fill_run` writes it later.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Protocol, Self
 from slm_model.errors import Stopped
 from tasks.tracking.mlflow_store import RegistryUnreachable
 
-SHARE = 1 / 150  # of the time goes into calls: a store that answers slowly is called less often, with more to say
+SHARE = 1 / 150  # of the time is spent in calls: a slow store is called less often, with more reports at once
 LONGEST_PAUSE = 60.0  # seconds between two writes, or between two tries while the store does not answer
 PATIENCE = 30.0  # seconds that a finished training waits for the store
-MOST_WAITING = 200_000  # reports kept for a store that does not answer; those after it are lost to MLflow
+MAX_WAITING = 200_000  # reports kept for a store that does not answer; later ones are lost to MLflow
 AT_ONCE = 500  # reports in one write
-SYSTEM_INTERVAL = 10.0  # seconds between two looks at this process's processor and memory
+SYSTEM_INTERVAL = 10.0  # seconds between two measurements of this process's processor and memory
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +76,10 @@ class LiveRun:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers that belong to a step. Returns at once; a step that the store already has is not written again."""
         self._step = step
-        if len(self._waiting) < MOST_WAITING:
+        if len(self._waiting) < MAX_WAITING:
             self._waiting.append(Point(step, values, round(time.time() * 1000)))
         else:
             self._lost += 1
-
-    def finish(self) -> None:
-        """Write what is left and close the run."""
-        self._close("FINISHED", None)
-
-    def fail(self, reason: str) -> None:
-        """Close the run as failed, with the reason in a tag."""
-        self._close("FAILED", reason)
-
-    def stop(self) -> None:
-        """Close the run as killed. When its training goes on, ``open_run`` opens it again."""
-        self._close("KILLED", None)
 
     def __enter__(self) -> Self:
         return self
@@ -100,13 +88,14 @@ class LiveRun:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            self.finish()
+            self.close()
         elif isinstance(error, Exception) and not isinstance(error, Stopped):
-            self.fail(f"{type(error).__name__}: {error}")
-        else:  # asked to stop: Ctrl-C, SIGTERM, Prefect's cancellation
-            self.stop()
+            self.close("FAILED", f"{type(error).__name__}: {error}")
+        else:  # asked to stop: Ctrl-C, SIGTERM, Prefect's cancellation. ``open_run`` reopens it when training resumes
+            self.close("KILLED")
 
-    def _close(self, status: str, reason: str | None) -> None:
+    def close(self, status: str = "FINISHED", reason: str | None = None) -> None:
+        """Write what is left and close the run, once; with the reason of a failure in a tag."""
         if self._closing.is_set():
             return
         self._end = (status, reason)
@@ -115,7 +104,7 @@ class LiveRun:
         if self._lost or not self._closed:
             missing = len(self._waiting) + self._lost
             log.warning(
-                "MLflow did not take the end of the run %s, nor %d of its reports (%s): they stand in the checkpoint's "
+                "MLflow did not take the end of the run %s, nor %d of its reports (%s): they are in the checkpoint's "
                 "history, and the next `slm run` fills them in",
                 *(self.name, missing, self._trouble or "it was too slow"),
             )
@@ -132,7 +121,7 @@ class LiveRun:
                 except (RegistryUnreachable, OSError) as error:
                     if self._trouble is None:
                         self._trouble = str(error).partition("\n")[0]
-                        log.warning("training goes on without MLflow: %s", self._trouble)
+                        log.warning("training continues without MLflow: %s", self._trouble)
                     pause = min(LONGEST_PAUSE, max(self.interval, 2 * pause))
                 else:
                     pause = min(LONGEST_PAUSE, max(self.interval, (time.perf_counter() - began) / SHARE))
@@ -143,12 +132,12 @@ class LiveRun:
     def _write(self, recorded: Recorded, last: bool) -> None:
         if time.perf_counter() - self._looked[0] >= SYSTEM_INTERVAL:
             self.log(self._step, self._system())
-        left = len(self._waiting)  # what comes meanwhile waits, or a slow store would never be left alone
+        left = len(self._waiting)  # later reports wait for the next write, or writing to a slow store would never end
         while left:
             points = [self._waiting[i] for i in range(min(left, AT_ONCE))]
             recorded.log(points)
             left -= len(points)
-            for _ in points:  # only now: an outage loses none
+            for _ in points:  # only after they are written: an outage loses none
                 self._waiting.popleft()
         if last:
             recorded.end(*self._end)

@@ -1,8 +1,8 @@
-"""The model as MLflow loads and serves it: this file stands in the bundle, by ``code/slm_model`` and the checkpoint.
+"""The model as MLflow loads and serves it: this file is in the bundle, beside ``code/slm_model`` and the checkpoint.
 
-``predict`` tells stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``). As a program,
-``pyfunc_model.py BUNDLE REQUEST.json ANSWER.json``, it does either with a bundle's own code in a process of its own.
-It imports nothing of ours but what stands in the bundle.
+``predict`` generates stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``). As a
+program, ``pyfunc_model.py BUNDLE REQUEST.json ANSWER.json``, it does either with a bundle's own code.
+It imports nothing of this project but what is in the bundle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ with warnings.catch_warnings(record=True):  # MLflow warns at its own import, an
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     class StoryModel(PythonModel):
-        """Tells and scores stories."""
+        """Generates and scores stories."""
 
         def load_context(self, context: Any) -> None:
             """Open the checkpoint with the code that came with it."""
@@ -83,7 +83,7 @@ def check_code(own: Path) -> None:
 
 
 def signature() -> ModelSignature:
-    """What predict takes and gives. A parameter that is not named here MLflow drops."""
+    """What predict takes and returns. MLflow drops a parameter that is not named here."""
     from slm_model.generation.config import SamplingConfig
 
     kinds = {"int": "long", "float": "double", "str": "string"}

@@ -43,7 +43,7 @@ def register_version(
     tags: Mapping[str, str] | None = None,
     step: int = 0,
 ) -> Version:
-    """The version of this train key, made with its bundle if there is none yet. It bears no alias so far.
+    """The version of this train key, made with its bundle if there is none yet. It has no alias yet.
 
     Two callers at once would each see none: register.py lets in one at a time.
 
@@ -64,9 +64,9 @@ def register_version(
 
 @translate_errors
 def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
-    """Give a version an alias, and take it from whoever had it. A new champion is no challenger any more.
+    """Give a version an alias, and take it from the version that had it. A new champion is no longer challenger.
 
-    ``why`` stands on the version, with who did it and when.
+    ``why`` is recorded in a tag of the version, with who did it and when.
     """
     client = connect(store)
     number, now = str(version.number), datetime.now(UTC).isoformat()

@@ -47,7 +47,7 @@ def find_version(store: MlflowStore, model_name: str, key: str) -> Version | Non
 
 
 def aliased(store: MlflowStore, model_name: str, alias: str = CHAMPION) -> Version | None:
-    """The version that bears the alias. Raises RegistryUnreachable."""
+    """The version that has the alias. Raises RegistryUnreachable."""
     return next((v for v in list_versions(store, model_name) if alias in v.aliases), None)
 
 

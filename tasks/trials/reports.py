@@ -1,4 +1,4 @@
-"""What a sweep and a scaling study say in the end: tables, notes and a picture, for terminal, Prefect and MLflow."""
+"""Reports on a sweep and a scaling study: tables, notes and a picture, for terminal, Prefect and MLflow."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ VALIDATION_ONLY = (
 )
 HOW_SURE = (
     "Seconds are steps times the median step: compilation, validation and sample stories are left out. In "
-    "brackets stands the curve's 95 % interval (bootstrap over residuals). It does not know of other seeds, and "
-    "points of one training hang together, so it is too narrow rather than too wide. A star: beyond what that "
-    "size was trained for."
+    "brackets is the curve's 95 % interval (bootstrap over residuals). It does not include other seeds, and points "
+    "of one training are correlated, so it is too narrow rather than too wide. A star: beyond what that size was "
+    "trained for."
 )
 HOW_FAIR = (
     "A curve is that of one training, whose learning rate ends with its budget: one of a smaller budget would end "
@@ -65,11 +65,9 @@ def sweep_report(
     if max(len(setting.results) for setting in settings) > 1:
         spread = max(setting.spread for setting in settings if setting.done)
         alike = sum(s.bits_per_byte - best.bits_per_byte <= spread for s in settings if s.done) - 1
-        seeds = (
-            f"Seeds alone make up to {spread:.4f} bits per byte of difference: {alike} other settings are that near."
-        )
+        seeds = f"Only another seed makes up to {spread:.4f} bits per byte of difference: {alike} other settings are that near."
     else:
-        seeds = "One seed each: a small difference may be the seed's. `--seeds 3` tells."
+        seeds = "One seed each: a small difference may be the seed's. `--seeds 3` shows."
     tables = [((*best.results[0].shown, *HEAD), list(map(_row, settings)))]
     notes = [VALIDATION_ONLY, seeds, *_failures(results)]
     png = sweep_picture(settings, names)
@@ -118,8 +116,8 @@ def sweep_picture(settings: Sequence[Setting], names: Sequence[str]) -> bytes:
 
 
 def _places(axes: Axes, values: Sequence[Any]) -> Callable[[Any], float]:
-    """Where a value stands on the axis: a number where it is, by its logarithm if they span a factor of four or more;
-    anything else in the order of the alphabet."""
+    """The position of a value on the axis: of a number its value, on a logarithmic axis if the numbers span a factor of
+    four or more; of anything else its place in alphabetical order."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         if 0 < 4 * min(values) <= max(values):
             axes.set_xscale("log")
@@ -156,21 +154,21 @@ def scaling_report(results: Sequence[Result], command: Callable[[Mapping[str, An
 
 
 def _choice(seconds: float, curves: Mapping[str, Curve], trained: Mapping[str, float]) -> tuple[str, ...]:
-    """A budget's row: what each size comes to, and the best, with those whose intervals do not part from its own."""
+    """A budget's row: the loss of each size, and the best one, with those whose intervals overlap with its interval."""
     found = {label: curve.at(seconds) for label, curve in curves.items()}
     order = sorted(found, key=lambda label: found[label][0])
     near = [label for label in order[1:] if found[label][1] <= found[order[0]][2]]
     stars = ["*" if seconds > 1.01 * trained[label] else "" for label in found]
-    told = [
+    cells = [
         f"{mean:.3f}{star} ({low:.3f} to {high:.3f})"
         for star, (mean, low, high) in zip(stars, found.values(), strict=True)
     ]
     budget = f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
-    return (budget, *told, order[0] + (f" (or {', '.join(near)})" if near else ""))
+    return (budget, *cells, order[0] + (f" (or {', '.join(near)})" if near else ""))
 
 
 def _curve(setting: Setting) -> Curve | None:
-    """Of all seeds together, over seconds."""
+    """The curve of all seeds together, over seconds."""
     points = _points(setting)
     return fit_curve([seconds for seconds, _ in points], [bits for _, bits in points])
 

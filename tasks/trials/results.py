@@ -1,4 +1,4 @@
-"""Trials: trainings that are done to be compared, measured on validation stories alone, and kept in MLflow."""
+"""Trials: trainings that are compared with each other on validation stories only, and recorded in MLflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARENT = "mlflow.parentRunId"
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a training: its checkpoint, or why there is none."""
+    """The result of a training: its checkpoint, or why there is none."""
 
     shown: Mapping[str, str]  # what it was tried for, in short
     point: Mapping[str, Any]
@@ -110,7 +110,7 @@ class Setting:
 
 
 def ranked(results: Sequence[Result]) -> list[Setting]:
-    """Settings, the best first; one of whose trainings failed stands behind all those that are whole."""
+    """Settings, the best first; those with a failed training come after all others."""
     by_label: dict[str, list[Result]] = {}
     for result in results:
         by_label.setdefault(result.label, []).append(result)

@@ -103,7 +103,7 @@ def test_a_store_that_was_never_there_neither_stops_nor_delays_training(
         time.sleep(0.3)  # several tries, one warning
     assert time.perf_counter() - began < 10
     first, last = [record.getMessage() for record in caplog.records if record.name == "tasks.tracking.live_run"]
-    assert "training goes on without MLflow" in first
+    assert "training continues without MLflow" in first
     assert "127.0.0.1" in first
     assert "1000 of its reports" in last
 
@@ -122,7 +122,7 @@ def test_a_black_hole_is_left_after_a_while(
         began = time.perf_counter()
         run = open_run(hole, DESCRIPTION)
         run.log(1, {"train/loss": 1.0})
-        run.finish()
+        run.close()
         assert time.perf_counter() - began < 1.5
         assert "it was too slow" in caplog.text
         assert run.run_id is None  # it gives up by itself, too
@@ -140,7 +140,7 @@ def test_what_an_outage_held_up_is_written_after_it(
             database.execute("ALTER TABLE metrics RENAME TO gone")
         for step in range(2, 2000):
             run.log(step, {"train/loss": float(step)})
-        wait_until(lambda: "goes on without MLflow" in caplog.text)
+        wait_until(lambda: "continues without MLflow" in caplog.text)
         with sqlite3.connect(store.database or "") as database:
             database.execute("ALTER TABLE gone RENAME TO metrics")
         database.close()
@@ -165,7 +165,7 @@ def test_a_slow_store_is_written_to_less_often(monkeypatch: pytest.MonkeyPatch) 
     for step in range(100):
         run.log(step, {"train/loss": 1.0})
         time.sleep(0.01)
-    run.finish()
+    run.close()
     pauses = [later - earlier for earlier, later in itertools.pairwise(written[:-1])]
     assert len(pauses) >= 2
     assert min(pauses) >= 0.3
@@ -177,7 +177,7 @@ def test_a_wiped_store_is_filled_from_the_artifacts_once(store: MlflowStore) -> 
     with open_run(store, DESCRIPTION) as live:  # a training during which the store was away for a while
         live.log(1, {"train/loss": 9.0})
         live.log(3, {"train/loss": 7.0})
-        live.stop()
+        live.close("KILLED")
     for _ in range(2):
         run_id = fill_run(
             store,
