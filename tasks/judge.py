@@ -169,8 +169,8 @@ def _score(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
 
 
 def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozenset[str] | None:
-    """The test stories that are near duplicates of what a model, or one that it started from, was trained on. None: some
-    of that is gone. The split that the test stories are from has no near duplicates: splitting leaves them out."""
+    """The test stories that are near duplicates of what a model, or one that it started from, was trained on. None:
+    some of that is gone. The split that the test stories are from has no near duplicates: splitting leaves them out."""
     from slm_model.data.cleaning.resemblance import resembling
     from slm_model.data.config import SplitConfig
 
