@@ -65,7 +65,7 @@ def sweep_report(
     if max(len(setting.results) for setting in settings) > 1:
         spread = max(setting.spread for setting in settings if setting.done)
         alike = sum(s.bits_per_byte - best.bits_per_byte <= spread for s in settings if s.done) - 1
-        seeds = f"Another seed changes a result by up to {spread:.4f} bits per byte: {alike} other settings are that near."
+        seeds = f"Another seed changes results by up to {spread:.4f} bits per byte: {alike} other settings are as near."
     else:
         seeds = "One seed each: a small difference may be the seed's. `--seeds 3` shows."
     tables = [((*best.results[0].shown, *HEAD), list(map(_row, settings)))]
