@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -31,9 +30,17 @@ class FileWriter:
     """Writes rows to one file as they come, a row group at most in memory. Its bytes depend on the rows alone."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.num_rows = 0
+        leaves = (f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema)
         self._schema = schema
-        self._writer = _writer(path, schema)
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            # Text hardly ever repeats: a dictionary of it only costs time. Statistics of it are of no use to anyone.
+            use_dictionary=[name for name in leaves if name not in ("text", "id")] or False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
         self._held: list[pa.RecordBatch] = []
         self._left = _Room(ROWS_PER_GROUP, TEXT_PER_GROUP)
 
@@ -41,7 +48,6 @@ class FileWriter:
         """Append rows of the writer's schema."""
         while rows.num_rows:
             piece, rows = self._left.take(rows)
-            self.num_rows += piece.num_rows
             self._held += piece.to_batches() if isinstance(piece, pa.Table) else [piece]
             if self._left.full:
                 self._flush()
@@ -54,9 +60,7 @@ class FileWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(flush=error is None)
 
     def _flush(self) -> None:
@@ -75,34 +79,31 @@ class PartWriter:
 
     def __init__(self, out: Path, prefix: str, schema: pa.Schema, rows_per_part: int) -> None:
         self.out, self.prefix, self.schema, self.rows_per_part = out, prefix, schema, rows_per_part
-        self.names: list[str] = []
+        self.num_parts = 0
         self._part: FileWriter | None = None
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Append rows of the writer's schema."""
         while rows.num_rows:
             if self._part is None:
-                self.names.append(f"{self.prefix}-{len(self.names):05}.parquet")
-                self._part = FileWriter(self.out / self.names[-1], self.schema)
+                self._part = FileWriter(self.out / f"{self.prefix}-{self.num_parts:05}.parquet", self.schema)
+                self.num_parts += 1
                 self._left = _Room(self.rows_per_part, TEXT_PER_PART)
             piece, rows = self._left.take(rows)
             self._part.write(piece)
             if self._left.full:
                 self.close()
 
-    def close(self, flush: bool = True) -> list[str]:
-        """Finish the last part. Returns the names of all parts."""
-        part, self._part = self._part, None
-        if part is not None:
-            part.close(flush)
-        return self.names
+    def close(self, flush: bool = True) -> None:
+        """Finish the last part."""
+        if self._part is not None:
+            self._part.close(flush)
+            self._part = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(flush=error is None)
 
 
@@ -139,23 +140,6 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_columns(path, file.schema_arrow.names, columns)
         return file.read(columns)
-
-
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # Text hardly ever repeats: a dictionary of it only costs time. Statistics of it are of no use to anyone.
-    with_dictionary = [name for name in _leaves(schema) if name not in ("text", "id")]
-    return pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=with_dictionary or False,
-        write_statistics=False,
-        write_page_checksum=True,
-    )
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
 
 
 def _check_columns(path: Path, present: list[str], wanted: list[str] | None) -> None:

@@ -26,7 +26,6 @@ DISTRIBUTIONS = {
 }
 NOT_IMPORTED = {
     "fastapi": "pinned for Prefect's server, see pyproject.toml",
-    "scipy": "tests check intervals with it",
     "uvicorn": "started as a program: Prefect's server",
 }
 NOT_IMPORTED_EXTRAS = {

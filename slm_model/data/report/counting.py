@@ -77,8 +77,8 @@ def count_encoded(vocab_size: int, part: Path) -> Encoded:
     for batch in read_batches(part, ["id", "tokens", "num_bytes"]):
         tokens = batch["tokens"]
         found = Encoded(
-            _counted(batch["num_bytes"]),
-            _counted(tokens.value_lengths()),
+            Counter(batch["num_bytes"].to_pylist()),
+            Counter(tokens.value_lengths().to_pylist()),
             np.bincount(tokens.flatten().to_numpy(), minlength=vocab_size),
             story_numbers(batch["id"].to_pylist()),
         )
@@ -96,7 +96,7 @@ def count_words(share: float, part: Path) -> PartWords:
     for batch in read_batches(part, ["id", "text"], STORIES_AT_ONCE):
         text = batch["text"]
         blanks = pc.add(pc.count_substring(text, " "), pc.count_substring(text, "\n"))
-        lengths += _counted(pc.add(blanks, 1))
+        lengths.update(pc.add(blanks, 1).to_pylist())
         chosen = text.filter(pa.array([number < below for number in story_numbers(batch["id"].to_pylist()).tolist()]))
         if len(chosen):
             sampled.append(words_of("\n".join(chosen.to_pylist())))
@@ -117,8 +117,3 @@ def words_of(text: str) -> Counter[str]:
 @lru_cache(maxsize=100_000)
 def _word(piece: str) -> str:
     return re.sub(r"^\W+|\W+$", "", piece.lower())
-
-
-def _counted(values: pa.Array) -> Counter[int]:
-    found, numbers = np.unique(values.to_numpy(zero_copy_only=False), return_counts=True)
-    return Counter(dict(zip(found.tolist(), numbers.tolist(), strict=True)))

@@ -61,7 +61,8 @@ def describe(
     words = _words(splits, run)
 
     rejected, duplicate_of = rejected_stories(stories.rejected(), stories.facts.num_raw)
-    _equal("rejected stories by reason", {r.reason: r.num_stories for r in rejected}, _some(stories.facts.rejected))
+    by_reason = {reason.reason: reason.num_stories for reason in rejected}
+    _equal("rejected stories by reason", by_reason, dict(+Counter(stories.facts.rejected)))
     lengths = {
         "bytes": {side: found.num_bytes for side, found in encoded.items()},
         "words": words.lengths,
@@ -190,10 +191,6 @@ def _write_tokens(path: Path, vocab: Vocab, encoded: dict[Side, Encoded]) -> Non
 
 def _total(counts: Counter[int]) -> int:
     return sum(value * number for value, number in counts.items())
-
-
-def _some(counts: dict[str, int]) -> dict[str, int]:
-    return {name: number for name, number in counts.items() if number}
 
 
 def _equal(what: str, found: object, wanted: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from operator import itemgetter
+from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +94,10 @@ def _before_and_after(raw: RawStories, stories: Stories, part: int, wanted: str)
     found = raw_row(raw, *place) if place else None
     assert place and found, f"story {wanted} is not in part {part}, or its raw text is not"
     kept = place[1]["text"]
-    start = max(0, _common(found["text"], kept) - SHOWN // 4)
+    common = commonprefix([found["text"], kept])  # noqa: RUF071  # by characters is what is wanted
+    start = max(0, len(common) - SHOWN // 4)
     before, after = (beginning(text[start:], SHOWN // 2) for text in (found["text"], kept))
     return RepairedStory(story_id=wanted, found=before, kept=after)
-
-
-def _common(one: str, other: str) -> int:
-    """How many characters two texts have in common from the start."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def beginning(text: str, length: int = SHOWN) -> str:

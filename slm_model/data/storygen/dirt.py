@@ -7,7 +7,7 @@ story i and repeats an earlier one, which a cleaner is to keep.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -33,27 +33,12 @@ class Planted:
     similarity: float | None = None  # of a near duplicate to its origin, as ``jaccard`` has it
 
 
-def dirty_stories(seed: int, start: int, stop: int, rate: float) -> Iterator[Planted]:
-    """Stories ``start`` to ``stop - 1`` of a seed, a share ``rate`` of them damaged, the kinds mixed as in SHARES."""
-    rates = {kind: rate * share for kind, share in SHARES.items()}
-    return (_planted(lambda i: story(seed, i), seed, index, rates) for index in range(start, stop))
-
-
-def plant(
-    stories: Sequence[str],
-    seed: int,
-    mojibake: float = 0.0,
-    exact_duplicate: float = 0.0,
-    near_duplicate: float = 0.0,
-    empty: float = 0.0,
-    truncated: float = 0.0,
-) -> list[Planted]:
-    """Damage ASCII stories of one's own; each rate is a share of all of them. A duplicate replaces a story."""
-    rates: dict[Kind, float] = {"mojibake": mojibake, "exact_duplicate": exact_duplicate}
-    rates |= {"near_duplicate": near_duplicate, "empty": empty, "truncated": truncated}
-    if min(rates.values()) < 0 or sum(rates.values()) > 1:
-        raise ValueError(f"rates {dict(rates)}: wanted shares of at least 0 that sum to 1 at most")
-    return [_planted(stories.__getitem__, seed, index, rates) for index in range(len(stories))]
+def dirty_stories(
+    seed: int, start: int, stop: int, rate: float, shares: Mapping[Kind, float] = SHARES
+) -> Iterator[Planted]:
+    """Stories ``start`` to ``stop - 1`` of a seed, a share ``rate`` of them damaged in the ways of ``shares``."""
+    rates = {kind: rate * share for kind, share in shares.items()}
+    return (_planted(seed, index, rates) for index in range(start, stop))
 
 
 def jaccard(one: str, other: str) -> float:
@@ -62,17 +47,17 @@ def jaccard(one: str, other: str) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def _planted(clean_story: Callable[[int], str], seed: int, index: int, rates: Mapping[Kind, float]) -> Planted:
+def _planted(seed: int, index: int, rates: Mapping[Kind, float]) -> Planted:
     chance = chance_for("dirt", seed, index)
     kind = _kind(chance, rates)
     if kind in ("exact_duplicate", "near_duplicate"):
         origin = _origin(chance, seed, index, rates)
         if origin is not None and kind == "exact_duplicate":
-            text = clean_story(origin)
+            text = story(seed, origin)
             return Planted(f" {text} \n" if chance() < 0.5 else text, kind, origin, clean=None)
-        if origin is not None and (edited := _edited(clean_story(origin), chance)):
+        if origin is not None and (edited := _edited(story(seed, origin), chance)):
             return Planted(edited[0], kind, origin, clean=None, similarity=edited[1])
-    clean = clean_story(index)
+    clean = story(seed, index)
     if kind == "empty":
         return Planted("" if chance() < 0.5 else " \n ", kind, index, clean=None)
     if kind == "truncated":

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from slm_model.data.cleaning import near_duplicates as near
 from slm_model.data.cleaning.exact_duplicates import OUT
 from slm_model.data.cleaning.near_duplicates import Search, Sketched, grams_of, near_duplicates, similarities, sketch
-from slm_model.data.storygen.dirt import jaccard, plant
+from slm_model.data.storygen.dirt import Kind, dirty_stories, jaccard
 from slm_model.data.storygen.generate import story
 
 words = st.lists(st.sampled_from(["a", "b", "Dog", "don't", "é"]), max_size=12).map(" ".join)
@@ -51,7 +51,7 @@ def test_grams_are_those_of_each_story_alone(stories: list[str]) -> None:
 
 
 def test_similarity_is_that_of_the_sets_of_five_grams(tmp_path: Path) -> None:
-    stories = [planted.text for planted in plant([story(0, i) for i in range(60)], 1, near_duplicate=0.5)]
+    stories = [planted.text for planted in dirty_stories(1, 0, 60, 0.5, {"near_duplicate": 1})]
     pairs = np.array(list(combinations(range(60), 2)))
     found = similarities(searched(tmp_path / "parts", stories, 7).parts, pairs[:, 0], pairs[:, 1])
     assert found.max() > 0.8
@@ -66,7 +66,7 @@ def test_case_and_punctuation_make_no_difference(tmp_path: Path) -> None:
 
 
 def test_planted_near_duplicates_are_found_and_nothing_else(tmp_path: Path) -> None:
-    planted = plant([story(5, i) for i in range(6000)], 5, near_duplicate=0.2)
+    planted = list(dirty_stories(5, 0, 6000, 0.2, {"near_duplicate": 1}))
     texts = [one.text for one in planted]
     instead = near_duplicates(searched(tmp_path / "parts", texts), all_alike(texts), 0.8)
     wanted = {i for i, one in enumerate(planted) if one.kind == "near_duplicate"}
@@ -131,7 +131,8 @@ def test_a_large_family_comes_down_to_one(tmp_path: Path) -> None:
 
 
 def test_pieces_order_and_workers_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [one.text for one in plant([story(9, i) for i in range(1500)], 9, near_duplicate=0.3, exact_duplicate=0.1)]
+    shares: dict[Kind, float] = {"near_duplicate": 0.75, "exact_duplicate": 0.25}
+    texts = [one.text for one in dirty_stories(9, 0, 1500, 0.4, shares)]
     ranks = np.array([i % 3 for i in range(len(texts))], np.uint8)
     search = searched(tmp_path / "parts", texts)
     wanted = near_duplicates(search, ranks, 0.8)

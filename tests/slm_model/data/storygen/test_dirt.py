@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_model.data.storygen.dirt import NEAR, SHARES, Kind, Planted, dirty_stories, jaccard, plant
+from slm_model.data.storygen.dirt import NEAR, SHARES, Kind, Planted, dirty_stories, jaccard
 from slm_model.data.storygen.generate import stories, story
 from slm_model.text.normalise import normalise
 
@@ -122,18 +122,13 @@ def test_an_empty_story_has_nothing_but_blanks(of_kind: Callable[[Kind], list[Pl
 
 
 @pytest.mark.parametrize("kind", SHARES)
-def test_one_kind_is_planted_in_stories_of_ones_own(kind: Kind) -> None:
-    own = list(stories(9, 0, 400))
-    result = plant(own, seed=2, **{kind: 0.25})
+def test_one_kind_of_damage_is_chosen(kind: Kind) -> None:
+    result = list(dirty_stories(2, 0, 400, 0.25, {kind: 1}))
     assert {each.kind for each in result} == {None, kind}
     assert sum(each.kind == kind for each in result) == pytest.approx(100, abs=40)
-    assert all(each.text == own[index] for index, each in enumerate(result) if each.kind is None)
-    assert result == plant(own, seed=2, **{kind: 0.25}) != plant(own, seed=3, **{kind: 0.25})
-
-
-def test_rates_beyond_the_whole_are_refused() -> None:
-    with pytest.raises(ValueError, match="sum to 1"):
-        plant(["A story."], seed=0, mojibake=0.6, empty=0.6)
+    assert all(each.text == story(2, index) for index, each in enumerate(result) if each.kind is None)
+    again, other = (list(dirty_stories(seed, 0, 400, 0.25, {kind: 1})) for seed in (2, 3))
+    assert result == again != other
 
 
 def test_jaccard_of_known_texts() -> None:
