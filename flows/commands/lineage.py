@@ -33,7 +33,7 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             console.print("  it has no tag slm.key: another program registered it, and no artifact here belongs to it")
             return 0
         key = version.key
-    found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key) or _scores(m, key)]
+    found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key) or _evaluates(m, key)]
     if not found:
         raise UserError(f"no artifact's key begins with {key!r}: `ls {root}/*` shows those there are")
     for folder, manifest in found:
@@ -116,8 +116,8 @@ def gc(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     return 0
 
 
-def _scores(manifest: Manifest | ArtifactDamaged, key: str) -> bool:
-    """Whether these are the scores of the model with this key."""
+def _evaluates(manifest: Manifest | ArtifactDamaged, key: str) -> bool:
+    """Whether this artifact is the evaluation of the model with this key."""
     return (
         isinstance(manifest, Manifest)
         and manifest.recipe.stage == "evaluate"

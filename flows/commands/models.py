@@ -67,7 +67,7 @@ def _tell_what_is_not_read(prompt: str, network: Network, tokenizer: Tokenizer) 
 
 
 def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """List registered models with the reasons of their verdicts, or hold two versions against each other."""
+    """List registered models with the reasons of their verdicts, or compare two versions."""
     store = MlflowStore.at(artifacts_root())
     if options.compare:
         return _compare(store, *options.compare)
@@ -134,7 +134,7 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def _compare(store: MlflowStore, one: str, other: str) -> int:
-    """Print how the first version stands to the second, on test stories that neither was trained on."""
+    """Print the difference between two versions on test stories that neither was trained on."""
     from tasks.judge import compare_versions
 
     versions = version_of(store, one), version_of(store, other)
@@ -146,5 +146,5 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
     print(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
     print(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
     print(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
-    print(f"{versions[0].name} is {way}" if sure else "these stories do not tell them apart")
+    print(f"{versions[0].name} is {way}" if sure else "the difference is within the noise of these stories")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def up_file(root: Path) -> Path:
-    """What a running ``slm up`` serves. It holds a lock on the file; a file that nobody locks is of a past one."""
+    """What a running ``slm up`` serves. It locks the file; a file without a lock is of an ``slm up`` that has ended."""
     return root / "up.json"
 
 
@@ -29,8 +29,8 @@ def running_up(root: Path) -> dict[str, Any] | None:
 
 
 def configure_environment(root: Path) -> None:
-    """Keep Prefect's database below ``root`` and both products quiet and offline, unless the user has said otherwise.
-    While ``slm up`` runs, its servers are the ones that are reported to.
+    """Keep Prefect's database below ``root`` and both products quiet and offline, unless the user's environment says
+    otherwise. While ``slm up`` runs, its servers are used.
 
     To be called before Prefect or MLflow is imported: both read the environment at import.
     """

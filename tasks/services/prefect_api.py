@@ -33,7 +33,7 @@ class PrefectApi:
         except urllib.error.HTTPError as error:
             error.close()
             raise
-        except (HTTPException, ValueError) as error:  # half an answer, another program's, or no address
+        except (HTTPException, ValueError) as error:  # a cut-off answer, one of another program, or no address
             raise OSError(str(error)) from error
 
     def find(self, path: str) -> Any:

@@ -134,7 +134,7 @@ class Supervisor:
         path.unlink()
 
     def _end_tasks(self) -> None:
-        """Crash the open task runs that nobody works on any more: of an ended run, or of an earlier try."""
+        """Crash the open task runs that no process works on any more: of an ended run, or of an earlier try."""
         runs: dict[str, Run | None] = {}
         for task in self._open("/task_runs/filter", "task_runs"):
             run_id = task["flow_run_id"]

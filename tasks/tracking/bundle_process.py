@@ -69,7 +69,7 @@ def ask_bundle(
         )
         if done.returncode != 0:
             reason = done.stderr.strip().rpartition("\n")[2]
-            doing = "score" if params.get("mode") == "score" else "tell stories"
+            doing = "score" if params.get("mode") == "score" else "generate stories"
             failed = BundleFailed(f"{bundle}: its code could not {doing} ({reason})")
             failed.add_note(done.stderr)
             raise failed

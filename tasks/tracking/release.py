@@ -1,4 +1,4 @@
-"""Under which name a model is released, and what came of it."""
+"""The settings and the result of a release, and of a nightly retraining."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Release(Record):
 
 
 class Decision(Record):
-    """What a retraining came to."""
+    """The result of a retraining."""
 
     outcome: Literal["Cached", "Not drifted", "Released", "Not released"]
     reasons: list[str]
-    why: list[str] = Field([])  # a model was built, by stage; none: none was
+    why: list[str] = Field([])  # why a model was built, by stage; empty: none was
     source: str  # the pinned source, in words
     version: str | None  # the model that it ended with
     tracking_uri: str

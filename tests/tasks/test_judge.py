@@ -1,4 +1,4 @@
-"""The gate in its place: who is compared, on which stories, by whose code, and what stands on the versions after."""
+"""Judging: which models are compared, on which stories, by whose code, and which tags and aliases result."""
 
 from __future__ import annotations
 

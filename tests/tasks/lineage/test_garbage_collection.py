@@ -139,7 +139,7 @@ def test_without_a_registry_that_answers_nothing_is_said_to_be_free(toy: Toy) ->
         found(toy, time.time())
 
 
-def test_leftovers_go_when_they_are_old_and_nobody_works_at_them(toy: Toy, versions: list[Version]) -> None:
+def test_old_leftovers_that_no_process_uses_are_removable(toy: Toy, versions: list[Version]) -> None:
     (toy.root / "go").touch()
     hang = toy.root / "hang-3"
     hang.touch()

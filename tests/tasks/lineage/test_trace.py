@@ -1,4 +1,4 @@
-"""A version traced to the bundle that it travels in: whatever was changed there is named."""
+"""A version traced to its bundle: every change there is named."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
     assert wrong.name == "MLflow's database" and "move" in wrong.remedy
 
 
-def test_a_taken_port_and_a_folder_that_is_a_file_are_told(tmp_path: Path) -> None:
+def test_a_taken_port_and_a_folder_that_is_a_file_are_reported(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -88,7 +88,7 @@ def killed(tmp_path: Path) -> Path:
 def test_a_run_whose_process_was_killed_is_crashed_and_then_scheduled_again(killed: Path) -> None:
     api = Recorder(("RUNNING", ""))
     assert looked(killed, api) == ["RUNNING", "CRASHED", "SCHEDULED"]
-    assert lock_file(killed, "run").read_bytes() == b""  # open, and nobody has taken it up
+    assert lock_file(killed, "run").read_bytes() == b""  # open, and no process has taken it
 
 
 def test_a_run_whose_process_holds_the_lock_is_left_as_it_is(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_run_ended_by_a_signal_stays_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("state", "ends"), [("COMPLETED", True), ("SCHEDULED", True), ("PAUSED", False)])
-def test_a_task_that_nobody_works_on_is_ended_though_a_killed_server_left_no_state_of_it(
+def test_a_task_that_no_process_works_on_is_ended_though_a_killed_server_left_no_state_of_it(
     tmp_path: Path, state: str, ends: bool
 ) -> None:
     ended: list[str] = []

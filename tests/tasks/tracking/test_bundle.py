@@ -59,7 +59,7 @@ def load(bundle: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint: Path) -> Callable[..., list[str]]:
+def generated(checkpoint: Path) -> Callable[..., list[str]]:
     """What the library itself tells."""
     generator = Generator(*open_checkpoint(checkpoint).load())
     return lambda num=1, **options: [s.text for s in generator.generate(PROMPTS, SamplingConfig(**options), num)]
@@ -89,10 +89,10 @@ BASE: dict[str, Any] = {"max_tokens": 40, "seed": 1}  # with this seed the untra
     ids=lambda options: next(iter(options)),
 )
 def test_every_parameter_reaches_the_generator(
-    model: Any, told: Callable[..., list[str]], options: dict[str, Any]
+    model: Any, generated: Callable[..., list[str]], options: dict[str, Any]
 ) -> None:
     stories = tell(model, BASE | options)
-    assert stories == told(**BASE | options)
+    assert stories == generated(**BASE | options)
     assert stories != tell(model, BASE)
 
 

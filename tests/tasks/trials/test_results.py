@@ -114,7 +114,7 @@ def test_a_scaling_report_without_a_curve_says_so_and_recommends_nothing(monkeyp
 
 
 def test_trainings_are_nested_under_their_sweep_and_made_once(store: MlflowStore) -> None:
-    for _ in range(2):  # the second time it goes on
+    for _ in range(2):  # the second time it continues
         with open_run(store, SWEEP) as parent:
             assert parent.run_id
             for result in (rated("1", 1.25), diverged("8")):
