@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from slm_model.errors import Stopped
 
@@ -17,36 +18,31 @@ POLL_SECONDS = 0.2
 def run_interruptibly(work: Callable[[Callable[[], bool]], T]) -> T:
     """Do the work; a signal that interrupts this waits until the work has left with Stopped, and is raised then.
 
-    ``work`` is given a function that tells whether it should stop. It runs in a thread of its own: signals reach the
-    main thread alone, and whoever handles them (Prefect insists on its own handler to tell a cancellation from a
-    crash) stays in place. A second signal is not kept waiting.
+    ``work`` is given a function that says whether it should stop. It runs in another thread: signals reach only the
+    main thread, whose handlers stay in place (Prefect needs its handler to tell a cancellation from a crash). A second
+    signal is not kept waiting.
     """
     asked = threading.Event()
-    left = threading.Event()  # a join that is interrupted leaves Python 3.11 taking the thread for dead
-    done: dict[str, Any] = {}
+    done: Future[T] = Future()  # a thread's join, once interrupted, makes Python 3.11 take the thread for dead
 
     def run() -> None:
         try:
-            done["result"] = work(asked.is_set)
-        except BaseException as error:  # to be raised where it is waited for
-            done["error"] = error
-        finally:
-            left.set()
+            done.set_result(work(asked.is_set))
+        except BaseException as error:  # raised below
+            done.set_exception(error)
 
+    # Not a ThreadPoolExecutor: Python waits for the threads of one when it exits, also after a second signal.
     threading.Thread(target=copy_context().run, args=(run,), name="stage", daemon=True).start()
     interruption: BaseException | None = None
-    while not left.is_set():
+    while not done.done():
         try:
-            left.wait(POLL_SECONDS)
-        except BaseException as signalled:  # KeyboardInterrupt, or whatever a signal's handler raises
+            wait([done], POLL_SECONDS)
+        except BaseException as signalled:  # KeyboardInterrupt, or what a signal's handler raises
             if interruption is not None:
                 raise
             interruption = signalled
             asked.set()
-    error = done.get("error")
-    if interruption is not None:  # also if the work failed meanwhile: whoever outlives its failure would go on
+    if interruption is not None:  # also if the work failed meanwhile: a caller that handles its failure would continue
+        error = done.exception()
         raise interruption from (None if isinstance(error, Stopped) else error)
-    if error is not None:
-        raise error
-    result: T = done["result"]
-    return result
+    return done.result()

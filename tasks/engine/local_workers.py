@@ -9,8 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -76,7 +76,7 @@ class LocalWorkers(Workers):
             process = self._process()
             try:
                 done, result = process.ask(question)
-            except (EOFError, OSError, pickle.UnpicklingError):  # no answer, or half of one
+            except (EOFError, OSError):  # no answer, or half of one
                 ended = self._discard(process)
                 killed += 1
                 if killed == TRIES_IF_KILLED:
@@ -111,24 +111,27 @@ class LocalWorkers(Workers):
 
 
 class WorkerProcess:
-    """A process that answers one call after another. It ends when the pipe from its parent does."""
+    """A process that answers one call after another. It ends when the connection to its parent does."""
 
     def __init__(self) -> None:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from tasks.engine.local_workers import serve; serve()"
-        # Not multiprocessing: its children import the parent's main module, which under Prefect takes seconds.
-        # A process group of its own: Ctrl-C in a terminal is for the parent to act on.
+        self._connection, theirs = Pipe()
+        program = f"import sys; sys.path[:] = {sys.path!r}; from tasks.engine.local_workers import serve; "
+        # Not multiprocessing.Process: it imports the parent's main module, which under Prefect takes seconds.
+        # A new process group: Ctrl-C in a terminal is for the parent to act on.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            [sys.executable, "-c", f"{program}serve({theirs.fileno()})"],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what a part prints does not belong to the command's output
+            pass_fds=[theirs.fileno()],
+            process_group=0,
         )
+        theirs.close()
 
     def ask(self, question: bytes) -> tuple[bool, Any]:
-        """Whether the call returned, and the result or the error. Raises EOFError, OSError or UnpicklingError if the
-        process ended first."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        pickle.dump(question, self._process.stdin)
-        self._process.stdin.flush()
-        answer: bytes = pickle.load(self._process.stdout)
-        return pickle.loads(answer)  # type: ignore[no-any-return]
+        """Whether the call returned, and the result or the error. Raises EOFError or OSError if the process ended
+        first."""
+        self._connection.send_bytes(question)
+        return pickle.loads(self._connection.recv_bytes())  # type: ignore[no-any-return]
 
     def kill(self) -> None:
         self._process.kill()
@@ -137,30 +140,25 @@ class WorkerProcess:
         """Make sure that it has ended; how it did."""
         self._process.kill()
         status = self._process.wait()
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdout.close()
-        with suppress(BrokenPipeError):  # a call that nobody has read
-            self._process.stdin.close()
+        self._connection.close()
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
-def serve() -> None:
-    """Answer the calls on the standard input, in a worker process; when it ends, leave at once."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a part prints may not stand among the answers
+def serve(descriptor: int) -> None:
+    """Answer calls, in a worker process; when the connection ends, leave at once."""
+    connection = Connection(descriptor)
     calls: SimpleQueue[bytes] = SimpleQueue()
 
-    def listen() -> None:
+    def listen() -> None:  # while a call is carried out too: its parent may end meanwhile
         try:
             while True:
-                calls.put(pickle.load(sys.stdin.buffer))
+                calls.put(connection.recv_bytes())
         finally:
             os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        pickle.dump(answer(calls.get()), answers)
-        answers.flush()
+        connection.send_bytes(answer(calls.get()))
 
 
 def answer(question: bytes) -> bytes:

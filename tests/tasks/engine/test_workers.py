@@ -69,7 +69,7 @@ def test_a_part_that_fails_is_tried_once_more_where_that_may_help(kind: str, tri
             assert workers.submit(calls.fail, tmp_path, kind, 1).result() == kind
 
 
-def test_an_error_that_cannot_be_pickled_is_told_all_the_same(tmp_path: Path) -> None:
+def test_an_error_that_cannot_be_pickled_keeps_its_type_and_message_as_text(tmp_path: Path) -> None:
     with LocalWorkers(1) as workers, pytest.raises(RuntimeError, match="Awkward: 1 and 2"):
         workers.submit(calls.fail, tmp_path, "awkward", 99).result()
 
