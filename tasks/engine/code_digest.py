@@ -67,7 +67,6 @@ class CodeBase:
         self._texts = {path: path.read_bytes() for top in self.packages for path in (root / top).rglob("*.py")}
         self._paths = {_module_of(path.relative_to(root)): path for path in sorted(self._texts, key=_is_package)}
         self._sources: dict[tuple[str, frozenset[str]], Source] = {}  # the same for every stage's closure
-        self._bare: set[Path] = set()  # packages that define nothing
         self._own = Path(__file__).read_bytes()
         self._known: dict[str, Source] = {}
         self._used: set[str] = set()  # what others remembered is not kept: it would grow with every edit
@@ -81,16 +80,16 @@ class CodeBase:
     def closure(self, roots: Iterable[str]) -> Closure:
         """Everything that the root modules depend on. Raises ImportNotFollowed where an import leads nowhere."""
         found = Closure()
-        sources: dict[tuple[str, Path], Source] = {}
+        sources: dict[str, Source] = {}
         todo = sorted(set(roots), reverse=True)
         while todo:
             module = todo.pop()
             if module in found.code or module in FORMATTED:
                 continue
-            path = self._path(module)
+            path = self._paths.get(module)
             if path is None:
                 raise ImportNotFollowed(f"no source for {module} below {self.root}")
-            source = sources[module, path] = self._read(module, path)
+            source = sources[module] = self._read(module)
             found.code[module] = source.digest
             for name in source.data_files:
                 data = path.parent / name
@@ -100,29 +99,21 @@ class CodeBase:
             for imported in source.imports:
                 self._follow(module, imported, todo, found)
         built = built_configs(sources.values())
-        for (module, path), source in sources.items():
+        for module, source in sources.items():
             if fields_of := frozenset(built & source.configs.keys()):
-                found.code[module] = self._read(module, path, fields_of).digest
+                found.code[module] = self._read(module, fields_of).digest
         return Closure(dict(sorted(found.code.items())), dict(sorted(found.libraries.items())))
 
     def edited(self, code: Mapping[str, str]) -> list[str]:
         """Those of a closure's modules and data files that would now give another digest: they were edited since."""
-        touched = []
-        for name, digest in code.items():
-            module, _, data = name.partition(":")
-            path = self._path(module)
-            assert path is not None, f"{module} is in no closure of {self.root}"
-            try:
-                now = (path.with_name(data) if data else path).read_bytes()
-            except OSError:
-                now = b""
-            if hashlib.sha256(now).hexdigest() != digest if data else now != self._texts[path]:
-                touched.append(name)
+        touched = [name for name, digest in code.items() if self._other_bytes(name, digest)]
+        if not touched:
+            return []
         try:
-            present = CodeBase(self.root, self.packages).closure(n for n in code if ":" not in n) if touched else None
+            present = CodeBase(self.root, self.packages).closure(name for name in code if ":" not in name)
         except (ImportNotFollowed, SyntaxError, ValueError):
             return touched
-        return [name for name in touched if present is None or present.code.get(name) != code[name]]
+        return [name for name in touched if present.code.get(name) != code[name]]
 
     def remember(self) -> None:
         """Keep what was read for the next process, where there is room for it."""
@@ -131,6 +122,16 @@ class CodeBase:
             with suppress(OSError):
                 write_atomically(self.memory, text.encode())
             self._fresh = False
+
+    def _other_bytes(self, name: str, digest: str) -> bool:
+        """Whether the file of a closure's entry is not as this object, or the closure, has read it."""
+        module, _, data = name.partition(":")
+        path = self._paths[module]
+        try:
+            now = (path.with_name(data) if data else path).read_bytes()
+        except OSError:  # it was removed
+            return True
+        return hashlib.sha256(now).hexdigest() != digest if data else now != self._texts[path]
 
     def _follow(self, module: str, imported: str, todo: list[str], found: Closure) -> None:
         name, _, member = imported.partition(":")
@@ -143,9 +144,9 @@ class CodeBase:
             elif top not in sys.stdlib_module_names:
                 found.libraries[DISTRIBUTIONS.get(top, top)] = library_version(top)
             return
-        if member and self._path(f"{name}.{member}"):
+        if member and f"{name}.{member}" in self._paths:
             name, member = f"{name}.{member}", ""
-        path = self._path(name)
+        path = self._paths.get(name)
         if path is None:
             raise ImportNotFollowed(f"{module} imports {name}, which has no source below {self.root}")
         if _is_package(path):
@@ -153,22 +154,15 @@ class CodeBase:
             raise ImportNotFollowed(f"{module} imports {wanted}, a package: import from the module that defines it")
         todo.append(name)
 
-    def _path(self, module: str) -> Path | None:
-        return self._paths.get(module)
-
-    def _read(self, module: str, path: Path, fields_of: frozenset[str] = frozenset()) -> Source:
-        if (module, fields_of) not in self._sources:
-            self._sources[module, fields_of] = self._read_once(module, path, fields_of)
-        return self._sources[module, fields_of]
-
-    def _read_once(self, module: str, path: Path, fields_of: frozenset[str]) -> Source:
+    def _read(self, module: str, fields_of: frozenset[str] = frozenset()) -> Source:
+        if found := self._sources.get((module, fields_of)):
+            return found
+        path = self._paths[module]
         text = self._texts[path]
         for parent in list(path.relative_to(self.root).parents)[:-1]:
             init = self.root / parent / "__init__.py"
-            if init not in self._bare:
-                if not all(_is_text(node) for node in ast.parse(self._texts.get(init, b"")).body):
-                    raise ImportNotFollowed(f"{init} defines something: an __init__.py may hold a docstring only")
-                self._bare.add(init)
+            if not all(_is_text(node) for node in ast.parse(self._texts.get(init, b"")).body):
+                raise ImportNotFollowed(f"{init} defines something: an __init__.py may hold a docstring only")
         names = " ".join([module, *sorted(fields_of)])
         key = hashlib.sha256(b"\0".join([self._own, names.encode(), text])).hexdigest()
         self._used.add(key)
@@ -178,7 +172,8 @@ class CodeBase:
                 digest_of(tree, fields_of), list(imports_of(tree, module)), data_files_of(tree, module), *calls_of(tree)
             )
             self._fresh = True
-        return self._known[key]
+        source = self._sources[module, fields_of] = self._known[key]
+        return source
 
 
 def _module_of(path: Path) -> str:
