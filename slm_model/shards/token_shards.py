@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
 from slm_model.artifact import Artifact, Facts
-from slm_model.data.parquet import read_batches
 from slm_model.data.stories import Side, story_id, story_numbers
 from slm_model.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class TokenShardsFacts(Facts):
@@ -72,11 +72,19 @@ class TokenShards(Artifact):
 
     def ids(self, side: Side) -> NDArray[np.uint64]:
         """The ids of a side's stories, as `SideTokens` has them, without their tokens."""
+        import numpy as np
+
+        from slm_model.data.parquet import read_batches
+
         batches = (batch for path in self.files(f"{side}-") for batch in read_batches(path, ["id"]))
         return np.concatenate([np.empty(0, np.uint64), *(story_numbers(b["id"].to_pylist()) for b in batches)])
 
     def load(self, side: Side) -> SideTokens:
         """A side in memory: a token takes as many bytes as in its file, and a story 24 more."""
+        import numpy as np
+
+        from slm_model.data.parquet import read_batches
+
         num_stories, num_tokens = self.facts.num_stories[side], self.facts.num_tokens[side]
         tokens = np.empty(num_tokens, token_dtype(self.facts.vocab_size))
         offsets = np.zeros(num_stories + 1, np.int64)
@@ -98,4 +106,6 @@ class TokenShards(Artifact):
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
     """The smallest unsigned type that holds every id."""
+    import numpy as np
+
     return np.uint8 if vocab_size <= 2**8 else np.uint16 if vocab_size <= 2**16 else np.uint32
