@@ -24,13 +24,16 @@ from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
 from slm_model.reporting.markdown import plain
 from slm_model.tokenizer.config import KeptConfig
+from tasks.describe import describe, measure_drift
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, Reached
+from tasks.engine.stage import Engine, Reached, Stage
+from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
+from tasks.judge import judge
 from tasks.lineage.ancestors import report_of, source_digest
-from tasks.resolve import pin
+from tasks.resolve import pin, resolve
 from tasks.running.current_observer import current_observer
 from tasks.running.events import emit
 from tasks.running.pages import retrain_page
@@ -121,7 +124,7 @@ def newer_stories(config: PipelineConfig) -> str | None:
 
 
 class RetrainRunner(Runner):
-    """Runs stages, tells of drift from what the last model was trained on, and keeps what was found."""
+    """Runs stages, reports drift from what the last model was trained on, and keeps drift and verdict."""
 
     def __init__(self, engine: Engine, when: RetrainConfig, last: Version | None, tell: Tell) -> None:
         super().__init__(engine)
@@ -129,8 +132,16 @@ class RetrainRunner(Runner):
         self.drift: Drift | None = None
         self.verdict: Verdict | None = None
 
-    def compare(self, report: DataReport) -> Drift | None:
-        """Ends the walk where new stories alone are no reason to train and have not drifted."""
+    def execute(self, step: Stage[Any] | Step[Any], args: tuple[Any, ...]) -> StepResult[Any]:
+        if step is measure_drift:
+            self._stop_unless_drifted(*args)
+        result = super().execute(step, args)
+        if step is judge:
+            self.verdict = result.value
+        return result
+
+    def _stop_unless_drifted(self, report: DataReport) -> None:
+        """Stop if the only change is new stories, drift is asked for, and they have not drifted."""
         from slm_model.data.report.drift import compare
 
         before = report_of(self.last, self.engine.store)
@@ -140,12 +151,7 @@ class RetrainRunner(Runner):
                 if not told:
                     self.tell("slm.data.drift", "slm.source", self.drift.model_dump(mode="json"))
             elif self.when.when == "drifted":
-                raise Reached("describe")
-        return super().compare(report)
-
-    def judge(self, *args: Any) -> Verdict:
-        self.verdict = super().judge(*args)
-        return self.verdict
+                raise Reached(describe.name)
 
 
 class PrefectRetrainRunner(RetrainRunner, PrefectRunner):
@@ -174,7 +180,7 @@ def carry_out(
     judged = _judged(config, store)
     last = judged[0] if judged else None
     stages = runner(engine, when, last, tell)
-    source = stages.resolve(config.source)
+    source = stages(resolve, config.source)
 
     def decided(event: str, outcome: str, reasons: list[str], version: str | None, **more: Any) -> Decision:
         decision = Decision(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,9 +24,10 @@ from slm_model.reporting.html import to_html
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, NullObserver, Outcome, Reached
-from tasks.running.current_observer import current_observer
-from tasks.running.prefect_runner import Observers, PrefectRunner
+from tasks.engine.stage import Engine, NullObserver, Outcome, Reached, Stage
+from tasks.engine.step import Step
+from tasks.running.current_observer import Observers, current_observer
+from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import run_until_complete
 from tasks.services.run_lock import SCALING, SWEEP, run_lock
 from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
@@ -142,5 +143,5 @@ class Last(NullObserver):
 class TrialRunner(PrefectRunner):
     """The pipeline's stages as Prefect tasks, without the pages of a single model."""
 
-    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None: ...
-    def compare(self, report: Any) -> None: ...
+    def __call__(self, step: Stage[Any] | Step[Any], *args: Any) -> Any:
+        return None if isinstance(step, Step) and step.inline else super().__call__(step, *args)

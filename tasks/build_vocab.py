@@ -1,4 +1,4 @@
-"""Build the vocabulary: a tokenizer learnt from the training stories alone."""
+"""Build the vocabulary: a tokenizer learned from the training stories; or reuse that of a registered model."""
 
 from __future__ import annotations
 
@@ -7,36 +7,34 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slm_model.errors import ArtifactDamaged, UserError
-from slm_model.manifest import Manifest
 from tasks.engine.stage import Stage
-from tasks.engine.store import Store
+from tasks.engine.step import Step, StepResult
 from tasks.tracking.mlflow_store import MlflowStore
 from tasks.tracking.registry import version_of
 
 if TYPE_CHECKING:
     from slm_model.tokenizer.vocab import Vocab
+    from tasks.engine.stage import Engine
 
-if TYPE_CHECKING:
-    from slm_model.tokenizer.vocab import Vocab
-
+STAGE = "build_vocab"
 
 build_vocab: Stage[Vocab] = Stage(
-    name="build_vocab",
+    name=STAGE,
     function="slm_model.tokenizer.build:build_vocab",
     artifact="slm_model.tokenizer.vocab:Vocab",
     headline=lambda vocab: f"{vocab.facts.kind}, {vocab.facts.vocab_size:,} tokens",
     tags=("tokenizer",),
 )
-STAGE = "build_vocab"
 
 
-def kept_vocab(reference: str, store: Store) -> tuple[Vocab, str]:
-    """The vocabulary of a registered model, under the key that it was built under; and a line on it.
+def _reuse(engine: Engine, reference: str) -> StepResult[Vocab]:
+    """The vocabulary of a registered model, under the key that it was built under.
 
     Raises UserError if there is no such model, or its vocabulary is gone; RegistryUnreachable.
     """
     from slm_model.tokenizer.vocab import Vocab
 
+    store = engine.store
     version = version_of(MlflowStore.at(store.root), reference)
     key = version.lineage.get(STAGE, "none")
     try:
@@ -49,22 +47,8 @@ def kept_vocab(reference: str, store: Store) -> tuple[Vocab, str]:
             "model's settings makes it again, and --vocab.kind bpe, say, learns another"
         )
     store.protect(STAGE, key)
-    return vocab, f"kept from {version.name}: {key[:12]}, content {vocab.digest[:12]}"
+    return StepResult(vocab, f"kept from {version.name}: {key[:12]}, content {vocab.digest[:12]}", cached=True)
 
 
-def learned_elsewhere(vocab: Manifest | None, split_digest: str) -> str | None:
-    """The vocabulary in words, if it was learned from other stories than those of the split; None: from these."""
-    assert vocab is not None
-    [learned] = vocab.recipe.inputs
-    if learned.digest == split_digest:
-        return None
-    stories = f"{vocab.facts['num_sample_stories']:,} stories of split {learned.key[:12]}"
-    return f"kept: {STAGE} {vocab.key[:12]}, learned from {stories}"
-
-
-def kept_by(shards: Manifest | None, store: Store) -> str | None:
-    """The same for the vocabulary of token shards; None also where it is gone."""
-    assert shards is not None
-    inputs = {one.stage: one for one in shards.recipe.inputs}
-    found = store.look(STAGE, inputs[STAGE].key).manifest
-    return learned_elsewhere(found, inputs["split"].digest) if found else None
+# Looked up every time, since an alias moves. It takes the place of the stage, so it has the stage's name.
+reuse_vocab = Step(STAGE, _reuse, plan=_reuse, retries=2)

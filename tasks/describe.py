@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from slm_model.manifest import Manifest
 from tasks.engine.stage import Stage
+from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
 
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
+    from tasks.engine.stage import Engine
 
 
 describe: Stage[DataReport] = Stage(
@@ -37,3 +39,10 @@ def drift_of(report: DataReport, store: Store) -> Drift | None:
     if not others:
         return None
     return compare(report, DataReport.open(store.folder(describe.name, others[-1].key)))
+
+
+def _measure_drift(engine: Engine, report: DataReport) -> StepResult[Drift | None]:
+    return StepResult(drift_of(report, engine.store))
+
+
+measure_drift = Step("drift", _measure_drift, inline=True)

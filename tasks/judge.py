@@ -14,6 +14,7 @@ from slm_model.artifact import Artifact
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, compare_models, decide
 from slm_model.manifest import Manifest, read_manifest
+from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from slm_model.data.stories import Splits
     from slm_model.evaluation.score_card import Evaluation
     from slm_model.evaluation.story_score import StoryScore
+    from tasks.engine.stage import Engine
     from tasks.tracking.release import ReleaseConfig
 
 
@@ -63,6 +65,16 @@ def judge_model(
     champion, reference = (contenders[v.name] if (v := by_alias.get(a)) else None for a in (CHAMPION, REFERENCE))
     spread = spread_of(store, config.model_name)
     return decide(challenger, evaluation.facts, champion, reference, config.gate, spread), False
+
+
+def _judge(
+    engine: Engine, model: Checkpoint, evaluation: Evaluation, splits: Splits, config: ReleaseConfig
+) -> StepResult[Verdict]:
+    verdict, known = judge_model(model, evaluation, splits, config, engine.store.root)
+    return StepResult(verdict, f"{'passed' if verdict.passed else 'not passed'}: {'; '.join(verdict.reasons)}", known)
+
+
+judge = Step("judge", _judge)
 
 
 def opponents(store: MlflowStore, model_name: str, key: str) -> dict[str, Version]:

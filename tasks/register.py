@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from slm_model.evaluation.gate import Verdict
 from slm_model.manifest import OBSERVATIONS
-from tasks.build_vocab import kept_by
 from tasks.engine.provenance import kept_code
+from tasks.engine.step import Link, Step, StepResult
 from tasks.engine.store import Store
 from tasks.judge import opponents
-from tasks.lineage.ancestors import ancestors
+from tasks.lineage.ancestors import ancestors, reused_vocab, warm_start_of
 from tasks.tracking.connection import registration_lock
 from tasks.tracking.mlflow_store import (
     BITS_PER_BYTE,
@@ -28,7 +29,7 @@ from tasks.tracking.mlflow_store import (
     VERDICT_TAG,
     MlflowStore,
 )
-from tasks.tracking.registry import aliased, find_version
+from tasks.tracking.registry import aliased, find_version, page_of_run, page_of_version
 from tasks.tracking.release import Release, ReleaseConfig
 from tasks.tracking.version import Version
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.evaluation.score_card import Evaluation
     from slm_model.shards.token_shards import TokenShards
+    from tasks.engine.stage import Engine
 
 WORDS = 1000  # most frequent ones, in the table that MLflow shows
 
@@ -102,6 +104,37 @@ def register_model(
         run_id=version.run_id or "",
         tracking_uri=store.uri,
     ), known
+
+
+def _register(
+    engine: Engine,
+    model: Checkpoint,
+    evaluation: Evaluation,
+    shards: TokenShards,
+    report: DataReport,
+    drift: Drift | None,
+    pages: Mapping[str, str],
+    verdict: Verdict,
+    config: ReleaseConfig,
+) -> StepResult[Release | None]:
+    shown = Shown(report, drift, pages)
+    release, known = register_model(model, evaluation, shards, shown, verdict, config, engine.store.root)
+    if release is None:
+        return StepResult(None, "not yet: another run was faster, so that the model has to be judged again", known)
+    aliases = f" ({', '.join(release.aliases)})" if release.aliases else ""
+    return StepResult(release, f"{release.name}{aliases}", known, links=list(_links(release)))
+
+
+register = Step("register", _register, retries=2)
+
+
+def _links(release: Release) -> Iterator[Link]:
+    """Where MLflow's server shows the version and its training."""
+    uri = release.tracking_uri
+    if uri.startswith("http"):
+        yield Link("model-version", page_of_version(uri, release.name), release.name, "In MLflow")
+        with suppress(FileNotFoundError):  # somebody has removed the run of a model that was there
+            yield Link("mlflow-run", page_of_run(uri, release.run_id), release.run_id, "The training")
 
 
 def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version:
@@ -210,8 +243,6 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: Path) -> dict[str, str]:
-    from tasks.train import warm_start
-
     assert model.manifest is not None and evaluation.manifest is not None
     made_from = ancestors(evaluation.manifest, Store(root))
     tags = {
@@ -221,8 +252,8 @@ def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: 
         DIGEST: model.digest,
         LINEAGE: json.dumps({stage: manifest.key for stage, manifest in made_from.items()}),
     }
-    if earlier := warm_start(model.manifest.recipe.inputs):
+    if earlier := warm_start_of(model.manifest.recipe.inputs):
         tags["slm.warm_start"] = earlier
-    if kept := kept_by(shards.manifest, Store(root)):
+    if kept := reused_vocab(shards.manifest, Store(root)):
         tags["slm.vocabulary"] = kept
     return tags

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm_model.atomic_files import write_atomically
-from slm_model.data.sources.config import PinnedSource, resolve
+from slm_model.data.sources import config as sources
+from slm_model.data.sources.config import PinnedSource
 from slm_model.digests import hash_json
 from slm_model.errors import UserError
+from tasks.engine.step import Step, StepResult
 
 if TYPE_CHECKING:
-    from slm_model.data.sources.config import FilesSource, HubSource, StorygenSource
+    from slm_model.data.sources.config import SourceConfig
+    from tasks.engine.stage import Engine
 
 
-def pin(config: StorygenSource | FilesSource | HubSource, root: Path, offline: bool) -> PinnedSource:
+def pin(config: SourceConfig, root: Path, offline: bool) -> PinnedSource:
     """The source at a fixed revision. Asks the network for a moving name unless ``offline``."""
     hashes = _read_hashes(root)
     known = dict(hashes)
-    source = resolve(config, offline=offline, last=last_pin(config, root), hashes=hashes)
+    source = sources.resolve(config, offline=offline, last=last_pin(config, root), hashes=hashes)
     if hashes != known:
         write_atomically(root / ".cache" / "hashes.json", json.dumps(hashes).encode())
     path = _pin_path(config, root)
@@ -30,7 +33,7 @@ def pin(config: StorygenSource | FilesSource | HubSource, root: Path, offline: b
     return source
 
 
-def last_pin(config: StorygenSource | FilesSource | HubSource, root: Path) -> PinnedSource | None:
+def last_pin(config: SourceConfig, root: Path) -> PinnedSource | None:
     """What the same source was pinned to the last time, or None."""
     try:
         return PinnedSource.model_validate_json(_pin_path(config, root).read_bytes())
@@ -38,20 +41,7 @@ def last_pin(config: StorygenSource | FilesSource | HubSource, root: Path) -> Pi
         return None
 
 
-def foreseen(config: StorygenSource | FilesSource | HubSource, root: Path) -> PinnedSource | None:
-    """What ``pin`` will say, as far as it can be known without the network: for the hub, what it said the last time."""
-    if config.kind == "hub":
-        last = last_pin(config, root)
-        if last is None:
-            return None
-        try:
-            return resolve(config, offline=True, last=last)
-        except UserError:
-            return None
-    return pin(config, root, offline=True)
-
-
-def _pin_path(config: StorygenSource | FilesSource | HubSource, root: Path) -> Path:
+def _pin_path(config: SourceConfig, root: Path) -> Path:
     return root / "source" / f"{hash_json(config.model_dump(mode='json'))[:32]}.json"
 
 
@@ -61,3 +51,24 @@ def _read_hashes(root: Path) -> MutableMapping[str, str]:
     except (FileNotFoundError, ValueError):
         return {}
     return hashes
+
+
+def _run(engine: Engine, config: SourceConfig) -> StepResult[PinnedSource]:
+    source = pin(config, engine.store.root, engine.placement.offline)
+    return StepResult(source, source.describe())
+
+
+def _plan(engine: Engine, config: SourceConfig) -> StepResult[PinnedSource] | str:
+    """The revision, as far as it is known without the network: for the hub, the one of the last run."""
+    root = engine.store.root
+    if config.kind != "hub":
+        source = pin(config, root, offline=True)
+    else:
+        try:
+            source = sources.resolve(config, offline=True, last=last_pin(config, root))
+        except UserError:
+            return "the source has never been looked up"
+    return StepResult(source, source.describe())
+
+
+resolve = Step("resolve", _run, _plan, retries=2)

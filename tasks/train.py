@@ -16,12 +16,12 @@ from slm_model.stage_run import StageRun
 from slm_model.training.budget import total_steps
 from slm_model.training.config import TrainConfig
 from slm_model.training.schedule import stable_steps
-from tasks.build_vocab import kept_by
 from tasks.engine.differences import flatten
 from tasks.engine.provenance import environment
-from tasks.engine.stage import Stage, StageExecution
+from tasks.engine.stage import Engine, Stage, StageExecution
+from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
-from tasks.lineage.ancestors import source_of
+from tasks.lineage.ancestors import reused_vocab, source_of, warm_start_of
 
 if TYPE_CHECKING:
     from slm_model.training.stable_checkpoint import StableCheckpoint, StableCheckpointFacts, TrainRun
@@ -37,7 +37,7 @@ STABLE_CHECKPOINT = "stable_checkpoint"
 
 def headline(model: Checkpoint) -> str:
     facts = model.facts
-    earlier = warm_start(model.manifest.recipe.inputs) if model.manifest else None
+    earlier = warm_start_of(model.manifest.recipe.inputs) if model.manifest else None
     return (
         f"{facts.num_parameters / 1e6:.2f} M parameters, {facts.steps:,} steps"
         f"{f' on top of {earlier}' if earlier else ''}, validation {facts.validation_bits_per_byte:.4f} bits per byte"
@@ -136,6 +136,17 @@ train: Stage[Checkpoint] = Stage(
 )
 
 
+def _find_checkpoint(engine: Engine, reference: str) -> StepResult[Checkpoint]:
+    from tasks.tracking.bundle_files import find_model
+
+    model, name = find_model(reference, engine.store.root)
+    return StepResult(model, f"{name}: train {model.key[:12]}, content {model.digest[:12]}")
+
+
+# Looked up every time, since an alias moves.
+warm_start = Step("warm_start", _find_checkpoint, plan=_find_checkpoint, retries=2)
+
+
 @contextmanager
 def recorded(execution: StageExecution) -> Iterator[StageRun]:
     """The stage's run with reports to MLflow, and with the stable checkpoints that it may resume from."""
@@ -167,11 +178,6 @@ def recorded(execution: StageExecution) -> Iterator[StageRun]:
         yield with_stable_checkpoints(replace(execution.run, report=report), execution)
 
 
-def warm_start(inputs: Sequence[InputRef]) -> str | None:
-    """The checkpoint that a training goes on from, in words; None: from random weights."""
-    return next((f"train {one.key[:12]} (content {one.digest[:12]})" for one in inputs if one.stage == "train"), None)
-
-
 def describe(
     key: str,
     shards: TokenShards,
@@ -186,8 +192,8 @@ def describe(
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
-    params |= {"begins_with": (earlier := warm_start(inputs)) or "random weights"}
-    params |= {"vocabulary": kept_by(shards.manifest, Store(root)) or "learned from these stories"}
+    params |= {"begins_with": (earlier := warm_start_of(inputs)) or "random weights"}
+    params |= {"vocabulary": reused_vocab(shards.manifest, Store(root)) or "learned from these stories"}
     name = f"{network['kind']} {key[:8]}"
     tags = {"slm.shards": shards.key} | ({"slm.warm_start": earlier} if earlier else {})
     tags |= {"mlflow.source.git.commit": commit} if commit else {}

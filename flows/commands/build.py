@@ -16,7 +16,8 @@ from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest, difference
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
-from tasks.engine.stage import Engine
+from tasks.engine.stage import Engine, Stage
+from tasks.engine.step import Step
 from tasks.engine.store import Store
 from tasks.running.console import Console
 from tasks.running.planner import Planned, Planner
@@ -103,11 +104,12 @@ def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     stages: list[str] = []
 
     class Accepting(Planner):
-        def __call__(self, stage: Any, *args: Any) -> Any:
-            stages.append(stage.name)
-            if stage.name == options.stage and not any(isinstance(arg, Planned) for arg in args):
-                accepted.append(engine.accept(stage, *args))
-            return super().__call__(stage, *args)
+        def __call__(self, step: Stage[Any] | Step[Any], *args: Any) -> Any:
+            if isinstance(step, Stage):
+                stages.append(step.name)
+                if step.name == options.stage and not any(isinstance(arg, Planned) for arg in args):
+                    accepted.append(engine.accept(step, *args))
+            return super().__call__(step, *args)
 
     walked = Accepting(engine)
     pipeline(config, walked)
@@ -145,12 +147,25 @@ def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Follow one story through the pipeline."""
-    from tasks.walk import follow
-
+    """Follow one story through the pipeline: the one that the walk stage followed, or another."""
     engine = Engine.at(artifacts_root(), placement_of(options))
-    planned = walked(configure(options.preset, settings), engine)
-    Console(highlight=False).print(follow(planned, options.story))
+    stored = walked(configure(options.preset, settings), engine).artifacts
+    needed = ("download", "clean", "split", "build_vocab", "shard", "train")
+    missing = [name for name in needed if name not in stored]
+    if missing:
+        raise UserError(
+            f"nothing to walk through yet: {', '.join(missing)} will run first; `slm run` with these settings"
+        )
+    from slm_model.evaluation.walk import Walk, to_rich, walk
+
+    try:
+        if options.story is None and "walk" in stored:
+            found = stored["walk"].record("walk.json", Walk)
+        else:
+            found = walk(*(stored[name] for name in needed), story_id=options.story)  # type: ignore[misc]
+    except ArtifactDamaged as damaged:
+        raise UserError(f"{damaged}: `slm run` with these settings makes it again") from None
+    Console(highlight=False).print(to_rich(found))
     return 0
 
 
@@ -181,7 +196,7 @@ def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | 
 
 def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
     """What the model told in its evaluation, one for each prompt."""
-    evaluation: Evaluation = walked(config, engine).artifacts["evaluate"]  # type: ignore[assignment]
+    evaluation: Evaluation = walked(config, engine).artifacts["evaluate"]
     by_prompt = {story.prompt: story.text for story in reversed(evaluation.samples())}
     return list(reversed(by_prompt.values()))
 
@@ -195,7 +210,8 @@ def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Pat
     trains = any(line.stage == "train" and line.fate != "cached" for line in plan.lines)
     counted = "train" in plan.ahead and config.train.max_minutes is None
     steps = steps_ahead(*plan.ahead["train"], store) if counted else None
-    for line in estimate(config.source, plan.source, config.model, config.train if trains else None, store, steps):
+    source, network = plan.artifacts.get("resolve"), config.model
+    for line in estimate(config.source, source, network, config.train if trains else None, store, steps):
         console.print(f"  [dim]{line}[/]")
     free = shutil.disk_usage(root if root.exists() else root.parent).free
     if free < 1e9:

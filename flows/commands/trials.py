@@ -67,7 +67,7 @@ def seed_variance(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         for seed in range(config.train.seed, config.train.seed + options.num):
             reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             run_until_complete(partial(pipeline, reseeded, Runner(engine)), engine)
-            evaluations.append(walked(reseeded, engine).artifacts["evaluate"])  # type: ignore[arg-type]
+            evaluations.append(walked(reseeded, engine).artifacts["evaluate"])
     finally:
         terminal.close()
     found = record_spread(MlflowStore.at(root), config.release.model_name, evaluations)

@@ -32,24 +32,24 @@ from tasks.engine.recipe import code_of_this_process, manifest_of, opens_with, p
 from tasks.engine.store import Store, records_of
 
 A = TypeVar("A", bound=Artifact)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Stage(Generic[A]):
+class Stage(Generic[T]):
     """A library function made a stage. Functions and classes are named ``module:name`` and imported only to run."""
 
     name: str
     function: str
     artifact: str
-    headline: Callable[[A], str]  # the main figure, for one line in the terminal
+    headline: Callable[[T], str]  # the main figure, for one line in the terminal
     wrapper: str | None = None  # a context manager, (StageExecution) -> StageRun, around the function: tracking
     starting_point: Callable[[Recipe, tuple[Any, ...], Store], str] | None = None  # in words; "": it begins anew
     can_stop: bool = False  # it leaves when asked to, and resumes from its resume folder
     retries: int = 0  # for what a second try may mend: a broken connection, never a user's mistake
-    timeout_seconds: float | None = None
     tags: tuple[str, ...] = ()
 
-    def kind(self) -> type[A]:
+    def kind(self) -> type[T]:
         return load(self.artifact)  # type: ignore[no-any-return]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from slm_model.manifest import Manifest
+from slm_model.manifest import InputRef, Manifest
 from tasks.engine.store import Store
 
 if TYPE_CHECKING:
@@ -66,3 +66,26 @@ def report_of(version: Version | None, store: Store) -> DataReport | None:
         if shards and readable and any((one.stage, one.key) == ("shard", shards) for one in manifest.recipe.inputs):
             return DataReport.open(store.folder("describe", manifest.key))
     return None
+
+
+def learned_elsewhere(vocab: Manifest | None, split_digest: str) -> str | None:
+    """The vocabulary in words, if it was learned from other stories than those of the split; None: from these."""
+    assert vocab is not None
+    [learned] = vocab.recipe.inputs
+    if learned.digest == split_digest:
+        return None
+    stories = f"{vocab.facts['num_sample_stories']:,} stories of split {learned.key[:12]}"
+    return f"kept: {vocab.recipe.stage} {vocab.key[:12]}, learned from {stories}"
+
+
+def reused_vocab(shards: Manifest | None, store: Store) -> str | None:
+    """The same for the vocabulary of token shards; None also where it is gone."""
+    assert shards is not None
+    inputs = {one.stage: one for one in shards.recipe.inputs}
+    found = store.look("build_vocab", inputs["build_vocab"].key).manifest
+    return learned_elsewhere(found, inputs["split"].digest) if found else None
+
+
+def warm_start_of(inputs: Sequence[InputRef]) -> str | None:
+    """The checkpoint that a training began from, in words; None: random weights."""
+    return next((f"train {one.key[:12]} (content {one.digest[:12]})" for one in inputs if one.stage == "train"), None)

@@ -11,7 +11,7 @@ from slm_model.checkpoint import THROUGHPUT
 from tasks.engine.store import Store
 
 if TYPE_CHECKING:
-    from slm_model.data.sources.config import FilesSource, HubSource, PinnedSource, StorygenSource
+    from slm_model.data.sources.config import PinnedSource, SourceConfig
     from slm_model.networks.config import NetworkConfig
     from slm_model.training.config import TrainConfig
 
@@ -22,7 +22,7 @@ LAST_STEPS = 200
 
 
 def estimate(
-    source: StorygenSource | FilesSource | HubSource,
+    source: SourceConfig,
     pinned: PinnedSource | None,
     network: NetworkConfig,
     train: TrainConfig | None,
@@ -58,7 +58,7 @@ def estimate(
     return lines
 
 
-def _text_bytes(source: StorygenSource | FilesSource | HubSource, pinned: PinnedSource | None) -> int | None:
+def _text_bytes(source: SourceConfig, pinned: PinnedSource | None) -> int | None:
     if source.kind == "files":
         if pinned is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import zip_longest
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from slm_model.atomic_files import write_atomically
 from slm_model.digests import hash_json
 from slm_model.reporting.markdown import blocks, picture, plain, quote, table
-from tasks.build_vocab import learned_elsewhere
+from tasks.engine.step import Step, StepResult
+from tasks.lineage.ancestors import learned_elsewhere
 from tasks.tracking.registry import page_of_version
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from slm_model.data.stories import RawStories, Splits
     from slm_model.evaluation.gate import Verdict
     from slm_model.evaluation.score_card import Evaluation
-    from slm_model.evaluation.walk_page import WalkPage
     from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.vocab import Vocab
+    from tasks.engine.stage import Engine
     from tasks.tracking.release import Decision, Release
 
 
-def data_page(
+def _data(
     raw: RawStories, splits: Splits, vocab: Vocab, shards: TokenShards, report: DataReport, drift: Drift | None
 ) -> str:
     """The corpus: every count from the source to the shards, what was left out and mended, lengths, words, drift."""
@@ -139,7 +140,7 @@ def loss_page(rows: Sequence[Mapping[str, Any]], total_steps: int) -> str:
     )
 
 
-def model_page(
+def _model(
     splits: Splits, vocab: Vocab, model: Checkpoint, evaluation: Evaluation, verdict: Verdict, release: Release
 ) -> str:
     """Scores, verdict, stories, and where to look further."""
@@ -235,11 +236,6 @@ def _drawn_once(evaluation: Evaluation) -> bytes:
     return png
 
 
-def walk_page(walk: WalkPage) -> str:
-    """One story's way through the pipeline."""
-    return walk.markdown()
-
-
 def version_page(tracking_uri: str, version: str) -> str:
     """Where MLflow's server shows NAME/VERSION; without a server, how to have one show it."""
     if not tracking_uri.startswith("http"):
@@ -270,3 +266,18 @@ def retrain_page(decision: Decision) -> str:
 def _made_from(*artifacts: Artifact) -> str:
     rows = [(artifact.stage, f"`{artifact.key}`", f"`{artifact.digest[:12]}`") for artifact in artifacts]
     return blocks("## Artifacts", table(("stage", "key", "content"), rows))
+
+
+def _page(name: str, write: Callable[..., str]) -> Step[str]:
+    """A step that writes Markdown about artifacts. The model's MLflow run keeps the pages that precede it."""
+
+    def run(engine: Engine, *artifacts: Any) -> StepResult[str]:
+        markdown = write(*artifacts)
+        return StepResult(markdown, page=markdown)
+
+    return Step(name, run, inline=True)
+
+
+data_page = _page("data", _data)
+walk_page = _page("walk", lambda one_story: one_story.markdown())
+model_page = _page("model", _model)

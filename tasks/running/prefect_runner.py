@@ -1,4 +1,4 @@
-"""The DAG as Prefect sees it: a task a step, named as the step; ``Cached`` where our own cache had the result.
+"""The DAG in Prefect: a task for each stage and step, of the same name; ``Cached`` where our own cache had the result.
 
 Prefect's caching is off: our code decides under our lock, and Prefect mirrors it.
 """
@@ -6,11 +6,9 @@ Prefect's caching is off: our code decides under our lock, and Prefect mirrors i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Mapping
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from prefect import task
@@ -29,105 +27,70 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from slm_model.artifact import Artifact
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
 from tasks.engine.stage import Engine, Observer, Outcome, Stage
+from tasks.engine.step import Step, StepResult
+from tasks.running.current_observer import Observers
 from tasks.running.pages import loss_page
-from tasks.running.runner import Runner, Work
+from tasks.running.runner import Runner
 from tasks.tracking.mlflow_store import RegistryUnreachable
-from tasks.tracking.registry import page_of_run, page_of_version
-from tasks.tracking.release import Release
-
-A = TypeVar("A", bound=Artifact)
-T = TypeVar("T")
 
 
 class PrefectRunner(Runner):
-    """Runs every step as a Prefect task, one after another."""
+    """Runs every stage and step as a Prefect task, one after another."""
 
     def __init__(self, engine: Engine) -> None:
-        engine.observer = Observers(engine.observer, Page())
+        engine.observer = Observers(engine.observer, PrefectObserver())
         engine.made_by["prefect_flow_run"] = str(flow_run.id)
         super().__init__(engine)
-        self._last: State[Any] | None = None
+        self._made: list[tuple[Any, State[Any]]] = []  # results of this run, each with the state of its task
 
-    def __call__(self, stage: Stage[A], *args: Any) -> A:
-        """A stage whose result is there has no tag: it takes no place under a tag's limit, and need not ask for one."""
-        return super().__call__(replace(stage, tags=()) if self.engine.is_stored(stage, args) else stage, *args)
+    def execute(self, step: Stage[Any] | Step[Any], args: tuple[Any, ...]) -> StepResult[Any]:
+        execute = super().execute if isinstance(step, Step) and step.inline else self._run_task
+        result = execute(step, args)
+        if result.page:
+            create_markdown_artifact(result.page, key=f"{step.name}-page", description=f"The {step.name} of this run")
+        for link in result.links:
+            create_link_artifact(link.url, link.text, key=link.key, description=link.description)
+        return result
 
-    def step(
-        self, name: str, work: Work[T], retries: int, tags: tuple[str, ...] = (), timeout_seconds: float | None = None
-    ) -> T:
+    def _run_task(self, step: Stage[Any] | Step[Any], args: tuple[Any, ...]) -> StepResult[Any]:
         def body() -> Any:
-            result, cached = work()
-            return Completed(name="Cached", data=result) if cached else result
+            result = super(PrefectRunner, self).execute(step, args)
+            return Completed(name="Cached", data=result) if result.cached else result
 
         as_task = task(
-            name=name,
-            task_run_name=name,
-            retries=retries,
+            name=step.name,
+            task_run_name=step.name,
+            retries=step.retries,
             retry_delay_seconds=5,
             retry_condition_fn=worth_another_try,
-            timeout_seconds=timeout_seconds,
             cache_policy=NO_CACHE,
             persist_result=False,
         )(body)
-        # These tags alone, not those that the run was started with: Prefect asks its server for a place under the limit
+        # A stage whose result is stored takes no place under the limit of a tag, so it need not ask for one.
+        tags = step.tags if isinstance(step, Stage) and not self.engine.is_stored(step, args) else ()
+        # Only these tags, not those that the run was started with: Prefect asks its server for a place under the limit
         # of each, and is sent away for seconds where SQLite is busy (DECISIONS.md, 27 November 2026).
         with TagsContext(current_tags=set(tags)):
-            state: State[Any] = as_task(return_state=True, wait_for=[self._last] if self._last else None)
-        self._last = state
-        return state.result()  # type: ignore[no-any-return]
-
-    def show(self, name: str, page: Callable[..., str], *artifacts: Any) -> None:
-        super().show(name, page, *artifacts)
-        create_markdown_artifact(self.pages[name], key=f"{name}-page", description=f"The {name} of this run")
-
-    def register(self, *args: Any) -> Release | None:
-        release = super().register(*args)
-        if release and release.tracking_uri.startswith("http"):
-            uri = release.tracking_uri
-            page = page_of_version(uri, release.name)
-            create_link_artifact(page, release.name, key="model-version", description="In MLflow")
-            with suppress(FileNotFoundError):  # somebody has removed the run of a model that was there
-                page = page_of_run(uri, release.run_id)
-                create_link_artifact(page, release.run_id, key="mlflow-run", description="The training")
-        return release
+            # The graph of the flow run draws these edges: a task waits for those that made its inputs.
+            inputs = [state for made, state in self._made if any(made is arg for arg in args)]
+            state: State[Any] = as_task(return_state=True, wait_for=inputs)
+        result: StepResult[Any] = state.result()
+        self._made.append((result.value, state))
+        return result
 
 
 def worth_another_try(task: Any, task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether time may mend what went wrong: a source out of reach, or a failure that is not the user's."""
+    """Whether a retry may succeed: a server out of reach, or an error that is not the user's."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, SourceUnreachable | RegistryUnreachable) or not isinstance(error, UserError)
 
 
-class Observers(Observer):
-    """Two observers as one."""
-
-    def __init__(self, one: Observer, other: Observer) -> None:
-        self._all = (one, other)
-
-    def started(self, stage: Stage[Any], key: str, reason: str) -> None:
-        for observer in self._all:
-            observer.started(stage, key, reason)
-
-    def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
-        for observer in self._all:
-            observer.progressed(stage, step, values)
-
-    def finished(self, outcome: Outcome[Any]) -> None:
-        for observer in self._all:
-            observer.finished(outcome)
-
-    def noted(self, name: str, text: str, seconds: float | None) -> None:
-        for observer in self._all:
-            observer.noted(name, text, seconds)
-
-
-class Page(Observer):
-    """Watches a run for Prefect's pages: log lines, a progress bar for a stage that says how far it has to go, and a
-    page on which the loss falls."""
+class PrefectObserver(Observer):
+    """Shows a run in Prefect: log lines, a progress bar for a stage that reports its number of steps, and a page of
+    losses."""
 
     EVERY_SECONDS = 5.0
     MOST_ROWS = 60
@@ -136,7 +99,7 @@ class Page(Observer):
         self._total = 0
         self._progress: UUID | None = None
         self._losses: UUID | None = None
-        self._told = 0.0
+        self._reported = 0.0
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None:
         self._total, self._progress, self._losses = 0, None, None
@@ -150,23 +113,23 @@ class Page(Observer):
         if "total_steps" in values:
             self._total = int(values["total_steps"])
             made = create_progress_artifact(0.0, key=f"{stage.name}-progress", description=f"How far {stage.name} is")
-            assert isinstance(made, UUID)  # a coroutine in an async flow alone
+            assert isinstance(made, UUID)  # a coroutine only in an async flow
             self._progress = made
         if "train/loss" in values:
             self._since.append(values["train/loss"])
         if self._progress is None or self._total == 0:
             return
         validated = "val/loss" in values
-        if not validated and time.monotonic() - self._told < self.EVERY_SECONDS:
+        if not validated and time.monotonic() - self._reported < self.EVERY_SECONDS:
             return
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         update_progress_artifact(self._progress, progress=min(100.0, 100 * step / self._total))
         figures = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, int | float))
         get_run_logger().info("%s: step %s of %s: %s", stage.name, f"{step:,}", f"{self._total:,}", figures)
         if self._since or validated:
-            self._tell_loss(stage, step, values)
+            self._show_losses(stage, step, values)
 
-    def _tell_loss(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
+    def _show_losses(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
         mean = {"train/loss": fmean(self._since)} if self._since else {}
         self._since = []
         self._rows.append({**values, **mean, "step": step})
@@ -184,9 +147,9 @@ class Page(Observer):
         if self._progress is not None:
             update_progress_artifact(self._progress, progress=100.0)
             self._progress = None
-        said = "cached" if outcome.cached else f"made in {outcome.seconds:.1f} s"
+        how = "cached" if outcome.cached else f"made in {outcome.seconds:.1f} s"
         figure = outcome.stage.headline(outcome.artifact)
-        get_run_logger().info("%s: %s: %s (%s)", outcome.stage.name, said, figure, outcome.artifact.folder)
+        get_run_logger().info("%s: %s: %s (%s)", outcome.stage.name, how, figure, outcome.artifact.folder)
 
     def noted(self, name: str, text: str, seconds: float | None) -> None:
         get_run_logger().info("%s: %s", name, text)

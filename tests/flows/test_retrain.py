@@ -19,6 +19,7 @@ from slm_model.data.sources.config import SourceUnreachable
 from slm_model.data.storygen.generate import stories
 from slm_model.errors import UserError
 from tasks.engine.placement import Placement
+from tasks.engine.step import StepResult
 from tasks.engine.store import Store
 from tasks.lineage.garbage_collection import removable
 from tasks.lineage.trace import trace_version
@@ -120,9 +121,11 @@ def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_no
     store, pages = MlflowStore.at(root), dict[str, str]()
 
     class Reading(RetrainRunner):
-        def show(self, *args: Any) -> None:
-            super().show(*args)
-            pages.update(self.pages)
+        def execute(self, step: Any, args: tuple[Any, ...]) -> StepResult[Any]:
+            result = super().execute(step, args)
+            if result.page:
+                pages[step.name] = result.page
+            return result
 
     def night(when: RetrainConfig) -> tuple[str, str | None]:
         decision = carry_out(config, when, ALONE, Reading, lambda *event: None)

@@ -21,6 +21,7 @@ from slm_model.errors import UserError
 from slm_model.evaluation.gate import PRECISION, Verdict
 from slm_model.manifest import InputRef, read_manifest, seal_manifest
 from tasks.engine.stage import Engine
+from tasks.engine.step import StepResult
 from tasks.judge import compare_versions, contender, judge_model, record_spread, spread_of
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
@@ -44,7 +45,7 @@ class Built:
     def store(self) -> MlflowStore:
         return MlflowStore.at(self.root)
 
-    def walk(self, *words: str) -> Planner:
+    def run(self, *words: str) -> Planner:
         """The artifacts of the small pipeline with these settings, made if they are not there, and registered."""
         engine = Engine.at(self.root)
         config: PipelineConfig = configure("quick", overrides(["run", *SMALL, *words], parser())[0])
@@ -72,13 +73,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 
 @pytest.fixture(scope="module")
 def first(built: Built) -> Planner:
-    return built.walk()
+    return built.run()
 
 
 @pytest.fixture(scope="module")
 def second(built: Built, first: Planner) -> Planner:
     """Trained for longer, so that it is better."""
-    return built.walk("--train.max-steps", "60")
+    return built.run("--train.max-steps", "60")
 
 
 def test_the_first_release_is_champion_and_reference_and_the_second_champion_alone(
@@ -127,7 +128,7 @@ def test_scores_by_the_same_code_on_the_same_stories_are_taken_and_all_others_ma
 def test_test_stories_that_the_champion_was_trained_on_are_left_out_with_their_near_duplicates(
     built: Built, first: Planner, second: Planner
 ) -> None:
-    other = built.walk("--split.seed", "1")
+    other = built.run("--split.seed", "1")
     verdict = built.verdict(other)
     trained_on = contender(built.store, built.version(first), other.artifacts["split"]).trained_on
     seen = np.isin([int(i, 16) for i in other.artifacts["split"].ids("test")], trained_on)
@@ -149,7 +150,7 @@ def test_a_champion_that_cannot_be_scored_is_one_line_with_a_remedy_and_nothing_
         with pytest.raises(
             BundleFailed, match=r"^quick/2 \(champion\) cannot be scored.*`slm rollback quick`"
         ) as error:
-            built.walk("--train.max-steps", "61", "--split.seed", "2")
+            built.run("--train.max-steps", "61", "--split.seed", "2")
     finally:
         broken.write_bytes(whole)
     assert "\n" not in str(error.value)
@@ -203,7 +204,7 @@ def test_the_gate_uses_the_spread_that_was_measured_for_this_name(
 def test_a_champion_whose_stories_are_gone_is_still_judged_and_the_verdict_says_what_was_not_looked_for(
     built: Built, first: Planner, second: Planner, tmp_path: Path
 ) -> None:
-    other = built.walk("--split.seed", "1")
+    other = built.run("--split.seed", "1")
     split = built.root / "split" / built.version(first).lineage["split"]
     shutil.move(split, tmp_path / "split")
     found = contender(built.store, built.version(first), other.artifacts["split"])
@@ -214,7 +215,7 @@ def test_a_champion_whose_stories_are_gone_is_still_judged_and_the_verdict_says_
 def test_a_model_that_went_on_from_another_is_not_judged_on_what_resembles_that_ones_stories(
     built: Built, first: Planner
 ) -> None:
-    other = built.walk("--split.seed", "1").artifacts
+    other = built.run("--split.seed", "1").artifacts
     model, evaluation, splits = (first.artifacts[name] for name in ("train", "evaluate", "split"))
     resembling = np.isin([int(i, 16) for i in splits.ids("test")], other["train"].training_stories()).sum()
     assert resembling > 0
@@ -236,12 +237,13 @@ def test_a_verdict_that_another_release_has_overtaken_is_not_acted_on_and_the_mo
     named = ("--release.model-name", "raced")
 
     class Overtaken(Runner):
-        def judge(self, *args: Any) -> Verdict:
-            verdict = super().judge(*args)
-            verdicts.append(verdict)
-            if len(verdicts) == 1:
-                built.walk(*named, "--train.max-steps", "60")
-            return verdict
+        def execute(self, step: Any, args: tuple[Any, ...]) -> StepResult[Any]:
+            result = super().execute(step, args)
+            if step is tasks.judge.judge:
+                verdicts.append(result.value)
+                if len(verdicts) == 1:
+                    built.run(*named, "--train.max-steps", "60")
+            return result
 
     verdicts: list[Verdict] = []
     config: PipelineConfig = configure("quick", overrides(["run", *SMALL, *named], parser())[0])

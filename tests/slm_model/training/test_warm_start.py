@@ -24,7 +24,7 @@ from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.train import train
 from tasks.engine.stage import Engine, NullObserver
 from tasks.engine.store import Store
-from tasks.lineage.ancestors import ancestors
+from tasks.lineage.ancestors import ancestors, warm_start_of
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
 from tasks.train import warm_start
@@ -134,7 +134,7 @@ def test_lineage_names_the_earlier_model_and_keeps_to_the_own_artifacts(
     root: Path, warm: Checkpoint, earlier: Checkpoint
 ) -> None:
     assert warm.manifest
-    assert warm_start(warm.manifest.recipe.inputs) == f"train {earlier.key[:12]} (content {earlier.digest[:12]})"
+    assert warm_start_of(warm.manifest.recipe.inputs) == f"train {earlier.key[:12]} (content {earlier.digest[:12]})"
     assert ancestors(warm.manifest, Store(root))["train"].key == warm.key
 
 
@@ -179,17 +179,16 @@ def test_a_run_and_a_plan_name_the_earlier_model(root: Path, earlier: Checkpoint
             noted.append((name, text))
 
     engine = replace(Engine.at(root), observer=Listening())
-    assert Runner(engine).earlier(None) == ()
-    [found] = Runner(engine).earlier(str(earlier.folder))
+    found = Runner(engine)(warm_start, str(earlier.folder))
     assert (found.key, found.digest) == (earlier.key, earlier.digest)
     text = f"{earlier.folder}: train {earlier.key[:12]}, content {earlier.digest[:12]}"
     assert noted == [("warm_start", text)]
     planner = Planner(engine)
-    assert planner.earlier(None) == () and planner.earlier(str(earlier.folder)) == (found,)
+    assert planner(warm_start, str(earlier.folder)) == found
     assert [(line.stage, line.fate, line.reason) for line in planner.lines] == [("warm_start", "cached", text)]
     for reference in ("nobody/3", "nobody@champion", str(tmp_path / "nowhere")):
         with pytest.raises(UserError, match=r"is no folder, and no NAME|no model 'nobody' is registered"):
-            planner.earlier(reference)
+            planner(warm_start, reference)
 
 
 def test_a_warm_start_shares_no_stable_checkpoint_with_a_cold_one(
