@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.context import placement_of, under_prefect, walked
+from flows.commands.context import build, placement_of, walked
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest, difference
-from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.stage import Engine, Stage
 from tasks.engine.step import Step
@@ -55,15 +54,8 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     _estimate(console, config, plan, root)
     from tasks.running.terminal import Terminal
 
-    set_omp_wait_policy()
     began = time.perf_counter()
-    with under_prefect(Terminal(console), root):
-        from prefect import tags
-
-        from flows.build_model import build_model
-
-        with tags(options.preset or "default", "terminal"):
-            release = build_model(config=config, placement=placement)
+    release = build(config, placement, Terminal(console), root, options.preset or "default", "terminal")
     seconds = time.perf_counter() - began
     if release is None:
         console.print(

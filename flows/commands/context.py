@@ -1,4 +1,4 @@
-"""What several commands need: where and how to carry a run out, a pipeline walked, Prefect around a run."""
+"""What several commands share: how a run is carried out, a plan of it, Prefect around it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from flows.presets import checked
+from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, Reached
+from tasks.engine.stage import Engine, NullObserver, Reached
 from tasks.running.planner import Planner
+from tasks.services.environment import configure_environment
 
 if TYPE_CHECKING:
     from tasks.running.terminal import Terminal
+    from tasks.tracking.release import Release
 
 
 def placement_of(options: argparse.Namespace) -> Placement:
@@ -34,15 +37,36 @@ def walked(config: PipelineConfig, engine: Engine) -> Planner:
     return planner
 
 
+def build(
+    config: PipelineConfig, placement: Placement, terminal: Terminal | None, root: Path, *tags: str
+) -> Release | None:
+    """Run the flow that builds a model: its Release, or None if the placement's ``until`` ended it before."""
+    with under_prefect(terminal, root):
+        import prefect
+
+        from flows.build_model import build_model
+
+        with prefect.tags(*tags):
+            return build_model(config=config, placement=placement)
+
+
 @contextmanager
-def under_prefect(terminal: Terminal, root: Path) -> Iterator[None]:
-    """A Prefect server to run under, and a terminal that watches what runs."""
+def under_prefect(terminal: Terminal | None, root: Path) -> Iterator[None]:
+    """A Prefect server to run under, and a terminal that shows what runs."""
     from tasks.running.current_observer import observe_with
     from tasks.services.prefect_server import provide_prefect_server
 
+    configure_environment(root)
+    set_omp_wait_policy()
     provide_prefect_server(root)
-    with observe_with(terminal):
+    from prefect.context import SettingsContext, get_settings_context
+    from prefect.settings import Settings
+
+    # Prefect reads the environment when it is imported, which a caller from Python may have done before.
+    settings = SettingsContext(profile=get_settings_context().profile, settings=Settings())
+    with settings, observe_with(terminal or NullObserver()):
         try:
             yield
         finally:
-            terminal.close()
+            if terminal:
+                terminal.close()

@@ -83,8 +83,6 @@ def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) 
     """Carry out a sweep or a scaling study, and print what it found."""
     console, root, placement = Console(highlight=False), artifacts_root(), placement_of(options)
     num_trainings = len(search.trials())  # an illegal one is refused here
-    configure_environment(root)
-    set_omp_wait_policy()
     console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
     from tasks.running.terminal import TrialsTerminal
 
