@@ -1,4 +1,4 @@
-"""Whether a training fits in memory: asked before its first step, and said in words when one turns out not to."""
+"""Whether a training fits in memory: checked before its first step, and explained if a later one runs out of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LACK_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory",
 def require_memory(network: Network, config: TrainConfig, numerics: Numerics) -> None:
     """Raise MemoryError if a CPU's memory cannot hold what a step needs at the very least.
 
-    Linux hands out more memory than there is, and kills who uses it: without a word, and only after a while. A GPU says
-    so itself.
+    Linux hands out more memory than there is, and kills the process that uses it, later and without a message. A GPU
+    reports it itself.
     """
-    free = _free_bytes() if numerics.device == "cpu" else None
+    free = free_bytes() if numerics.device == "cpu" else None
     needed = step_bytes(network, config, numerics)
     if free is not None and needed > free:
         raise MemoryError(f"a step needs {needed / 1e9:.1f} GB and more, {free / 1e9:.1f} GB are free")
@@ -43,7 +43,7 @@ def step_bytes(network: Network, config: TrainConfig, numerics: Numerics) -> int
 
 @contextmanager
 def memory_advice(config: TrainConfig) -> Iterator[None]:
-    """Turn a lack of memory into a UserError that says what takes less."""
+    """Turn a lack of memory into a UserError that says which settings need less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -52,13 +52,13 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
             raise
         raise UserError(
             f"the training does not fit in memory ({str(error).splitlines()[0][:120]}): raise train.accumulation (now "
-            f"{config.accumulation}, at most train.batch_size, {config.batch_size}), which changes a result's rounding "
-            "alone, or lower train.batch_size, model.context or the network's widths"
+            f"{config.accumulation}, at most train.batch_size, {config.batch_size}), which changes only a result's "
+            "rounding, or lower train.batch_size, model.context or the network's widths"
         ) from error
 
 
-def _free_bytes() -> int | None:
-    """Memory that this process may have at most, by the machine and by its container; None where nothing tells."""
+def free_bytes() -> int | None:
+    """Memory that this process may have at most, by the machine and by its container; None if unknown."""
     free = []
     with suppress(OSError):
         if found := re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE):
@@ -66,5 +66,5 @@ def _free_bytes() -> int | None:
     with suppress(OSError, ValueError):  # "max": no limit
         limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
         files = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M)))
-        free.append(limit - used + files)  # what is cached of files is given up first
+        free.append(limit - used + files)  # the kernel drops cached files first
     return min(free, default=None)

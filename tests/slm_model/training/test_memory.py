@@ -62,18 +62,18 @@ def test_too_little_memory_is_an_error_with_advice(inputs: Path, tmp_path: Path,
 def test_a_batch_larger_than_the_memory_is_refused_before_the_first_step(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux would let it begin, and kill it."""
-    monkeypatch.setattr(memory, "_free_bytes", lambda: 300_000)
+    """Linux would let it start, then kill it."""
+    monkeypatch.setattr(memory, "free_bytes", lambda: 300_000)
     with pytest.raises(UserError, match=r"needs 0.0 GB and more, 0.0 GB are free.*raise train.accumulation"):
         do_train(inputs, tmp_path / "one", NETWORKS["gru"], TRAIN, StageRun())
-    monkeypatch.setattr(memory, "_free_bytes", lambda: None)
+    monkeypatch.setattr(memory, "free_bytes", lambda: None)
     do_train(inputs, tmp_path / "other", NETWORKS["gru"], TRAIN, StageRun())
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
     if not Path("/proc/meminfo").exists():
-        pytest.skip("Linux alone tells")
-    assert 1e8 < (memory._free_bytes() or 0) < 1e14
+        pytest.skip("only Linux reports it")
+    assert 1e8 < (memory.free_bytes() or 0) < 1e14
 
 
 def test_any_other_error_is_passed_on_as_it_is() -> None:
@@ -94,7 +94,7 @@ def test_any_other_error_is_passed_on_as_it_is() -> None:
 def test_what_a_step_is_said_to_need_is_most_of_what_it_takes(network: str, batch_size: int, attention: str) -> None:
     """A bound above what it takes would refuse what can be trained; one far below it warns of nothing."""
     if not Path("/proc/self/status").exists():
-        pytest.skip("Linux alone tells")
+        pytest.skip("only Linux reports it")
     command = [sys.executable, "-c", MEASURE, network, str(batch_size), attention]
     share = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0.4 < share < 0.95
@@ -110,6 +110,6 @@ def test_a_containers_limit_counts_what_is_used_but_not_what_is_cached(
     }.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "CONTAINER", tmp_path)
-    assert memory._free_bytes() == 1000 - 900 + 200 + 300
+    assert memory.free_bytes() == 1000 - 900 + 200 + 300
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._free_bytes() != 600
+    assert memory.free_bytes() != 600

@@ -20,7 +20,6 @@ from slm_model.networks.config import GruConfig
 from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig
 from slm_model.training.train import train
-from slm_model.training.validation import validation_steps
 from tests.slm_model.training.training_inputs import NETWORKS, NUM_STORIES, TRAIN, do_train, make_inputs, open_inputs
 
 
@@ -195,25 +194,6 @@ def test_a_training_leaves_torch_as_it_found_it(inputs: Path, tmp_path: Path) ->
     do_train(inputs, tmp_path, NETWORKS["gru"] | {"dropout": 0.1}, config, run)
     assert all(seen)
     assert state() == before
-
-
-def test_validations_are_evenly_spaced_and_the_last_is_at_the_end() -> None:
-    assert sorted(validation_steps(4, 100)) == [25, 50, 75, 100]
-    assert sorted(validation_steps(3, 10)) == [3, 6, 10]
-    assert sorted(validation_steps(10, 3)) == [1, 2, 3]
-    assert sorted(validation_steps(1, 7)) == [7]
-
-
-def test_validations_before_a_decay_are_after_the_same_steps_with_any_budget() -> None:
-    assert sorted(validation_steps(10, 100, 80)) == [32, 48, 64, 90, 100]
-    assert sorted(validation_steps(10, 1000, 800)) == [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 900, 1000]
-    assert sorted(validation_steps(1, 40, 32)) == [32, 40]
-    assert sorted(validation_steps(10, 39, 31)) == [35, 39]
-    for total in range(2, 400):
-        steps = validation_steps(3, total, stable := total * 4 // 5)
-        assert max(steps) == total and {n for n in steps if n <= stable} == {
-            n for n in validation_steps(7, 1000, 800) if n <= stable
-        }
 
 
 @pytest.mark.parametrize("network", NETWORKS)
