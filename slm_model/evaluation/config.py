@@ -1,4 +1,4 @@
-"""Settings of the evaluation stage and of the gate."""
+"""Settings of the evaluate stage and of the gate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slm_model.generation.config import SamplingConfig
 
 
 class EvaluateConfig(Config):
-    """Settings of the evaluation stage. How held-out stories are scored is a convention, not a setting (score.py)."""
+    """Settings of the evaluate stage. How held-out stories are scored is a convention, not a setting (scoring.py)."""
 
     prompts: tuple[str, ...] = Field(
         (
@@ -25,7 +25,7 @@ class EvaluateConfig(Config):
         min_length=1,
         description="Openings that the model continues in the sample stories.",
     )
-    stories_per_prompt: int = Field(2, ge=1, le=1000, description="Sample stories told from each prompt.")
+    stories_per_prompt: int = Field(2, ge=1, le=1000, description="Sample stories generated from each prompt.")
     sampling: SamplingConfig = Field(
         SamplingConfig(), description="How the sample stories are drawn, their seed included."
     )
@@ -33,7 +33,7 @@ class EvaluateConfig(Config):
         32,
         ge=2,
         le=2000,
-        description="Stories told from the beginning mark alone, to be measured beside as many test stories.",
+        description="Stories generated without a prompt, to be measured beside as many test stories.",
     )
     measured_sampling: SamplingConfig = Field(
         SamplingConfig(max_tokens=320), description="How the measured stories are drawn, their seed included."
@@ -45,7 +45,7 @@ class EvaluateConfig(Config):
 
 
 class GateConfig(Config):
-    """What a model must reach to be released: floors, and a stand beside the champion and the reference."""
+    """What a model must reach to be released: floors, and rules about the champion and the reference."""
 
     rule: Literal["better", "not_worse"] = Field(
         "better", description="Beat the champion by more than the margin, or not be worse than it by more."
@@ -64,13 +64,15 @@ class GateConfig(Config):
         0.1,
         ge=0,
         lt=1,
-        description="Fewest of the bits that token frequencies alone would take which the model must save, as a share. "
-        "0: not asked.",
+        description="Share by which bits per byte must be below those of token frequencies. 0: no floor.",
     )
-    min_valid: float = Field(0.8, ge=0, le=1, description="Fewest told stories that read as English text, as a share.")
-    min_ended: float = Field(0.25, ge=0, le=1, description="Fewest told stories that come to an end, as a share.")
+    min_valid: float = Field(0.8, ge=0, le=1, description="Least share of generated stories that read as English text.")
+    min_ended: float = Field(0.25, ge=0, le=1, description="Least share of generated stories that come to an end.")
     max_repeated: float = Field(
-        0.2, ge=0, le=1, description="Most runs of four words that may repeat one of the same told story, as a share."
+        0.2,
+        ge=0,
+        le=1,
+        description="Largest share of runs of four words that repeat an earlier one of the same generated story.",
     )
     may_memorise: bool = Field(False, description="Whether a model may copy its training stories.")
     num_resamples: int = Field(

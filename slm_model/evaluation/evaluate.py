@@ -1,4 +1,4 @@
-"""The evaluation stage: scores over every validation and test token, and the stories that the model tells."""
+"""The evaluate stage: scores over every validation and test token, and measures of stories that the model generates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STORIES_AT_ONCE = 512  # between two reports
 def evaluate(
     out: Path, model: Checkpoint, shards: TokenShards, splits: Splits, config: EvaluateConfig, run: StageRun
 ) -> Evaluation:
-    """Score a model on all held-out stories and on minimal pairs, in fp32, and measure the stories that it tells.
+    """Score a model on all held-out stories and on minimal pairs, in fp32, and measure stories that it generates.
 
     Raises UserError for shards of another vocabulary or another split, and for a model without a finite loss; Stopped
     if asked to.
@@ -63,10 +63,10 @@ def evaluate(
         held_out = _held_out(splits, config.num_measured)
         generator = Generator(network, tokenizer)
         samples = generator.generate(config.prompts, config.sampling, config.stories_per_prompt)
-        told = generator.generate([""], config.measured_sampling, len(held_out))
+        generated = generator.generate([""], config.measured_sampling, len(held_out))
     assert list(per_story) == list(splits.ids("test")), "shards hold the split's stories in its order"
 
-    texts = [story.text for story in told]
+    texts = [story.text for story in generated]
     copied = copied_from([*texts, *held_out], splits.parts("train"), run)
     num_words = min(sum(map(len, words_of(side))) for side in (texts, held_out))  # that both collections have
     table = ScoreCard(
@@ -78,9 +78,9 @@ def evaluate(
         test=test,
         validation=validation,
         test_interval=bits_per_byte_interval(list(per_story.values()), config.num_resamples, config.bootstrap_seed),
-        stories=measure(texts, [story.ended == "eos" for story in told], num_words),
+        stories=measure(texts, [story.ended == "eos" for story in generated], num_words),
         held_out_stories=measure(held_out, [True] * len(held_out), num_words),
-        copying=measure_memorisation(copied[: len(told)], copied[len(told) :]),
+        copying=measure_memorisation(copied[: len(texts)], copied[len(texts) :]),
         num_unsearched=_num_unsearched(model, shards),
         minimal_pairs_version=VERSION,
         minimal_pairs=pairs,
@@ -89,14 +89,14 @@ def evaluate(
     (out / OBSERVATIONS).mkdir()
     _write_json(out / NUMERICS, numerics.model_dump(mode="json"))
     _write_json(out / "samples.json", [story.model_dump(mode="json") for story in samples])
-    measured = [story.model_dump() | found.model_dump() for story, found in zip(told, copied, strict=False)]
+    measured = [story.model_dump() | found.model_dump() for story, found in zip(generated, copied, strict=False)]
     _write_json(out / "measured.json", measured)
     write_table(out / "per_story.parquet", _as_table(per_story))
     return Evaluation(out, _facts(table))
 
 
 def _num_unsearched(model: Checkpoint, shards: TokenShards) -> int:
-    """Stories that the model was trained on and that are no training stories here: an earlier model's."""
+    """Training stories of an earlier model, from which this one started, that are not in this split."""
     if model.facts.warm_start is None:
         return 0
     return len(np.setdiff1d(model.training_stories(), shards.ids("train")))
@@ -108,7 +108,7 @@ def _pairs(network: Network, tokenizer: Tokenizer) -> list[Phenomenon]:
 
 
 def _held_out(splits: Splits, num_stories: int) -> list[str]:
-    """So many test stories, or all there are, evenly spaced: a source may have its kinds of stories in order."""
+    """This many test stories, or all there are, evenly spaced: a source may have its kinds of stories in order."""
     total = splits.facts.num_stories["test"]
     num_stories = min(num_stories, total)
     chosen = {i * total // num_stories for i in range(num_stories)}
@@ -118,7 +118,7 @@ def _held_out(splits: Splits, num_stories: int) -> list[str]:
 def _score_side(
     network: Network, shards: TokenShards, side: Side, run: StageRun, before: int
 ) -> tuple[SideScores, dict[str, StoryScore]]:
-    """A side's scores, and those of its stories by their ids. ``before``: stories of other sides that were scored."""
+    """A side's scores, and those of its stories by id. ``before``: stories of other sides that were scored already."""
     tokens: SideTokens = shards.load(side)
     found: list[TokenScores] = []
     for start in range(0, tokens.num_stories, STORIES_AT_ONCE):
@@ -136,13 +136,13 @@ def _score_side(
     scores = side_scores(list(per_story.values()), found)
     if not math.isfinite(scores.loss):
         raise UserError(f"the model's loss on the {side} side is {scores.loss}: train it again, more slowly")
-    wanted = shards.facts.num_tokens[side] - shards.facts.num_stories[side]  # no beginning mark is foretold
-    assert scores.num_tokens == wanted, f"{scores.num_tokens} {side} tokens were scored, {wanted} are there"
+    wanted = shards.facts.num_tokens[side] - shards.facts.num_stories[side]  # no beginning mark is predicted
+    assert scores.num_tokens == wanted, f"{scores.num_tokens} of {wanted} {side} tokens were scored"
     return scores, per_story
 
 
 def num_misspelt(tokenizer: Tokenizer, tokens: SideTokens, texts: Iterable[str]) -> int:
-    """Stories whose tokens do not spell their text: all of it, but for the bytes that are counted as unknown."""
+    """Stories whose tokens do not spell all of their text, except for the bytes that are counted as unknown."""
     return sum(not _spells(tokenizer, tokens, i, text) for i, text in enumerate(texts))
 
 
@@ -157,14 +157,14 @@ def _spells(tokenizer: Tokenizer, tokens: SideTokens, i: int, text: str) -> bool
 
 
 def context_free_bits_per_byte(tokens: SideTokens) -> float:
-    """Bits per byte of these stories by their own token frequencies: no model does better that reads nothing of them.
+    """Bits per byte of these stories by their own token frequencies: the least that a model without context can reach.
 
-    A network whose targets were not the tokens that follow what it reads comes to this, less what a token's place in
-    its story tells.
+    A network whose targets were not the tokens that follow what it reads reaches this, or a little less: a token's
+    position in its story carries some information.
     """
-    foretold = np.delete(tokens.tokens, tokens.offsets[:-1])  # no beginning mark is
-    counts = np.unique(foretold, return_counts=True)[1]
-    bits = -float((counts * np.log2(counts / len(foretold))).sum())
+    predicted = np.delete(tokens.tokens, tokens.offsets[:-1])  # all but the beginning marks
+    counts = np.unique(predicted, return_counts=True)[1]
+    bits = -float((counts * np.log2(counts / len(predicted))).sum())
     return (bits + UNKNOWN_BITS * int(tokens.unknown_bytes.sum())) / int(tokens.num_bytes.sum())
 
 
@@ -176,7 +176,7 @@ def _as_table(per_story: dict[str, StoryScore]) -> pa.Table:
 
 def _facts(table: ScoreCard) -> EvaluationFacts:
     of_side = ("loss", "perplexity", "bits_per_byte", "accuracy")
-    told = {"valid", "ends_properly", "quotes_close", "names_persist", "distinct_2", "self_bleu", "repeated_4"}
+    of_stories = {"valid", "ends_properly", "quotes_close", "names_persist", "distinct_2", "self_bleu", "repeated_4"}
     return EvaluationFacts(
         test_digest=table.test_digest,
         **table.test.model_dump(include={"num_stories", "num_tokens", "num_bytes", "unknown_bytes"}),
@@ -188,7 +188,7 @@ def _facts(table: ScoreCard) -> EvaluationFacts:
         **{f"validation_{name}": getattr(table.validation, name) for name in of_side},
         minimal_pairs=sum(found.share for found in table.minimal_pairs) / len(table.minimal_pairs),
         minimal_pairs_by_kind={found.name: found.share for found in table.minimal_pairs},
-        **table.stories.model_dump(include=told),
+        **table.stories.model_dump(include=of_stories),
         copied_share=table.copying.share,
         held_out_copied_share=table.copying.held_out_share,
         memorises=table.copying.memorises,

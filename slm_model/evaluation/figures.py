@@ -1,4 +1,4 @@
-"""What a report shows as pictures: PNG bytes, the same for the same numbers and the same matplotlib."""
+"""The pictures of a model's reports: PNG bytes, the same for the same numbers and the same Matplotlib."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slm_model.evaluation.score_card import Phenomenon, ScoreCard
 from slm_model.evaluation.story_score import SideScores
-from slm_model.reporting.plots import BLUE, COLOURS, GREY, ORANGE, new_figure, style, to_png
+from slm_model.reporting.plots import BLUE, COLOURS, GREY, ORANGE, four_panels, new_figure, style, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ MEASURES = {  # names of the story measures, in print
 
 
 def draw_training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Loss over the steps of a checkpoint's history: of training as it went, of validation where it was due."""
+    """Loss over the steps of a checkpoint's history, of training and of validation."""
     figure = new_figure(7, 4)
     axes = figure.subplots()
     style(axes, "Training", "step", "loss, nats a token")
@@ -45,28 +45,27 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def draw_loss_by_position(sides: Mapping[str, SideScores]) -> bytes:
-    """Mean loss by place in the story, which doubles from bar to bar: what the model gains from having read more."""
+    """Mean loss by position in the story, which doubles from bar to bar: what the model gains from more context."""
     figure = new_figure(7, 4)
     _positions(figure.subplots(), sides)
     return to_png(figure)
 
 
 def draw_score_card(card: ScoreCard) -> bytes:
-    """What there is to know of a model on one picture; grey is the same of held-out stories."""
-    figure = new_figure(10, 7.5, layout=None)
-    margins = {"left": 0.15, "right": 0.98, "bottom": 0.13, "top": 0.95, "wspace": 0.45, "hspace": 0.35}
-    (pairs, measures), (positions, copied) = figure.subplots(2, 2, gridspec_kw=margins)
+    """The main scores of a model in one picture; grey bars are held-out stories."""
+    figure, panels = four_panels(10, bottom=0.13, top=0.95, wspace=0.45, hspace=0.35)
+    (pairs, measures), (positions, copied) = panels
     _minimal_pairs(pairs, card.minimal_pairs)
     names = [name for name in MEASURES if name != "mean_words"]
-    _beside(
+    _paired_bars(
         measures,
-        "Stories told, and held-out ones",
+        "Generated stories, and held-out ones",
         [MEASURES[name] for name in names],
         [[getattr(stories, name) for name in names] for stories in (card.stories, card.held_out_stories)],
     )
     _positions(positions, {"test": card.test, "validation": card.validation})
     copying = card.copying
-    _beside(
+    _paired_bars(
         copied,
         f"Copied from training{': MEMORISES' if copying.memorises else ''}",
         ["8-grams", "copies"],
@@ -90,7 +89,7 @@ def _minimal_pairs(axes: Axes, phenomena: Sequence[Phenomenon]) -> None:
     axes.invert_yaxis()
 
 
-def _beside(axes: Axes, title: str, names: Sequence[str], shares: Sequence[Sequence[float]]) -> None:
+def _paired_bars(axes: Axes, title: str, names: Sequence[str], shares: Sequence[Sequence[float]]) -> None:
     """Shares of the model's stories and of held-out ones as bars, side by side, each with its number."""
     style(axes, title, "share", "")
     axes.set_yticks(range(len(names)), names, fontsize=8)

@@ -1,4 +1,8 @@
-"""How sure a number is: the bootstrap for bits per byte, Wilson's interval for a share."""
+"""Confidence intervals: the bootstrap for bits per byte, Wilson's for a share.
+
+`scipy.stats.bootstrap` computes the same, and a test compares both. Ours takes linear instead of quadratic time for the
+jackknife, and gives an interval where all resamples are equal, or where there is one story.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ def bits_per_byte_interval(scores: Sequence[StoryScore], num_resamples: int, see
     """95 % interval of bits per byte over the draw of the stories: the BCa bootstrap (Efron 1987, JASA 82:171).
 
     Whole stories are drawn with replacement, since the tokens of one story are not independent; each resample is again
-    a ratio of sums, bits over bytes. BCa shifts the percentiles by the bias of the resamples, and by the skew that
-    leaving out one story at a time shows.
+    a ratio of sums, bits over bytes. BCa shifts the percentiles by the bias of the resamples, and by their skew, which
+    leaving out one story at a time estimates.
     """
     return _ratio_interval([score.bits for score in scores], [score.num_bytes for score in scores], num_resamples, seed)
 
@@ -31,7 +35,7 @@ def difference_interval(
     mine: Sequence[StoryScore], theirs: Sequence[StoryScore], num_resamples: int, seed: int
 ) -> Interval:
     """The same of the difference between two models that were scored on these stories, mine less theirs: paired, each
-    story drawn with both its scores. It is the noise of the test stories alone, and not that of training again."""
+    story drawn with both its scores. It is the noise of the test stories, not that of training again."""
     bits = [a.bits - b.bits for a, b in zip(mine, theirs, strict=True)]
     return _ratio_interval(bits, [score.num_bytes for score in mine], num_resamples, seed)
 
@@ -54,7 +58,9 @@ def _ratio_interval(
 
 
 def wilson_interval(successes: float, num: int) -> Interval:
-    """95 % interval of a share: Wilson (1927, JASA 22:209), which holds near 0 and 1, and for few trials."""
+    """95 % interval of a share: Wilson (1927, JASA 22:209), which is right near 0 and 1, and for few trials.
+
+    Ties count half a success, which `scipy.stats.binomtest` refuses."""
     z = _NORMAL.inv_cdf((1 + LEVEL) / 2)
     share = successes / num
     centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)

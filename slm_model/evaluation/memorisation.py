@@ -1,10 +1,10 @@
-"""How much of some stories stands word for word in the training stories: shares of 8-grams, and the longest runs.
+"""How much of some stories occurs word for word in the training stories: shares of 8-grams, and the longest runs.
 
-Words are runs of letters and digits in small letters, without apostrophes. The stories asked about are few: their
+Words are runs of letters and digits in small letters, without apostrophes. The stories to look for are few: their
 8-grams are hashed, and the training side streams past them, a few thousand stories in memory at a time. Every hit is
 verified word by word, and hits that follow one another in both texts are one run. Held-out stories are the baseline,
-since their writers repeat each other too ("once upon a time there was a little girl named"). It is a little low where
-near duplicates of held-out stories were dropped from the training side.
+since their writers repeat each other too ("once upon a time there was a little girl named"). The baseline is a little
+low where near duplicates of held-out stories were dropped from the training side.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from slm_model.stage_run import StageRun
 from slm_model.text.hashing import FACTOR, FOLDED, U64
 
 WORDS_PER_GRAM = 8
-COPY_SHARE = 0.5  # a story is a copy if one run of it is at least so much of its words
-SIGNIFICANT = 0.01
+COPY_SHARE = 0.5  # a story is a copy if one run has at least this share of its words
+SIGNIFICANT = 0.01  # probability
 FAR_ABOVE = 0.5  # of the way from the baseline's share of copied 8-grams to 1
 
 STORIES_AT_ONCE = 4096
-MOST_WORDS = 500_000  # that a worker remembers as not asked for
-UNKNOWN, MARK = 0, 1  # numbers of a word that is not asked for, and of the beginning of a story
+MOST_WORDS = 500_000  # that a worker remembers as unknown
+UNKNOWN, MARK = 0, 1  # numbers of a word of no story to look for, and of the beginning of a story
 _SLOT_BITS = 20  # a megabyte, which stays in the processor's cache
 _SHIFT = np.uint64(64 - _SLOT_BITS)
 _FACTOR = np.uint64(FACTOR)
@@ -40,8 +40,8 @@ _FACTOR = np.uint64(FACTOR)
 I64 = NDArray[np.int64]
 
 
-class Asked(NamedTuple):
-    """The stories that are looked for, end to end, each after a mark."""
+class Query(NamedTuple):
+    """The stories to look for, end to end, each after a mark."""
 
     known: dict[bytes, int]
     words: U64
@@ -51,16 +51,16 @@ class Asked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of the stories asked about: the places whose 8-gram was found, and the longest run of each."""
+    """What was found of the stories: the places whose 8-gram occurs, and the longest run of each story."""
 
     copied: NDArray[np.bool_]
     longest: I64  # words; 0: shorter than an 8-gram
     source: list[str | None]  # id of the first training story that has it
 
     @classmethod
-    def nothing(cls, asked: Asked) -> Found:
-        num_stories = int(asked.story[-1]) + 1
-        return cls(np.zeros(len(asked.words), np.bool_), np.zeros(num_stories, np.int64), [None] * num_stories)
+    def nothing(cls, query: Query) -> Found:
+        num_stories = int(query.story[-1]) + 1
+        return cls(np.zeros(len(query.words), np.bool_), np.zeros(num_stories, np.int64), [None] * num_stories)
 
     def add(self, other: Found) -> None:
         self.copied[:] |= other.copied
@@ -69,25 +69,26 @@ class Found(NamedTuple):
 
 
 def copied_from(texts: Sequence[str], parts: Sequence[Path], run: StageRun) -> list[Copied]:
-    """What of each text stands in the training stories, given as Parquet with id and text. Raises Stopped if asked to.
+    """How much of each text occurs in the training stories, given as Parquet with id and text.
 
-    The same for any number of workers: of equally long runs the first in the order of the parts is named.
+    The same for any number of workers: of equally long runs the first in the order of the parts is named. Raises
+    Stopped if asked to.
     """
-    asked = ask(texts)
-    found = Found.nothing(asked)
-    for of_part in map_parts(partial(search, asked), parts, run.executor):
+    query = make_query(texts)
+    found = Found.nothing(query)
+    for of_part in map_parts(partial(search, query), parts, run.executor):
         if run.should_stop():
             raise Stopped
         found.add(of_part)
-    return _by_story(asked, found)
+    return _by_story(query, found)
 
 
 def measure_memorisation(model: Sequence[Copied], held_out: Sequence[Copied]) -> Memorisation:
-    """The model's stories beside as many held-out ones. The model ``memorises`` if one of two rules says so:
+    """The model's stories beside as many held-out ones. The model ``memorises`` if one of two rules is met:
 
-    - more of its stories are copies (half of their words or more in one run), so clearly that Fisher's exact test
-      (1935), one-sided, gives chance less than 1 in 100;
-    - its share of copied 8-grams lies at least half-way from the baseline's to 1.
+    - more of its stories are copies (half of their words or more in one run), with a probability below 1 in 100 by
+      Fisher's one-sided exact test (1935);
+    - its share of copied 8-grams is at least half-way from the baseline's to 1.
     """
     shares = [_pooled(side) for side in (model, held_out)]
     copies = [sum(is_copy(story) for story in side) for side in (model, held_out)]
@@ -111,14 +112,16 @@ def is_copy(story: Copied) -> bool:
 
 
 def fisher(hits: int, num: int, other_hits: int, other_num: int) -> float:
-    """Probability of so many hits or more in the first of two samples with these totals, if both draw alike."""
+    """Probability of ``hits`` or more in the first of two samples with these totals, if both draw alike: Fisher's test.
+
+    In whole numbers, so that scores.json has the same bytes everywhere."""
     total = hits + other_hits
     ways = [math.comb(num, k) * math.comb(other_num, total - k) for k in range(hits, min(num, total) + 1)]
     return sum(ways) / math.comb(num + other_num, total)
 
 
-def ask(texts: Sequence[str]) -> Asked:
-    """Make texts ready to be looked for. A model may tell NUL, which stands for a mark here."""
+def make_query(texts: Sequence[str]) -> Query:
+    """Make texts ready to look for. A model can generate NUL, which is the mark here."""
     texts = [text.replace("\0", " ") for text in texts]
     known = {b"\0": MARK}
     for word in _split(texts):
@@ -127,35 +130,33 @@ def ask(texts: Sequence[str]) -> Asked:
     places = np.flatnonzero(_whole(words))
     grams = _grams(words)[places]
     order = np.argsort(grams, kind="stable")
-    return Asked(known, words, np.cumsum(words == MARK) - 1, grams[order], places[order])
+    return Query(known, words, np.cumsum(words == MARK) - 1, grams[order], places[order])
 
 
-def search(asked: Asked, part: Path) -> Found:
-    """Look for all of them in a part of the training side."""
-    found = Found.nothing(asked)
-    known = _Known(asked.known)
+def search(query: Query, part: Path) -> Found:
+    """Look for the stories in a part of the training side."""
+    found = Found.nothing(query)
+    known = _Known(query.known)
     slots = np.zeros(1 << _SLOT_BITS, np.bool_)
-    slots[_slot(asked.grams)] = True
+    slots[_slot(query.grams)] = True
     for batch in read_batches(part, ["id", "text"], STORIES_AT_ONCE):
         words = _numbers(batch["text"].to_pylist(), known)
         grams = _grams(words)
         at = np.flatnonzero(slots[_slot(grams)][: 1 - WORDS_PER_GRAM])
-        first, stop = (np.searchsorted(asked.grams, grams[at], side) for side in ("left", "right"))
+        first, stop = (np.searchsorted(query.grams, grams[at], side) for side in ("left", "right"))
         counts = stop - first
         here = np.repeat(at, counts)
-        there = asked.places[np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)]
+        there = query.places[np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)]
         equal = np.ones(len(here), np.bool_)
         for i in range(WORDS_PER_GRAM):
-            equal &= words[here + i] == asked.words[there + i]
+            equal &= words[here + i] == query.words[there + i]
         here, there = here[equal], there[equal]
         found.copied[there] = True
         starts, lengths = _runs(here, there)
-        stories = asked.story[there[starts]]
-        longest = found.longest.copy()
-        np.maximum.at(longest, stories, lengths)
+        stories = query.story[there[starts]]
         marks = np.flatnonzero(words == MARK)
-        for run in np.flatnonzero((lengths == longest[stories]) & (lengths > found.longest[stories])).tolist():
-            if found.longest[stories[run]] < lengths[run]:  # the first of equally long ones
+        for run in np.flatnonzero(lengths > found.longest[stories]).tolist():
+            if lengths[run] > found.longest[stories[run]]:  # the first of equally long ones
                 found.longest[stories[run]] = lengths[run]
                 row = int(np.searchsorted(marks, here[starts[run]])) - 1
                 found.source[stories[run]] = batch["id"][row].as_py()
@@ -163,7 +164,7 @@ def search(asked: Asked, part: Path) -> Found:
 
 
 def _runs(here: I64, there: I64) -> tuple[I64, I64]:
-    """Hits that go forward together in both texts: where each run begins among the hits, and its length in words."""
+    """Hits that follow one another in both texts: where each run begins among the hits, and its length in words."""
     order = np.lexsort((there, here - there))
     shift, place = (here - there)[order], there[order]
     begins = np.ones(len(order), np.bool_)
@@ -174,11 +175,11 @@ def _runs(here: I64, there: I64) -> tuple[I64, I64]:
     return order[starts][in_order], lengths[in_order]
 
 
-def _by_story(asked: Asked, found: Found) -> list[Copied]:
+def _by_story(query: Query, found: Found) -> list[Copied]:
     num_stories = len(found.longest)
     words, grams, copied = (
         np.bincount(places, minlength=num_stories)
-        for places in (asked.story[asked.words != MARK], asked.story[asked.places], asked.story[found.copied])
+        for places in (query.story[query.words != MARK], query.story[query.places], query.story[found.copied])
     )
     rows = zip(words.tolist(), grams.tolist(), copied.tolist(), found.longest.tolist(), found.source, strict=True)
     return [
@@ -192,7 +193,7 @@ def _pooled(stories: Sequence[Copied]) -> float:
 
 
 class _Known(dict[bytes, int]):
-    """Numbers of words; one that is not asked for is remembered as such."""
+    """Numbers of words; an unknown one is remembered as such."""
 
     def __missing__(self, word: bytes) -> int:
         if len(self) < MOST_WORDS:

@@ -2,9 +2,9 @@
 
 After BLiMP (Warstadt et al. 2020, arXiv:1912.00582) and Zorro (Huebner et al. 2021), with templates and words of our
 own in ``minimal_pairs.txt``. Templates come in twos. In a mirrored two what is right in one is wrong in the other, so a
-model that does not heed the context scores exactly one half; where they are not mirrored, the two members have the
-same words in another order. A pair counts as right when the right member takes fewer bits in all, by score.py's
-convention; equal bits count half.
+model that ignores the context scores exactly one half; where they are not mirrored, the two members have the same words
+in another order. A pair counts as right if the right member takes fewer bits in all, by the convention of scoring.py;
+equal bits count half.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slm_model.evaluation.score_card import Phenomenon
 DATA_FILES = ("minimal_pairs.txt",)
 VERSION = 1  # of the pairs; scores on other pairs are not comparable
 PAIRS_PER_PHENOMENON = 50
-TIE = 1e-4  # bits: what rounding makes of equal ones, in float32 logits of some twenty tokens
+TIE = 1e-4  # bits by which rounding parts equal ones, in float32 logits of some twenty tokens
 
 
 class Pair(NamedTuple):
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 @cache
 def minimal_pairs() -> tuple[Pair, ...]:
-    """All pairs, phenomenon by phenomenon; the same always."""
+    """All pairs, phenomenon by phenomenon; always the same."""
     words, templates = _read(Path(__file__).with_name(*DATA_FILES).read_text(encoding="ascii"))
     pairs: list[Pair] = []
     for phenomenon, lines in templates.items():

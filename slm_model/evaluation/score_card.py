@@ -16,7 +16,7 @@ NUMERICS = f"{OBSERVATIONS}/numerics.json"
 
 
 class Interval(Record):
-    """Where the true value lies with 95 % confidence."""
+    """A 95 % confidence interval."""
 
     low: float
     high: float
@@ -31,16 +31,16 @@ class StoryMeasures(Record):
     distinct_2: float
     distinct_3: float
     self_bleu: float  # likeness of the stories to each other
-    repeated_4: float  # runs of four words that stood in the same story before
+    repeated_4: float  # runs of four words that occurred in the same story before
     valid: float  # stories that read as English text: no lost characters, no markup
     ends_properly: float  # stories that came to their end mark, after the end of a sentence
     quotes_close: float  # stories whose double quotes come in twos in every paragraph
-    num_with_names: int  # stories that name someone in their first two sentences, and go on
+    num_with_names: int  # stories that name someone in their first two sentences, and continue
     names_persist: float  # of those, the share in which a name of them occurs again
 
 
 class Phenomenon(Record):
-    """Minimal pairs of one kind: the share in which the right member took fewer bits. Chance is one half."""
+    """Minimal pairs of one kind: the share in which the right member took fewer bits. By chance it is one half."""
 
     name: str
     num_pairs: int
@@ -49,7 +49,7 @@ class Phenomenon(Record):
 
 
 class Copied(Record):
-    """What of one story stands in the training stories."""
+    """How much of one story occurs in the training stories."""
 
     num_words: int
     num_grams: int  # of eight words
@@ -61,14 +61,14 @@ class Copied(Record):
 class Memorisation(Record):
     """How much of a model's stories is copied from training stories, beside as many held-out stories."""
 
-    share: float  # of runs of eight words, those that stand in a training story
+    share: float  # of runs of eight words, those that occur in a training story
     held_out_share: float
-    copies: int  # stories of which half the words or more stand in a training story in one run
+    copies: int  # stories of which half the words or more occur in a training story in one run
     held_out_copies: int
     num_stories: int  # on either side
     longest_words: int
     held_out_longest_words: int
-    chance: float  # probability of so many more copies, if the model copied no more than those
+    chance: float  # probability of this many copies or more, if the model copied no more than the held-out stories do
     memorises: bool
 
 
@@ -80,14 +80,14 @@ class ScoreCard(Record):
     num_misspelt: int  # test stories whose tokens do not decode to their text
     context_free_bits_per_byte: float  # of the best model of the test tokens that reads nothing before them
     context: int  # tokens
-    stride: int  # tokens by which the window moves on in a story longer than the context
+    stride: int  # tokens by which the window moves in a story longer than the context
     test: SideScores
     validation: SideScores
     test_interval: Interval  # of the test side's bits per byte
     stories: StoryMeasures
     held_out_stories: StoryMeasures  # the same of test stories
     copying: Memorisation
-    num_unsearched: int = 0  # stories that an earlier model was trained on, whose texts are not here to be searched
+    num_unsearched: int = 0  # training stories of an earlier model whose texts could not be searched
     minimal_pairs_version: int
     minimal_pairs: list[Phenomenon]
 
@@ -129,8 +129,8 @@ class EvaluationFacts(Facts):
 @dataclass(frozen=True)
 class Evaluation(Artifact):
     """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side), ``samples.json`` (stories from
-    prompts) and ``measured.json`` (stories from nothing, with what of each was copied);
-    ``observations/numerics.json``: on what, and with how many threads, all of it was computed."""
+    prompts) and ``measured.json`` (stories without a prompt, with what of each was copied);
+    ``observations/numerics.json``: the device, the number of threads and the like."""
 
     facts: EvaluationFacts
 
@@ -146,12 +146,12 @@ class Evaluation(Artifact):
         return [Story.model_validate(story) for story in json.loads(self.file("samples.json").read_bytes())]
 
     def measured(self) -> list[dict[str, Any]]:
-        """The stories that were measured, each as a Story with what of it was Copied."""
+        """The stories that were measured, each with the fields of Story and of Copied."""
         stories: list[dict[str, Any]] = json.loads(self.file("measured.json").read_bytes())
         return stories
 
     def numerics(self) -> dict[str, Any]:
-        """On what it was computed; nothing where that was not recorded yet."""
+        """The numerics of the evaluation; empty for an evaluation made before they were recorded."""
         recorded = self.manifest is not None and any(file.name == NUMERICS for file in self.manifest.files)
         return json.loads(self.file(NUMERICS).read_bytes()) if recorded else {}
 

@@ -1,7 +1,7 @@
-"""How well a model foretells stories, by a convention that makes models with different vocabularies comparable.
+"""How well a model predicts stories, by a convention that makes models with different vocabularies comparable.
 
-Each story is scored alone, from its beginning mark to its end mark, and each of its tokens once. Where a story exceeds
-the network's context, windows of the context's length move on by half of it (``windows``). Bits per byte are over the
+Each story is scored by itself, from its beginning mark to its end mark, and each of its tokens once. If a story exceeds
+the network's context, a window of the context's length moves by half of it (``windows``). Bits per byte are over the
 UTF-8 length of the text, where a byte that the vocabulary cannot spell costs 8 bits on top of its token's own.
 Changing any of this makes older scores incomparable.
 """
@@ -27,7 +27,7 @@ LOGITS_AT_ONCE = 2**22  # 16 MiB in float32: larger tensors go back to the kerne
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The network reads tokens ``start`` to ``end``; what it says from ``scored`` on is scored, of the token after."""
+    """The network reads tokens ``start`` to ``end``. Scored are its predictions from position ``scored`` on."""
 
     start: int
     scored: int
@@ -35,7 +35,7 @@ class Window:
 
 
 def stride(context: int) -> int:
-    """Tokens by which the window moves on: a token past the first window is foretold from at least half the context."""
+    """Tokens by which the window moves: a token past the first window is predicted from at least half the context."""
     return max(1, context // 2)
 
 
@@ -53,7 +53,7 @@ def windows(num_tokens: int, context: int) -> list[Window]:
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """A story's tokens after its beginning mark, each as the network foretold it."""
+    """How the network predicted each token of a story after its beginning mark."""
 
     nats: NDArray[np.float64]  # negative log-likelihood
     correct: NDArray[np.bool_]  # whether it was the likeliest
@@ -62,9 +62,9 @@ class TokenScores:
 def score_tokens(network: Network, stories: Sequence[NDArray[np.integer] | Sequence[int]]) -> list[TokenScores]:
     """Scores of stories given as token ids, both marks included. The network is in evaluation mode.
 
-    Windows of like length are scored together, padded on the right, where a network that looks only back never sees it.
+    Windows of similar length are scored together, padded on the right: a network that looks only back never sees it.
     """
-    assert not network.training, "dropout would fall on the scores"
+    assert not network.training, "dropout would change the scores"
     jobs = [(number, window) for number, ids in enumerate(stories) for window in windows(len(ids), network.context)]
     jobs.sort(key=lambda job: job[1].end - job[1].start, reverse=True)
     scores = [TokenScores(np.empty(len(ids) - 1), np.empty(len(ids) - 1, np.bool_)) for ids in stories]
@@ -73,7 +73,7 @@ def score_tokens(network: Network, stories: Sequence[NDArray[np.integer] | Seque
         tokens_BT = np.zeros((len(batch), length + 1), np.int64)
         for row_T, (number, window) in zip(tokens_BT, batch, strict=True):
             row_T[: window.end + 1 - window.start] = stories[number][window.start : window.end + 1]
-        nats_BT, correct_BT = _foretold(network, torch.from_numpy(tokens_BT))
+        nats_BT, correct_BT = _predict(network, torch.from_numpy(tokens_BT))
         for row, (number, window) in enumerate(batch):
             here = slice(window.scored - window.start, window.end - window.start)
             scores[number].nats[window.scored : window.end] = nats_BT[row, here]
@@ -82,7 +82,7 @@ def score_tokens(network: Network, stories: Sequence[NDArray[np.integer] | Seque
 
 
 def score_texts(network: Network, tokenizer: Tokenizer, texts: Sequence[str]) -> list[StoryScore]:
-    """The score of each text by the convention above: all that judging a model needs of it."""
+    """The score of each text by the convention above: all that the gate needs."""
     encoded = tokenizer.encode_batch(texts)
     scores = score_tokens(network, [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in encoded])
     return [
@@ -131,7 +131,7 @@ def _batches(jobs: list[tuple[int, Window]], vocab_size: int) -> Iterator[list[t
 
 
 @torch.inference_mode()
-def _foretold(network: Network, tokens_BT: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _predict(network: Network, tokens_BT: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Nats of each token after the first, in double, and whether it was the likeliest; a column less than came in."""
     logits_BTV, _ = network(tokens_BT[:, :-1].to(network.device))
     targets_BT1 = tokens_BT[:, 1:, None]

@@ -1,5 +1,5 @@
-"""Measures of a collection of stories, the same for told and for held-out ones: each means something only beside the
-other.
+"""Measures of a collection of stories, the same for generated and for held-out ones: each means something only beside
+the other.
 
 Words are runs of letters and digits, with apostrophes inside, in small letters. An n-gram lies within one story.
 """
@@ -17,7 +17,7 @@ from slm_model.evaluation.score_card import StoryMeasures
 
 BLEU_ORDER = 4
 OPENING = 2  # sentences in which a story introduces its people
-TEXT = CleanConfig(min_chars=1, max_chars=10**9, reject_cut_off=False, max_repeated_share=1)  # all that text must be
+TEXT = CleanConfig(min_chars=1, max_chars=10**9, reject_cut_off=False, max_repeated_share=1)  # rejects no real text
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _END = re.compile(r"[.!?][\"')]*\s*$")
@@ -33,8 +33,8 @@ def words_of(texts: Iterable[str]) -> Words:
 
 
 def measure(texts: Sequence[str], ended: Sequence[bool], num_words: int) -> StoryMeasures:
-    """All measures. ``ended``: whether the story came to its end mark; ``num_words``: as many are looked at for
-    ``distinct``, from the first story on, since a longer text has a smaller share of new words."""
+    """All measures. ``ended``: whether each story came to its end mark. ``num_words``: how many leading words of the
+    collection ``distinct`` counts, since a longer text has a smaller share of new words."""
     words = words_of(texts)
     fours = [_grams(story, 4) for story in words]
     first = _first(words, num_words)

@@ -1,4 +1,4 @@
-"""Scores of stories and of sides, by the convention of score.py. Training has them too, so no report stands here."""
+"""Scores of stories and of sides, by the convention of scoring.py. Training uses them too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNKNOWN_BITS = 8.0  # charged for each byte that a vocabulary cannot spell: a by
 
 @dataclass(frozen=True, slots=True)
 class StoryScore:
-    """One story scored alone from its beginning mark, its end mark included."""
+    """The score of one story by itself, from its beginning mark to its end mark."""
 
     nats: float  # negative log-likelihood of its tokens, the unknown token's own included
     num_tokens: int  # tokens that were predicted: those of the text and the end mark
@@ -27,7 +27,7 @@ class StoryScore:
 
 
 def bits_per_byte(scores: Sequence[StoryScore]) -> float:
-    """Bits to send all of these stories, by a byte of their text."""
+    """Bits to send all of these stories, for each byte of their text."""
     return math.fsum(score.bits for score in scores) / sum(score.num_bytes for score in scores)
 
 

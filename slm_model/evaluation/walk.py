@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 BATCH_COLUMNS = 12
-FULL_BAR = 8.0  # nats: a loss of so much or more fills its bar
+FULL_BAR = 8.0  # nats: a loss of this or more fills its bar
 
 
 class WalkToken(Record):
-    """A token of the story; ``nats``: what it cost the model, None for the beginning mark, which nothing foretells."""
+    """A token of the story; ``nats``: its loss, None for the beginning mark, which is not predicted."""
 
     id: int
     token: str  # in print
@@ -35,7 +35,7 @@ class WalkToken(Record):
 
 
 class Walk(Record):
-    """The stations of a story."""
+    """What each stage made of one story."""
 
     story_id: str
     origin: str | None  # where the source has it; None: not found there
@@ -48,7 +48,7 @@ class Walk(Record):
     tokens: list[WalkToken]  # the marks included
     loss: float  # nats a token
     bits_per_byte: float
-    told: Story  # what the model makes of the first sentence
+    told: Story  # what the model generates after the first sentence
 
 
 def walk(
@@ -60,7 +60,8 @@ def walk(
     model: Checkpoint,
     story_id: str | None = None,
 ) -> Walk:
-    """Follow a story: the one whose id begins so, else the first test story that was repaired, else the first one.
+    """Follow a story: the one whose id begins with ``story_id``. Without it, the first test story that was repaired, or
+    the first one.
 
     Raises UserError if no story, or more than one, has such an id.
     """
@@ -68,7 +69,7 @@ def walk(
     from slm_model.evaluation.story_score import StoryScore, bits_per_byte
     from slm_model.generation.generator import Generator
 
-    side, story_id = _place(splits, story_id or _default_story(stories, splits))
+    side, story_id = _find_story(splits, story_id or _default_story(stories, splits))
     part, cleaned = _row(stories.parts(), story_id)
     found = raw_row(raw, part, cleaned)
     _, encoded = _row(shards.files(f"{side}-"), story_id)
@@ -121,7 +122,7 @@ def to_markdown(walk: Walk) -> str:
         f"{len(walk.tokens)} tokens of a vocabulary of {walk.vocab_size:,} ({walk.tokenizer}), the marks included:",
         " ".join(_code(f"{token.token} {token.id}") for token in walk.tokens),
         "## As the network reads it",
-        "From each input, and all before it, the network foretells the target below it:",
+        "From each input, and all before it, the network predicts the target below it:",
         table(("position", *map(str, range(len(inputs)))), [("input", *inputs), ("target", *targets)]),
         "## What each token cost",
         f"{walk.loss:.3f} nats a token, {walk.bits_per_byte:.3f} bits per byte. A full block is {FULL_BAR:.0f} nats "
@@ -134,7 +135,7 @@ def to_markdown(walk: Walk) -> str:
 
 
 def to_rich(walk: Walk) -> Group:
-    """The walk for a terminal: losses are colours, from green for what was foretold to red for a surprise."""
+    """The walk for a terminal: losses are colours, from green for a likely token to red for an unlikely one."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
@@ -146,14 +147,14 @@ def to_rich(walk: Walk) -> Group:
     story = Text(walk.told.prompt, "bold")
     story.append(walk.told.text[len(walk.told.prompt) :], "not bold")
     ids = Text(" ").join(Text(token.token).append(f" {token.id}", "dim") for token in walk.tokens)
-    stations = {
+    panels = {
         f"as found: {walk.origin}": Text(walk.raw if walk.raw is not None else "not found among the raw stories"),
         f"as cleaned; repaired: {', '.join(walk.repairs) or 'nothing'}": Text(walk.cleaned),
         f"{walk.side} side; {len(walk.tokens)} tokens": ids,
         f"cost: {walk.loss:.3f} nats a token, {walk.bits_per_byte:.3f} bits per byte": coloured,
         "what the model makes of its first sentence": story,
     }
-    return Group(*(Panel(text, title=title, title_align="left") for title, text in stations.items()))
+    return Group(*(Panel(text, title=title, title_align="left") for title, text in panels.items()))
 
 
 def _default_story(stories: Stories, splits: Splits) -> str:
@@ -166,8 +167,8 @@ def _default_story(stories: Stories, splits: Splits) -> str:
     return next((story_id for story_id in tests if story_id in repaired), tests[0])
 
 
-def _place(splits: Splits, beginning: str) -> tuple[Side, str]:
-    """Side and id of the story whose id begins so."""
+def _find_story(splits: Splits, beginning: str) -> tuple[Side, str]:
+    """Side and id of the only story whose id begins so."""
     found = [(side, story_id) for side in SIDES for story_id in ids_beginning(splits.parts(side), beginning)]
     if not found:
         raise UserError(f"no story's id begins with {beginning!r}: give that of one that the split stage has kept")

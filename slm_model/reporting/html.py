@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def to_html(markdown: str) -> str:
     """A page as a file that any browser shows by itself."""

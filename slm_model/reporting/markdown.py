@@ -1,4 +1,4 @@
-"""Markdown: blocks of a page, and texts of others shown as they are, never taken for the page's own marks."""
+"""Markdown: blocks of a page, and foreign texts, escaped so that nothing in them is Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def blocks(*texts: str) -> str:
-    """Heads, paragraphs, tables and quotations with a blank line between them; empty ones are left out."""
+    """Headings, paragraphs, tables and quotations with a blank line between them; empty ones are left out."""
     return "\n\n".join(text for text in texts if text)
 
 
@@ -22,7 +22,7 @@ def plain(text: str) -> str:
     """A line of text in which no character is Markdown's or HTML's; control characters are spelt out."""
     visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
     escaped = re.sub(r"([\\`*_<>#\[\]|~&$!])", r"\\\1", visible)
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escaped)  # no item, and no line under a head
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escaped)  # neither a list item nor the underline of a heading
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slm_model.data.report.data_report import DataReportFacts, ReportTable
-from slm_model.reporting.plots import BLUE, COLOURS, GREY, new_figure, style, to_png
+from slm_model.reporting.plots import BLUE, COLOURS, GREY, four_panels, style, to_png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ BINS = 40
 
 def draw_stories(facts: DataReportFacts, table: ReportTable, lengths: pd.DataFrame) -> bytes:
     """What was rejected and why, and how long the stories of each side are."""
-    figure, ((why, in_bytes), (in_words, in_tokens)) = _four()
+    figure, ((why, in_bytes), (in_words, in_tokens)) = _panels()
     rejected = [(reason.reason.replace("_", " "), reason.num_stories) for reason in table.rejected]
     if facts.num_dropped:
         rejected.append(("near a held-out one", facts.num_dropped))
@@ -35,7 +35,7 @@ def draw_stories(facts: DataReportFacts, table: ReportTable, lengths: pd.DataFra
 
 def draw_words(facts: DataReportFacts, words: pd.DataFrame, tokens: pd.DataFrame, growth: pd.DataFrame) -> bytes:
     """The most frequent words and tokens, how fast new words come, and how evenly tokens are used."""
-    figure, ((common, frequent), (new, ranks)) = _four()
+    figure, ((common, frequent), (new, ranks)) = _panels()
     top = words.head(BARS)
     shares = 1000 * top["count"] / words["count"].sum()
     _bars(common, "Most frequent words", "in a thousand words", list(zip(top["word"], shares, strict=True)))
@@ -68,10 +68,8 @@ def draw_words(facts: DataReportFacts, words: pd.DataFrame, tokens: pd.DataFrame
     return to_png(figure)
 
 
-def _four() -> tuple[Figure, Any]:
-    figure = new_figure(9, 7.5, layout=None)  # margins by hand: finding them would double the time
-    margins = {"left": 0.15, "right": 0.98, "bottom": 0.07, "top": 0.96, "wspace": 0.42, "hspace": 0.28}
-    return figure, figure.subplots(2, 2, gridspec_kw=margins)
+def _panels() -> tuple[Figure, Any]:
+    return four_panels(9, bottom=0.07, top=0.96, wspace=0.42, hspace=0.28)
 
 
 def _bars(axes: Axes, title: str, unit: str, pairs: Sequence[tuple[str, float]]) -> None:

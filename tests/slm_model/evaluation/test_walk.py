@@ -124,7 +124,7 @@ def test_bars_are_as_long_as_the_loss(repaired: Walk) -> None:
     assert bars == ["", "█", "████▌", "█" * 8, "█" * 8, "█" * 8]
 
 
-def test_the_terminal_shows_every_station(repaired: Walk) -> None:
+def test_the_terminal_shows_every_step(repaired: Walk) -> None:
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as capture:
         console.print(to_rich(repaired))
