@@ -183,14 +183,14 @@ def _filled_run(
 
 def _files(model: Checkpoint, evaluation: Evaluation, shown: Shown) -> dict[str, bytes]:
     """Figures, pages, scores and what is needed to make the model again, by path in the run."""
-    from slm_model.evaluation.figures import draw_loss_by_position, draw_score_card, draw_training_curve
+    from slm_model.evaluation.figures import draw_loss_by_position, draw_training_curve
     from slm_model.reporting.html import to_html
 
     assert model.manifest is not None
     card = evaluation.score_card()
     files = {
         "figures/training.png": draw_training_curve(model.history()),
-        "figures/score_card.png": draw_score_card(card),
+        "figures/score_card.png": evaluation.picture(),
         "figures/loss_by_position.png": draw_loss_by_position({"test": card.test, "validation": card.validation}),
         "scores.json": evaluation.file("scores.json").read_bytes(),
     }

@@ -16,10 +16,11 @@ from slm_model.data.parquet import write_table
 from slm_model.data.stories import Side, Splits
 from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
+from slm_model.evaluation.figures import draw_score_card
 from slm_model.evaluation.intervals import bits_per_byte_interval
 from slm_model.evaluation.memorisation import copied_from, measure_memorisation
 from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scores
-from slm_model.evaluation.score_card import NUMERICS, Evaluation, EvaluationFacts, Phenomenon, ScoreCard
+from slm_model.evaluation.score_card import NUMERICS, PICTURE, Evaluation, EvaluationFacts, Phenomenon, ScoreCard
 from slm_model.evaluation.scoring import TokenScores, score_texts, score_tokens, side_scores, stride
 from slm_model.evaluation.story_measures import measure, words_of
 from slm_model.evaluation.story_score import UNKNOWN_BITS, SideScores, StoryScore
@@ -88,6 +89,7 @@ def evaluate(
     _write_json(out / "scores.json", table.model_dump(mode="json"))
     (out / OBSERVATIONS).mkdir()
     _write_json(out / NUMERICS, numerics.model_dump(mode="json"))
+    (out / PICTURE).write_bytes(draw_score_card(table))
     _write_json(out / "samples.json", [story.model_dump(mode="json") for story in samples])
     measured = [story.model_dump() | found.model_dump() for story, found in zip(generated, copied, strict=False)]
     _write_json(out / "measured.json", measured)

@@ -13,6 +13,9 @@ from slm_model.manifest import OBSERVATIONS
 from slm_model.record import Record
 
 NUMERICS = f"{OBSERVATIONS}/numerics.json"
+# An observation, and so outside the content digest: two processes with the same matplotlib drew the same bytes (three
+# score cards, 120 kB each), but another matplotlib or another FreeType does not.
+PICTURE = f"{OBSERVATIONS}/score_card.png"
 
 
 class Interval(Record):
@@ -130,7 +133,8 @@ class EvaluationFacts(Facts):
 class Evaluation(Artifact):
     """How good a model is: ``scores.json``, ``per_story.parquet`` (the test side), ``samples.json`` (stories from
     prompts) and ``measured.json`` (stories without a prompt, with what of each was copied);
-    ``observations/numerics.json``: the device, the number of threads and the like."""
+    ``observations/numerics.json``: the device, the number of threads and the like;
+    ``observations/score_card.png``: the score card as a picture."""
 
     facts: EvaluationFacts
 
@@ -140,6 +144,10 @@ class Evaluation(Artifact):
     def score_card(self) -> ScoreCard:
         """All scores of both sides."""
         return self.record("scores.json", ScoreCard)
+
+    def picture(self) -> bytes:
+        """The score card as PNG."""
+        return self.file(PICTURE).read_bytes()
 
     def samples(self) -> list[Story]:
         """The sample stories, in the order of the prompts."""

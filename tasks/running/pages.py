@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from slm_model.atomic_files import write_atomically
-from slm_model.digests import hash_json
 from slm_model.reporting.markdown import blocks, picture, plain, quote, table
 from tasks.engine.step import Step, StepResult
 from tasks.lineage.ancestors import learned_elsewhere
@@ -191,7 +187,7 @@ def _score_card(evaluation: Evaluation) -> str:
     places = zip_longest(found.test.by_position, found.validation.by_position)
     return blocks(
         "## Score card",
-        picture("Minimal pairs, story measures, loss by position, copying", _drawn_once(evaluation)),
+        picture("Minimal pairs, story measures, loss by position, copying", evaluation.picture()),
         f"Stories: {told.num_stories:,} told from nothing, beside as many test stories.",
         table(("", "model", "held out"), measures),
         "**The model memorises its training stories.**"
@@ -210,30 +206,6 @@ def _score_card(evaluation: Evaluation) -> str:
             [((one or other).start, one and one.loss, other and other.loss) for one, other in places],
         ),
     )
-
-
-def _drawn_once(evaluation: Evaluation) -> bytes:
-    """The score card's picture, kept under all that it is made of: to draw it takes longer than to find all the rest.
-
-    What the file holds is used only if it is what was written.
-    """
-    from tasks.engine.recipe import code_of_this_process
-
-    root = evaluation.folder.parents[1]
-    code = code_of_this_process(root)
-    made_of = code.closure(["slm_model.evaluation.figures"])
-    kept = root / ".cache" / "pictures" / hash_json([evaluation.digest, made_of.code, made_of.libraries])
-    with suppress(FileNotFoundError):
-        data = kept.read_bytes()
-        if hashlib.sha256(data[32:]).digest() == data[:32]:
-            return data[32:]
-    from slm_model.evaluation.figures import draw_score_card
-
-    png = draw_score_card(evaluation.score_card())
-    if not code.edited(made_of.code):  # else it cannot be told which form has drawn it
-        write_atomically(kept, hashlib.sha256(png).digest() + png)
-        code.remember()
-    return png
 
 
 def version_page(tracking_uri: str, version: str) -> str:

@@ -16,10 +16,13 @@ from slm_model.checkpoint import TRAINING_STORIES
 from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
+from slm_model.evaluation.figures import draw_score_card
 from slm_model.evaluation.score_card import Evaluation
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.generation.config import SamplingConfig
+from slm_model.manifest import content_digest
+from slm_model.reporting.markdown import picture
 from slm_model.shards.config import ShardConfig
 from slm_model.shards.shard import shard
 from slm_model.stage_run import StageRun
@@ -223,13 +226,22 @@ def test_minimal_pairs_are_scored_by_phenomenon(evaluation: Evaluation) -> None:
     assert evaluation.facts.minimal_pairs == pytest.approx(sum(p.share for p in found) / len(found))
 
 
+def test_the_picture_is_a_file_of_the_artifact_but_not_of_its_content_digest(evaluation: Evaluation) -> None:
+    assert evaluation.picture() == draw_score_card(evaluation.score_card())
+    manifest = finish(evaluation.folder, "evaluate", evaluation.facts)
+    [record] = [file for file in manifest.files if file.name.endswith(".png")]
+    assert record.name == "observations/score_card.png"
+    others = [file for file in manifest.files if file != record]
+    assert content_digest(others, manifest.facts) == manifest.digest
+
+
 def test_the_page_shows_the_score_card_and_says_so_of_a_model_that_memorises(
     evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = Evaluation(evaluation.folder, evaluation.facts, finish(evaluation.folder, "evaluate", evaluation.facts))
     page = _score_card(named)
+    assert picture("Minimal pairs, story measures, loss by position, copying", named.picture()) in page
     table = evaluation.score_card()
-    assert "![Minimal pairs" in page and "data:image/png;base64,iVBO" in page
     for found in table.minimal_pairs:
         assert f"| {found.name.replace('_', ' ')} | {found.share:.4g} | {found.interval.low:.4g} |" in page
     assert f"| self-BLEU | {table.stories.self_bleu:.4g} | {table.held_out_stories.self_bleu:.4g} |" in page

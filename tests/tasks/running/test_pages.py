@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -14,8 +10,7 @@ from slm_model.data.report.data_report import Reason, RejectedStory
 from slm_model.data.report.drift import Drift, WordShift
 from slm_model.reporting.html import to_html
 from slm_model.reporting.markdown import picture, plain, quote
-from tasks.engine.code_digest import Closure
-from tasks.running.pages import _drawn_once, _drift, _rejected, loss_page
+from tasks.running.pages import _drift, _rejected, loss_page
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -84,40 +79,3 @@ def test_a_loss_page_has_the_newest_row_first_and_what_is_left() -> None:
     page = loss_page(rows, 1200)
     assert "Step 20 of 1,200, about 0:01:01 left." in page
     assert page.index("| 20 |  | 3.25 | 1.5 |  |") < page.index("| 10 | 3.5 |  |  |  |")
-
-
-@pytest.fixture
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
-    """The score card of scores of some content, drawn by some code: each drawing is another."""
-    drawings = iter(range(9))
-    monkeypatch.setattr("slm_model.evaluation.figures.draw_score_card", lambda _: b"drawing %d" % next(drawings))
-
-    def draw(digest: str = "scores", code: str = "code", edited: tuple[str, ...] = ()) -> bytes:
-        base = SimpleNamespace(
-            closure=lambda _: Closure({"figures": code}), edited=lambda _: edited, remember=lambda: None
-        )
-        monkeypatch.setattr("tasks.engine.recipe.code_of_this_process", lambda _: base)
-        evaluation: Any = SimpleNamespace(folder=tmp_path / "evaluate" / "key", digest=digest, score_card=lambda: None)
-        return _drawn_once(evaluation)
-
-    return draw
-
-
-def test_a_score_card_is_drawn_once_for_the_same_scores_and_code(drawn: Callable[..., bytes]) -> None:
-    assert drawn() == drawn() == b"drawing 0"
-    assert drawn(digest="others") == b"drawing 1"
-    assert drawn(code="another") == b"drawing 2"
-    assert drawn() == b"drawing 0"
-
-
-def test_a_kept_score_card_whose_bytes_have_changed_is_drawn_again(drawn: Callable[..., bytes], tmp_path: Path) -> None:
-    drawn()
-    [kept] = (tmp_path / ".cache" / "pictures").iterdir()
-    for damage in (kept.read_bytes()[:-1] + b"!", b""):
-        kept.write_bytes(damage)
-        assert drawn() == drawn() != b"drawing 0"
-
-
-def test_a_score_card_drawn_by_code_that_was_edited_since_is_not_kept(drawn: Callable[..., bytes]) -> None:
-    assert drawn(edited=("figures",)) == b"drawing 0"
-    assert drawn() == b"drawing 1"
