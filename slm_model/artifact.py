@@ -1,8 +1,8 @@
 """Artifact: what a stage leaves.
 
 A stage is a plain function, ``(out, *inputs, *configs, run) -> Artifact``: it fills the folder ``out`` with data
-files and returns the artifact, a typed view of that folder with its facts. Who caches, locks and names the folder
-is not its business.
+files and returns the artifact, a typed view of that folder with its facts. It does not cache, lock or name the
+folder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ R = TypeVar("R", bound=Record)
 
 
 class Facts(Record):
-    """What a stage says of its artifact, beside the bytes; kept in the manifest."""
+    """What a stage reports of its artifact, beside the bytes; stored in the manifest."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Input(Protocol):
-    """Anything with a stable identity that a stage may be handed: an artifact or a pinned source."""
+    """Anything with a stable identity that a stage may be given: an artifact or a pinned source."""
 
     @property
     def stage(self) -> str: ...

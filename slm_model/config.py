@@ -12,7 +12,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 
 def describe_bounds(schema: dict[str, Any]) -> None:
-    """Put each field's bounds into its description: a form shows that, and a bound only once it is broken."""
+    """Put each field's bounds into its description: forms show it, and a bound only when it is broken."""
     for setting in schema["properties"].values():
         has = {name: value for one in (setting, *setting.get("anyOf", ())) for name, value in one.items()}
         if bounds := [f"{words} {has[name]:,}" for name, words in _BOUNDS.items() if has.get(name, 2**53) < 2**53]:
@@ -23,7 +23,7 @@ class Config(BaseModel):
     """A stage's settings: frozen, and closed to unknown names. All of it is the stage's identity.
 
     A config with a ``kind`` names in ``module`` the module that the kind chooses (a network, a tokenizer, a source):
-    that module alone then enters the code digest, so that mending one kind never reruns another.
+    only that module then enters the code digest, so that mending one kind never reruns another.
     """
 
     model_config = ConfigDict(
@@ -35,7 +35,7 @@ class Config(BaseModel):
     )
 
     module: ClassVar[str | None] = None
-    not_identity: ClassVar[frozenset[str]] = frozenset()  # fields that an input's identity stands in for
+    not_identity: ClassVar[frozenset[str]] = frozenset()  # fields that an input's identity covers
 
     def identity(self) -> dict[str, Any]:
         """The settings as JSON values, without those that cannot change what the stage leaves."""

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. One line: what was found, what was wanted, the remedy."""
+    """A mistake that the user can correct. One line: what was found, what was wanted, the remedy."""
 
 
 class ArtifactDamaged(Exception):
@@ -24,7 +24,7 @@ class ArtifactDamaged(Exception):
 
 
 class Stopped(Exception):
-    """The stage left early because it was asked to, with everything kept that it needs to go on."""
+    """The stage left early because it was asked to, with everything kept that it needs to resume."""
 
 
 def picklable(error: Exception, where: str) -> Exception:

@@ -19,9 +19,9 @@ def ignore_report(step: int, values: Mapping[str, Any]) -> None:
 class StageRun:
     """How a stage is carried out. None of it changes what is left, and none of it enters a key.
 
-    ``report(step, values)``: progress and measurements, for whoever listens. ``should_stop()``: a request to leave as
-    soon as the work can be resumed later; a stage that obeys it raises Stopped. ``resume``: a folder beside the
-    data files that outlives a killed run and is gone when the stage has finished; None where nothing is kept.
+    ``report(step, values)``: progress and measurements, for callers that record them. ``should_stop()``: a request to
+    leave as soon as the work can be resumed later; a stage that obeys it raises Stopped. ``resume``: a folder beside
+    the data files that outlives a killed run and is gone when the stage has finished; None: nothing is kept.
     """
 
     executor: Executor | None = None  # None: work in this process

@@ -11,12 +11,12 @@ from typing import TypeVar
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-IN_FLIGHT = 64  # parts handed out and not yet taken back: bounds what finished early and waits for its turn
+IN_FLIGHT = 64  # parts handed out and not yet taken back: bounds what finished early and waits to be yielded
 FEW = 4  # parts that take less time than it takes to start workers for them
 
 
 class LazyExecutor(Executor):
-    """An executor whose workers start with the first ``submit``: a second or so, which few parts are not worth."""
+    """An executor whose workers start with the first ``submit``: a second or so, too long for a few parts."""
 
     started = False
     in_flight = IN_FLIGHT
@@ -29,7 +29,7 @@ def map_parts(
 
     Without an executor, and where fewer than ``FEW`` would have to start one, the parts are done here, one as each
     result is asked for. Else ``function`` must be picklable; the first error is raised in its turn, and what has not
-    begun by then is called off.
+    begun by then is cancelled.
     """
     waiting = iter(parts)
     if isinstance(executor, LazyExecutor) and not executor.started:

@@ -69,12 +69,12 @@ class CodeBase:
         self._sources: dict[tuple[str, frozenset[str]], Source] = {}  # the same for every stage's closure
         self._own = Path(__file__).read_bytes()
         self._known: dict[str, Source] = {}
-        self._used: set[str] = set()  # what others remembered is not kept: it would grow with every edit
+        self._used: set[str] = set()  # only these are kept in the memory, which would else grow with every edit
         self._fresh = False
         if memory and memory.exists():
             try:
                 self._known = {key: Source(**value) for key, value in json.loads(memory.read_bytes()).items()}
-            except (ValueError, TypeError, AttributeError):  # a memory that cannot be read is no memory
+            except (ValueError, TypeError, AttributeError):  # damaged, or of another version: read the sources again
                 self._known = {}
 
     def closure(self, roots: Iterable[str]) -> Closure:
@@ -116,7 +116,7 @@ class CodeBase:
         return [name for name in touched if present.code.get(name) != code[name]]
 
     def remember(self) -> None:
-        """Keep what was read for the next process, where there is room for it."""
+        """Keep what was read for the next process, if the disk has room for it."""
         if self.memory and self._fresh:
             text = json.dumps({key: asdict(self._known[key]) for key in sorted(self._used)})
             with suppress(OSError):
@@ -189,7 +189,7 @@ def _is_package(path: Path) -> bool:
 def library_version(library: str) -> str:
     """The installed version of what ``import library`` gets, or ``not installed``: one that appears is a change.
 
-    Raises ImportNotFollowed for one that can be imported and whose version cannot be told.
+    Raises ImportNotFollowed for one that can be imported and whose version cannot be found.
     """
     try:
         return importlib.metadata.version(DISTRIBUTIONS.get(library, library))
@@ -248,7 +248,7 @@ def _is_config(node: ast.AST) -> TypeGuard[ast.ClassDef]:
 
 
 def _is_field(node: ast.AST) -> bool:
-    """Whether a class statement declares what pydantic makes a field: class variables and private names are none."""
+    """Whether a class statement declares what pydantic makes a field: not a class variable or a private name."""
     if not isinstance(node, ast.AnnAssign) or "ClassVar" in ast.dump(node.annotation):
         return False
     return not _last_name(node.target).startswith("_")
@@ -263,7 +263,7 @@ def _last_name(node: ast.AST) -> str:
 
 
 def imports_of(tree: ast.AST, module: str) -> Iterator[str]:
-    """Every import that can run, at the top or inside a function; those for the type checker alone are passed over."""
+    """Every import that can run, at the top or inside a function; those only for the type checker are left out."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
@@ -288,7 +288,7 @@ def imports_of(tree: ast.AST, module: str) -> Iterator[str]:
 
 
 def calls_of(tree: ast.AST) -> tuple[list[str], dict[str, list[str]]]:
-    """The classes that a module calls, and for each config in it the classes that its fields stand on."""
+    """The classes that a module calls, and for each config in it the classes that its fields depend on."""
     calls: set[str] = set()
     configs: dict[str, list[str]] = {}
     todo: list[ast.AST] = [tree]
@@ -307,7 +307,7 @@ def calls_of(tree: ast.AST) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def built_configs(sources: Collection[Source]) -> set[str]:
-    """The config classes that code builds, with those that theirs stand on: their defaults are in no key."""
+    """The config classes that code builds, with those that their fields depend on: their defaults are in no key."""
     configs: dict[str, list[str]] = {}
     for source in sources:
         for name, needs in source.configs.items():

@@ -97,7 +97,7 @@ class DaskWorkers(Workers):
         self._watching.start()
 
     def _watch(self) -> None:
-        """Call all off when the last worker has been gone for long: Dask itself would wait for ever."""
+        """Cancel everything when the last worker has been gone for long: Dask itself would wait for ever."""
         seen = time.monotonic()
         while not self._left.wait(1.0):
             if self._client.scheduler_info()["workers"]:

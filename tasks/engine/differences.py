@@ -35,9 +35,7 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
     for earlier, present in zip_longest(old.inputs, new.inputs):
         if earlier is None or present is None or (earlier.stage, earlier.digest) != (present.stage, present.digest):
             stage = (present or earlier).stage
-            found.append(
-                f"{stage} left other bytes" if stage != new.stage else "it goes on from another model, or none"
-            )
+            found.append(f"{stage} left other bytes" if stage != new.stage else "it begins from another model, or none")
     if old.format != new.format:
         found.append("the artifact format changed")
     return found

@@ -1,4 +1,4 @@
-"""Workers: processes of this machine, or of a Dask cluster, as executors that start with the first part they get."""
+"""Workers: processes of this machine, as an executor that starts with the first part that it gets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRIES_IF_RAISED = 2
 
 
 class Workers(LazyExecutor):
-    """An executor for a ``with``: leaving it ends its workers at once, whatever they are at."""
+    """An executor for a ``with``: leaving it ends its workers at once, whatever they are doing."""
 
     def __enter__(self) -> Self:
         return self
@@ -38,8 +38,8 @@ class Workers(LazyExecutor):
 
 
 class LocalWorkers(Workers):
-    """Processes of this machine, each led by a thread: when one is killed, the call it was at is known, and no other
-    call is disturbed. That call is tried again in a new process, and one that raises is tried once more.
+    """Processes of this machine, a thread for each: when one is killed, its call is known, and no other call is
+    disturbed. That call is tried again in a new process, and one that raises is tried once more.
 
     A future raises UserError if its call's process was killed ``TRIES_IF_KILLED`` times.
     """

@@ -1,4 +1,4 @@
-"""On what and with which code an artifact was made: what its manifest and its observations say beside the recipe."""
+"""The machine and the code that made an artifact: what its manifest and its observations say beside the recipe."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def opens_with(args: tuple[Any, ...]) -> list[str]:
 
 
 def pinned(args: tuple[Any, ...]) -> dict[str, Any]:
-    """The source that a stage was handed, whole: its revision and the digests of its files."""
+    """The whole pinned source that a stage was given: its revision and the digests of its files."""
     return {a.stage: a.model_dump(mode="json") for a in settings_and_inputs(args)[1] if isinstance(a, BaseModel)}
 
 
@@ -85,14 +85,14 @@ def manifest_of(
 
 @cache
 def code_of_this_process(root: Path) -> CodeBase:
-    """The code as it was when this process first asked: later edits are for the next process, which loads them."""
+    """The code as it was when this process first asked: the next process sees later edits, and loads them."""
     return CodeBase(REPOSITORY, memory=root / ".cache" / "code.json")
 
 
 def refuse_edited(names: list[str], stage: str) -> None:
-    """Raises UserError if code was edited that this process may have loaded in either form: no key would be true."""
+    """Raises UserError if code was edited that this process may have loaded before or after: no key would be right."""
     if names:
         raise UserError(
-            f"{', '.join(names)} changed on disk after this process began: it cannot be told which form {stage} "
+            f"{', '.join(names)} changed on disk after this process began: it is unknown which form {stage} "
             "would use: start it again; what is finished is kept"
         )

@@ -1,7 +1,7 @@
 """A stage: a library function under a key. The one place where it is decided whether a result can be used again.
 
 key    = hash(stage, settings, code it depends on, libraries, bytes of its inputs)
-lock   one writer a key; whoever waited finds a hit
+lock   one writer per key; one that waited finds a hit
 look   a hit is verified before it is trusted; a damaged one is set aside and made again
 make   in a ``.partial`` folder; manifest last; then the name
 """
@@ -61,7 +61,7 @@ def load(reference: str) -> Any:
 
 @dataclass(frozen=True)
 class Outcome(Generic[A]):
-    """What came of a stage: its artifact, whether it was there already, and why it was made if it was."""
+    """The result of a stage: its artifact, whether it was cached, and if not, why it was made."""
 
     stage: Stage[A]
     artifact: A
@@ -109,11 +109,11 @@ class Engine:
     placement: Placement = field(default_factory=Placement)
     observer: Observer = field(default_factory=NullObserver)
     found_damaged: set[Path] = field(default_factory=set)  # by readers
-    made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests shall name it
+    made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests name it
 
     @classmethod
     def at(cls, root: Path, placement: Placement | None = None, observer: Observer | None = None) -> Engine:
-        """An engine whose artifacts stand below ``root``, for the code of this repository."""
+        """An engine whose artifacts are stored below ``root``, for the code of this repository."""
         return cls(Store(root), code_of_this_process(root), placement or Placement(), observer or NullObserver())
 
     def recipe(self, stage: Stage[Any], args: tuple[Any, ...]) -> Recipe:
@@ -141,7 +141,7 @@ class Engine:
                 aside = self.store.set_aside(stage.name, key)
                 found, reason = None, f"{damaged.reason}; set aside as {aside.name}"
             if found is not None:
-                self.store.forget_resume(stage.name, key)  # left by whoever was killed between the name and this
+                self.store.forget_resume(stage.name, key)  # left by a run that was killed between the name and this
                 outcome = Outcome(stage, found, True, time.perf_counter() - began)
             else:
                 reason = reason or self.why(stage, recipe, args)
@@ -173,7 +173,7 @@ class Engine:
         return True
 
     def accept(self, stage: Stage[Any], *args: Any) -> Manifest:
-        """Take over an artifact of the same settings and inputs, made by other code, on a person's word.
+        """Copy an artifact of the same settings and inputs, made by other code, to the present key, on a person's word.
 
         Raises UserError if there is nothing to accept, or nothing that can be.
         """
@@ -251,7 +251,7 @@ class Engine:
         return replace(made, folder=folder, manifest=manifest)
 
     def _keep(self, recipe: Recipe, fill: Callable[[Path], Artifact]) -> None:
-        """An artifact that a stage leaves on its way, under a recipe of its own; made only if it is not there."""
+        """Store an artifact that a stage leaves before its end, under another recipe, unless it is stored already."""
         started, began, key = datetime.now(UTC), time.perf_counter(), recipe.key()
         with self.store.lock(recipe.stage, key):
             found = self.store.look(recipe.stage, key)
@@ -269,7 +269,7 @@ class Engine:
 
     @contextmanager
     def _filling(self, stage: str, key: str) -> Iterator[tuple[Path, Path]]:
-        """A folder to fill, and the one that outlives a killed run. However it ends, nothing half-written stays."""
+        """A folder to fill, and the one that outlives a killed run. Nothing half-written stays, however it ends."""
         try:
             yield self.store.begin(stage, key)
         except Exception as error:

@@ -1,12 +1,12 @@
-"""Where finished artifacts stand: one folder a key, named only when whole, one writer at a time.
+"""Where finished artifacts are stored: one folder per key, named only when whole, one writer at a time.
 
     <root>/<stage>/<key>/            finished: data files, observations/, manifest.json
     <root>/<stage>/<key>.*.partial/  being written; worth nothing
-    <root>/<stage>/<key>.resume/     what a killed stage needs to go on
+    <root>/<stage>/<key>.resume/     what a killed stage needs to resume
     <root>/<stage>/<key>.damaged/    set aside, for a person to look at
     <root>/<stage>/<key>.*.removed/  no longer wanted, and being removed
 
-The folder may stand on a local disk or a shared POSIX file system. Another kind of storage is a second class with
+The folder may be on a local disk or a shared POSIX file system. Another kind of storage is a second class with
 these methods.
 """
 
@@ -41,7 +41,7 @@ HASH_UP_TO = 64 * 2**20  # bytes; a larger file is hashed on a hit only when its
 
 @dataclass(frozen=True)
 class Found:
-    """What stands under a key: a manifest with the names not hashed just now, or the reason why it cannot be used."""
+    """What is stored under a key: a manifest with the names not hashed just now, or why it cannot be used."""
 
     manifest: Manifest | None = None
     unhashed: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ class Store:
         return self.root / stage / key
 
     def look(self, stage: str, key: str) -> Found:
-        """What stands under the key, verified as far as it is cheap; readers verify the rest."""
+        """What is stored under the key, verified as far as it is cheap; readers verify the rest."""
         folder = self.folder(stage, key)
         if not folder.exists():
             return Found()
@@ -69,7 +69,7 @@ class Store:
                 return Found(damage="its manifest is of another artifact")
             unhashed = set()
             for record in manifest.files:
-                if not self._trusted_as_it_stands(folder / record.name, record):
+                if not self._is_unchanged(folder / record.name, record):
                     if reason := difference(folder / record.name, record):
                         return Found(damage=f"{record.name}: {reason}")
                 else:
@@ -114,7 +114,7 @@ class Store:
     def remove(self, stage: str, key: str, path: Path, used_since: float) -> bool:
         """Remove a folder of this key's, unless a run uses it or has used it since then (s, of the epoch).
 
-        It loses its name before the first file goes, so that nobody ever sees half of it.
+        It loses its name before the first file goes, so that no reader sees half of it.
         """
         try:
             with FileLock(self._lock(stage, key), timeout=0):
@@ -132,7 +132,7 @@ class Store:
         return True
 
     def leftovers(self) -> Iterator[tuple[str, str, Path]]:
-        """Stage, key and folder of all that is no finished artifact: half-written, kept to go on, damaged, removed."""
+        """Stage, key and folder of all that is no finished artifact: half-written, kept to resume, damaged, removed."""
         for folder in sorted(self.root.glob("*/*/")):
             if found := re.fullmatch(rf"({KEY})\.(?:[0-9a-f]+\.)?(partial|resume|damaged|removed)", folder.name):
                 yield folder.parent.name, found[1], folder
@@ -140,7 +140,7 @@ class Store:
     def begin(self, stage: str, key: str) -> tuple[Path, Path]:
         """An empty folder to fill, and the folder that outlives a killed run. Only under the lock."""
         self._remove_partial(stage, key)
-        # A name of its own: what outlived a killed try (torchrun's children) must not write where this one does.
+        # A new name each time: what outlived a killed try (torchrun's children) must not write where this one does.
         out = self.root / stage / f"{key}.{uuid.uuid4().hex[:8]}.partial"
         out.mkdir(parents=True)
         resume = self._resume(stage, key)
@@ -148,14 +148,14 @@ class Store:
         return out, resume
 
     def abandon(self, stage: str, key: str) -> None:
-        """Nothing half-written stays; what a later run needs to go on does."""
+        """Remove what is half-written; what a later run needs to resume stays."""
         self._remove_partial(stage, key)
         resume = self._resume(stage, key)
         if resume.exists() and not any(resume.iterdir()):
             resume.rmdir()
 
     def forget_resume(self, stage: str, key: str) -> None:
-        """Remove what a finished artifact no longer needs to go on. Only under the lock."""
+        """Remove what a killed stage needed to resume. Only under the lock."""
         shutil.rmtree(self._resume(stage, key), ignore_errors=True)
 
     def publish(self, out: Path, manifest: Manifest) -> Path:
@@ -190,7 +190,7 @@ class Store:
                     yield folder, damaged
 
     def manifests(self, stage: str) -> Iterator[Manifest]:
-        """Manifests of a stage's finished artifacts; unreadable ones are passed over."""
+        """Manifests of a stage's finished artifacts; unreadable ones are left out."""
         return (manifest for _, manifest in self.everything(stage) if isinstance(manifest, Manifest))
 
     def owner(self, path: Path) -> tuple[str, str] | None:
@@ -219,7 +219,7 @@ class Store:
         for path in (self.root / stage).glob(f"{key}.*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _trusted_as_it_stands(self, path: Path, record: FileRecord) -> bool:
+    def _is_unchanged(self, path: Path, record: FileRecord) -> bool:
         if record.size <= self.hash_up_to or not path.is_file():
             return False
         stat = path.stat()
@@ -227,10 +227,10 @@ class Store:
 
 
 def last_used(folder: Path) -> tuple[float, int]:
-    """When anything in a folder was written, or its artifact held, for the last time (s, of the epoch); its bytes."""
+    """When anything in a folder was last written, or its artifact protected (s, of the epoch); its bytes."""
     try:
         stats = [path.stat() for path in (folder, *folder.rglob("*"))]
-    except FileNotFoundError:  # somebody works at it
+    except FileNotFoundError:  # it is being written or removed
         return math.inf, 0
     return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats)
 
