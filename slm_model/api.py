@@ -164,12 +164,12 @@ def plan(config: PipelineConfig | str | None = None, *, offline: bool = False, *
 
     A ``Line`` for each stage, as `slm plan` shows it: stage, fate ("cached", "will run" or "may run") and reason.
     """
-    from flows.commands.context import walked
+    from flows.commands.context import make_plan
     from tasks.engine.paths import artifacts_root
     from tasks.engine.placement import Placement
     from tasks.engine.stage import Engine
 
-    return walked(_whole(config, settings), Engine.at(artifacts_root(), Placement(offline=offline))).lines
+    return make_plan(_whole(config, settings), Engine.at(artifacts_root(), Placement(offline=offline))).lines
 
 
 def run(

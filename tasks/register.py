@@ -162,7 +162,7 @@ def _filled_run(
 ) -> str:
     """The model's MLflow run: what the training did not write, or could not, is filled in from the checkpoint."""
     from tasks.tracking.runs import fill_run
-    from tasks.train import describe
+    from tasks.train import describe_training
 
     assert model.manifest is not None
     recipe, commit = model.manifest.recipe, model.manifest.environment.get("git_commit")
@@ -172,7 +172,7 @@ def _filled_run(
         history.append((model.facts.steps, shown.drift.numbers()))
     return fill_run(
         store,
-        describe(model.key, shards, network, training, recipe.inputs, store.root, commit),
+        describe_training(model.key, shards, network, training, recipe.inputs, store.root, commit),
         history,
         started=datetime.fromisoformat(model.manifest.started),
         seconds=model.manifest.seconds,

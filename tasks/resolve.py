@@ -1,4 +1,4 @@
-"""Resolve: a moving name becomes a pinned revision. Never cached; what it came to is kept for when the net is away."""
+"""Resolve: a moving name becomes a pinned revision. Never cached; the last one is stored for runs without a network."""
 
 from __future__ import annotations
 

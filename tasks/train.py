@@ -1,4 +1,4 @@
-"""Train: next-token prediction, watched by MLflow while it runs; a request to leave is heeded at the next step."""
+"""Train: next-token prediction, reported to MLflow while it runs; a request to stop takes effect at the next step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ from tasks.engine.store import Store
 from tasks.lineage.ancestors import reused_vocab, source_of, warm_start_of
 
 if TYPE_CHECKING:
-    from slm_model.training.stable_checkpoint import StableCheckpoint, StableCheckpointFacts, TrainRun
-
-if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
     from slm_model.shards.token_shards import TokenShards
+    from slm_model.training.stable_checkpoint import StableCheckpoint, StableCheckpointFacts, TrainRun
     from tasks.tracking.runs import Dataset, RunDescription
 
 
@@ -37,10 +35,10 @@ STABLE_CHECKPOINT = "stable_checkpoint"
 
 def headline(model: Checkpoint) -> str:
     facts = model.facts
-    earlier = warm_start_of(model.manifest.recipe.inputs) if model.manifest else None
+    initial = warm_start_of(model.manifest.recipe.inputs) if model.manifest else None
     return (
         f"{facts.num_parameters / 1e6:.2f} M parameters, {facts.steps:,} steps"
-        f"{f' on top of {earlier}' if earlier else ''}, validation {facts.validation_bits_per_byte:.4f} bits per byte"
+        f"{f' on top of {initial}' if initial else ''}, validation {facts.validation_bits_per_byte:.4f} bits per byte"
     )
 
 
@@ -65,19 +63,15 @@ class StoredStableCheckpoints:
         self.keep_under(stable_recipe(self.recipe, self.config, facts.model_dump(mode="json")), fill)
 
 
-def stable_checkpoints_for(execution: StageExecution) -> StoredStableCheckpoints | None:
-    """The stable checkpoints of a training that is about to run; None if its schedule has none."""
-    config = next(one for one in execution.args if isinstance(one, TrainConfig))
-    if config.schedule.decay != "stable":
-        return None
-    return StoredStableCheckpoints(Store(execution.root), execution.recipe, config, execution.keep)
-
-
 def with_stable_checkpoints(run: StageRun, execution: StageExecution) -> TrainRun:
-    """The run with the stable checkpoints that its training may resume from."""
+    """The run with the stable checkpoints that its training may resume from, if its schedule has some."""
     from slm_model.training.stable_checkpoint import TrainRun
 
-    return TrainRun(**vars(run), stable_checkpoints=stable_checkpoints_for(execution))
+    config = next(one for one in execution.args if isinstance(one, TrainConfig))
+    if config.schedule.decay != "stable":
+        return TrainRun(**vars(run))
+    stored = StoredStableCheckpoints(Store(execution.root), execution.recipe, config, execution.keep)
+    return TrainRun(**vars(run), stable_checkpoints=stored)
 
 
 def stable_recipe(recipe: Recipe, config: TrainConfig, facts: dict[str, Any]) -> Recipe:
@@ -154,9 +148,8 @@ def recorded(execution: StageExecution) -> Iterator[StageRun]:
     from tasks.tracking.runs import open_run
 
     shards, _, network, config, *_ = execution.args
-    told = execution.run.report
     store = MlflowStore.at(execution.root)
-    described = describe(
+    described = describe_training(
         execution.key,
         shards,
         network.model_dump(mode="json"),
@@ -168,7 +161,7 @@ def recorded(execution: StageExecution) -> Iterator[StageRun]:
     with open_run(store, described) as tracked:
 
         def report(step: int, values: Mapping[str, Any]) -> None:
-            told(step, values)
+            execution.run.report(step, values)
             if "resumed_from" in values:
                 execution.note("stable checkpoint", f"resumed from step {values['resumed_from']:,}", None)
             numbers = {name: value for name, value in values.items() if "/" in name and isinstance(value, int | float)}
@@ -178,7 +171,7 @@ def recorded(execution: StageExecution) -> Iterator[StageRun]:
         yield with_stable_checkpoints(replace(execution.run, report=report), execution)
 
 
-def describe(
+def describe_training(
     key: str,
     shards: TokenShards,
     network: Mapping[str, Any],
@@ -192,10 +185,10 @@ def describe(
 
     params = dict(flatten({"model": network, "train": config}))
     params |= {"vocab_size": shards.facts.vocab_size, "training_tokens": shards.facts.num_tokens["train"]}
-    params |= {"begins_with": (earlier := warm_start_of(inputs)) or "random weights"}
+    params |= {"begins_with": (initial := warm_start_of(inputs)) or "random weights"}
     params |= {"vocabulary": reused_vocab(shards.manifest, Store(root)) or "learned from these stories"}
     name = f"{network['kind']} {key[:8]}"
-    tags = {"slm.shards": shards.key} | ({"slm.warm_start": earlier} if earlier else {})
+    tags = {"slm.shards": shards.key} | ({"slm.warm_start": initial} if initial else {})
     tags |= {"mlflow.source.git.commit": commit} if commit else {}
     return RunDescription(key, name, params, tags, datasets(shards, root))
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.context import build, placement_of, walked
+from flows.commands.context import build, make_plan, placement_of
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import pipeline
 from flows.presets import configure, described
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     config, placement = configure(options.preset, settings), placement_of(options)
     root = artifacts_root()
     configure_environment(root)
-    plan = walked(config, Engine.at(root, placement))
+    plan = make_plan(config, Engine.at(root, placement))
     if plan.nothing_to_do and options.until:
         console.print(f"Nothing to do: {_kept(plan, root, options.until)}")
         return 0
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     seconds = time.perf_counter() - began
     if release is None:
         console.print(
-            f"\n{_kept(walked(config, Engine.at(root, placement)), root, options.until)}. {seconds:.0f} s in all."
+            f"\n{_kept(make_plan(config, Engine.at(root, placement)), root, options.until)}. {seconds:.0f} s in all."
         )
         return 0
     word = "[green]champion[/]" if "champion" in release.aliases else "not the champion"
@@ -75,7 +75,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Say what a run would do."""
     console = Console(highlight=False)
     config, root = configure(options.preset, settings), artifacts_root()
-    planned = walked(config, Engine.at(root, placement_of(options)))
+    planned = make_plan(config, Engine.at(root, placement_of(options)))
     for line in planned.lines:
         said = f"{line.fate}{' (accepted, code differs)' if line.accepted else ''}"
         because = f", because {line.reason}" if line.fate == "will run" and line.reason else f", {line.reason}"
@@ -103,8 +103,8 @@ def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
                     accepted.append(engine.accept(step, *args))
             return super().__call__(step, *args)
 
-    walked = Accepting(engine)
-    pipeline(config, walked)
+    plan = Accepting(engine)
+    pipeline(config, plan)
     if not accepted:
         if options.stage not in stages:
             raise UserError(f"{options.stage!r} is no stage whose result is cached: those are {', '.join(stages)}")
@@ -141,7 +141,7 @@ def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Follow one story through the pipeline: the one that the walk stage followed, or another."""
     engine = Engine.at(artifacts_root(), placement_of(options))
-    stored = walked(configure(options.preset, settings), engine).artifacts
+    stored = make_plan(configure(options.preset, settings), engine).artifacts
     needed = ("download", "clean", "split", "build_vocab", "shard", "train")
     missing = [name for name in needed if name not in stored]
     if missing:
@@ -188,7 +188,7 @@ def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | 
 
 def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
     """What the model told in its evaluation, one for each prompt."""
-    evaluation: Evaluation = walked(config, engine).artifacts["evaluate"]
+    evaluation: Evaluation = make_plan(config, engine).artifacts["evaluate"]
     by_prompt = {story.prompt: story.text for story in reversed(evaluation.samples())}
     return list(reversed(by_prompt.values()))
 

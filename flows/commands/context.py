@@ -28,8 +28,8 @@ def placement_of(options: argparse.Namespace) -> Placement:
     return checked(Placement, {name: getattr(options, option, None) for name, option in names.items()})
 
 
-def walked(config: PipelineConfig, engine: Engine) -> Planner:
-    """What would become of every stage, up to the one that the engine's placement names."""
+def make_plan(config: PipelineConfig, engine: Engine) -> Planner:
+    """The plan of every stage, up to the one that the engine's placement names."""
     planner = Planner(engine)
     with suppress(Reached):
         pipeline(config, planner)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.context import placement_of, under_prefect, walked
+from flows.commands.context import make_plan, placement_of, under_prefect
 from flows.pipeline import pipeline
 from flows.presets import DEFAULT, checked, configure
 from slm_model.errors import UserError
@@ -67,7 +67,7 @@ def seed_variance(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         for seed in range(config.train.seed, config.train.seed + options.num):
             reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             run_until_complete(partial(pipeline, reseeded, Runner(engine)), engine)
-            evaluations.append(walked(reseeded, engine).artifacts["evaluate"])
+            evaluations.append(make_plan(reseeded, engine).artifacts["evaluate"])
     finally:
         terminal.close()
     found = record_spread(MlflowStore.at(root), config.release.model_name, evaluations)

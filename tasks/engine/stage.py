@@ -71,7 +71,7 @@ class Outcome(Generic[A]):
 
 
 class Reached(Exception):
-    """The last stage that was asked for is finished: the walk ends here."""
+    """The last stage that was asked for is finished: the run ends here."""
 
 
 class Observer:

@@ -1,4 +1,4 @@
-"""rich's console, but that a reader who leaves (``slm models | head``) is no failure."""
+"""rich's console, except that a closed pipe (``slm models | head``) is not an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run may take and how much disk, said before it begins; by this machine's own earlier runs."""
+"""Time and disk that a run will take, estimated before it begins from this machine's earlier runs."""
 
 from __future__ import annotations
 

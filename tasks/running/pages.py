@@ -1,4 +1,4 @@
-"""What a run says of itself in Markdown: of the data, of the model, of one story. Prefect's UI and MLflow show them."""
+"""The pages of a run, in Markdown: its data, its model, one story. Prefect's UI and MLflow show them."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ _LEFT = "observations/seconds_left"
 
 
 def loss_page(rows: Sequence[Mapping[str, Any]], total_steps: int) -> str:
-    """A training while it goes on, the newest row first. Losses in nats a token."""
+    """A training that is running, the newest row first. Losses in nats a token."""
     left = next((row[_LEFT] for row in reversed(rows) if _LEFT in row), None)
     coming = f", about {timedelta(seconds=round(left))} left" if left and rows[-1]["step"] < total_steps else ""
     return blocks(
@@ -156,7 +156,7 @@ def _model(
         f"Computed with {', '.join(f'{name} {value}' for name, value in model.facts.numerics.items() if value != [])}.",
         f"The vocabulary: {_learned(vocab, splits)}",
         _score_card(evaluation),
-        "## Stories it tells",
+        "## Generated stories",
         "\n\n---\n\n".join(quote(story.text.strip()) for story in evaluation.samples()),
         f"MLflow: run `{release.run_id}`, model `{release.name}`, "
         f"at {version_page(release.tracking_uri, release.name)}",
@@ -177,10 +177,10 @@ def _score_card(evaluation: Evaluation) -> str:
     from slm_model.evaluation.figures import MEASURES
 
     found = evaluation.score_card()
-    copying, told, held_out = found.copying, found.stories, found.held_out_stories
-    measures = [(name, getattr(told, field), getattr(held_out, field)) for field, name in MEASURES.items()]
+    copying, generated, held_out = found.copying, found.stories, found.held_out_stories
+    measures = [(name, getattr(generated, field), getattr(held_out, field)) for field, name in MEASURES.items()]
     measures += [
-        ("8-grams that stand in a training story", copying.share, copying.held_out_share),
+        ("8-grams that occur in a training story", copying.share, copying.held_out_share),
         ("stories copied (half of it or more in one run)", copying.copies, copying.held_out_copies),
         ("longest run copied, in words", copying.longest_words, copying.held_out_longest_words),
     ]
@@ -188,12 +188,12 @@ def _score_card(evaluation: Evaluation) -> str:
     return blocks(
         "## Score card",
         picture("Minimal pairs, story measures, loss by position, copying", evaluation.picture()),
-        f"Stories: {told.num_stories:,} told from nothing, beside as many test stories.",
+        f"Stories: {generated.num_stories:,} generated without a prompt, beside as many test stories.",
         table(("", "model", "held out"), measures),
         "**The model memorises its training stories.**"
         if copying.memorises
         else "No sign of memorising: copying is not far above that of held-out stories.",
-        f"{found.num_unsearched:,} more stories, which the model that this one began as was trained on, are not here "
+        f"{found.num_unsearched:,} more stories, which the model that this one began from was trained on, are not here "
         "and were not searched for copies."
         if found.num_unsearched
         else "",

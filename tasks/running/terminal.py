@@ -14,7 +14,7 @@ from tasks.engine.stage import Observer, Outcome, Stage
 
 
 class Terminal(Observer):
-    """Watches a run for the person who started it."""
+    """Shows a run to the person who started it."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -27,7 +27,7 @@ class Terminal(Observer):
         self.console.print(f"  [dim]…[/] {stage.name:<12}[dim]{_escape(reason)}[/]", highlight=False, soft_wrap=True)
 
     def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
-        """A bar for a stage that says how far it has to go; the figures that it reports stand beside it."""
+        """A bar for a stage that reports its number of steps, beside the figures that it reports."""
         if "total_steps" in values:
             self.close()
             self._bar = Progress(
@@ -65,7 +65,7 @@ class Terminal(Observer):
 
 
 class TrialsTerminal(Terminal):
-    """A line a training instead of one a stage, with a bar while it goes on; another stage has a line if it is made."""
+    """A line for each training, with a bar while it runs; another stage has a line only if it is run."""
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None:
         if stage.name != "train":

@@ -151,9 +151,9 @@ def test_trainings_that_differ_in_more_than_the_budget_share_no_stable_checkpoin
     grow(tmp_path, inputs, GRU, stable(SHORT))
     for other in ({"seed": 1}, {"sample_tokens": 4}, {"schedule": {"warmup_steps": 4, "decay": "stable"}}):
         _, steps = grow(tmp_path, inputs, GRU, stable(LONG, **other))
-        assert steps.taken[0] == 1 and "stable" not in steps.reason
+        assert steps.taken[0] == 1 and "stable checkpoint" not in steps.reason
     _, steps = grow(tmp_path, inputs, GRU, stable(LONG, schedule={"warmup_steps": 3}))
-    assert steps.taken[0] == 1 and "stable" not in steps.reason, "a linear schedule has none"
+    assert steps.taken[0] == 1 and "stable checkpoint" not in steps.reason, "a linear schedule has none"
     _, steps = grow(tmp_path, inputs, GRU, stable(LONG, schedule=stable(1)["schedule"] | {"decay_share": 0.3}))
     assert steps.taken[0] == 33, "the length of the decay does not matter to it"
 

@@ -18,7 +18,7 @@ HEAVY = {"prefect", "mlflow", "torch", "datasets", "pandas", "pyarrow", "tokeniz
 
 
 def planned(toy: Toy, factor: int = 2, **settings: Any) -> Planner:
-    """The toy pipeline, walked by a planner."""
+    """The plan of the toy pipeline."""
     planner = Planner(toy.engine())
     numbers = planner(toy.stage("numbers"), toy.config("NumbersConfig", **settings))
     doubled = planner(toy.stage("doubled"), numbers, toy.config("DoubledConfig", factor=factor))
