@@ -133,7 +133,7 @@ def learner(
     assert learning_rate is not None, "a peer has no default for so small a model"
     model = PEERS[candidate.kind](network, vocab_size)
     numerics = resolve(candidate.numerics, "auto", True)
-    model.attend(explicit=numerics.attention == "explicit")
+    model.set_attention(explicit=numerics.attention == "explicit")
     loop = WithTrainer if candidate.kind == "Trainer" else PlainLoop
     yield loop(model, batches, learning_rate, numerics, candidate.given)
 
@@ -267,7 +267,7 @@ class Gpt2(Network):
             x_BTD = block(x_BTD)
         return self.norm(x_BTD) @ self.embedding.weight.T, None
 
-    def attend(self, explicit: bool) -> None:
+    def set_attention(self, explicit: bool) -> None:
         for block in self.blocks:
             assert isinstance(block, Gpt2Block)
             block.future_PP = future(self.context) if explicit else None
@@ -301,7 +301,7 @@ class FromLibrary(Network):
         super().__init__(config.context, vocab_size)
         self.inner = inner
 
-    def attend(self, explicit: bool) -> None:
+    def set_attention(self, explicit: bool) -> None:
         if explicit:
             self.inner.set_attn_implementation("eager")
 

@@ -59,7 +59,7 @@ class Checkpoint(Artifact):
     """A trained model.
 
     ``model.safetensors``, ``config.json``, ``tokenizer.json``; ``history.jsonl`` (a line a step) and
-    ``samples.jsonl`` (stories told on the way); ``training_stories.npy``, by which a test story that was trained on is
+    ``samples.jsonl`` (sample stories); ``training_stories.npy``, by which a test story that was trained on is
     found; ``observations/throughput.jsonl``.
     """
 
@@ -122,7 +122,7 @@ class Checkpoint(Artifact):
         return _lines(self.file(HISTORY))
 
     def samples(self) -> list[dict[str, Any]]:
-        """The stories told on the way: step, prompt, story."""
+        """The sample stories of each validation: step, prompt, story."""
         return _lines(self.file(SAMPLES))
 
     def seconds(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""What every network is: tokens in, logits out, and a cache that lets it go on from where it was."""
+"""What every network is: tokens in, logits out, and a cache of the tokens that it has read."""
 
 # B batch, T tokens, D width, V vocabulary
 
@@ -36,9 +36,9 @@ class Network(nn.Module):
         self.vocab_size = vocab_size
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
-        """Logits of each next token, (B, T, V), in float32 unless under autocast, and the cache that was handed in.
+        """Logits of each next token, (B, T, V), in float32 unless under autocast, and the given cache.
 
-        With a cache the tokens go on from those it has read, and it has read them too afterwards.
+        With a cache the tokens follow those it has read; afterwards it has read them too.
         Raises ValueError if they would come to more than ``context``.
         """
         return linear(self.hidden(tokens_BT, cache), self.output_weight), cache
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw every weight anew from ``generator`` (a CPU one): the same weights on every device."""
+        """Draw every weight from ``generator`` (a CPU one): the same weights on every device."""
         for parameter in self.parameters():
             if parameter.dim() >= 2:
                 parameter.copy_(torch.empty(parameter.shape).normal_(0, INIT_STD, generator=generator))
@@ -71,19 +71,19 @@ class Network(nn.Module):
                 module.reset_parameters()
 
     def inner_matrices(self) -> list[nn.Parameter]:
-        """The matrices that Muon may train: each maps a hidden state to another, and stands for one linear map."""
+        """The matrices that Muon may train: each is one linear map from a hidden state to another."""
         return []
 
-    def attend(self, explicit: bool) -> None:
+    def set_attention(self, explicit: bool) -> None:
         """Compute attention, if there is any, as products written out or by torch's fused kernel."""
 
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def kept_per_token(self, explicit: bool) -> int:
-        """Values of a token that a training step keeps for its backward pass, at the very least; ``explicit``: with
-        attention as ``attend`` takes it."""
+    def activations_per_token(self, explicit: bool) -> int:
+        """Values of a token that a training step stores for its backward pass, at least; ``explicit``: see
+        ``set_attention``."""
         return 0
 
     @property

@@ -49,7 +49,7 @@ class Lstm(nn.LSTM):
 class Recurrent(Network):
     """Embedding, recurrent layers, norm, projection to the embedding's width, and the embedding once more.
 
-    It has no positions and could read on for ever; it takes ``context`` tokens because it was trained on no more.
+    It has no positions, so it could read any number of tokens; it takes ``context`` because it was trained on no more.
     """
 
     compiles = False  # torch.compile steps around cuDNN's and oneDNN's recurrent kernels
@@ -81,7 +81,7 @@ class Recurrent(Network):
     def output_weight(self) -> Tensor:
         return self.embedding.weight
 
-    def kept_per_token(self, explicit: bool) -> int:
+    def activations_per_token(self, explicit: bool) -> int:
         """What enters and leaves a layer's gates, and the gradients of both."""
         return 4 * (4 if self.config.kind == "lstm" else 3) * self.config.num_layers * self.config.hidden_width
 

@@ -88,7 +88,7 @@ class Transformer(Network):
     def inner_matrices(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.layers.parameters() if parameter.dim() == 2]
 
-    def kept_per_token(self, explicit: bool) -> int:
+    def activations_per_token(self, explicit: bool) -> int:
         """A block's residual stream twice and normed twice; queries and keys, twice, values and what they come to; the
         feed-forward part's four; and explicit attention's weights, three quarters of a square."""
         c = self.config
@@ -96,7 +96,7 @@ class Transformer(Network):
         weights = c.num_heads * c.context * 3 // 4 if explicit else 0
         return c.num_layers * (4 * c.width + attention + 4 * c.hidden_width + weights)
 
-    def attend(self, explicit: bool) -> None:
+    def set_attention(self, explicit: bool) -> None:
         future_PP = future(self.config.context).to(self.embed_tokens.weight.device) if explicit else None
         for module in self.layers.modules():
             if isinstance(module, Attention):
@@ -178,7 +178,7 @@ class FeedForward(nn.Module):
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position's angles, each (P, K); a wavelength stands in both halves of K."""
+    """Cosines and sines of every position's angles, each (P, K); a wavelength is in both halves of K."""
     inverse_wavelengths = config.rope_base ** (-torch.arange(0, config.head_width, 2) / config.head_width)
     angles_PK = torch.outer(torch.arange(config.context), inverse_wavelengths).repeat(1, 2)
     return angles_PK.cos(), angles_PK.sin()

@@ -23,7 +23,7 @@ def lack_of_compiler() -> str | None:
 
 @cache
 def _lack(compiler: str) -> str | None:
-    """Builds a small library as torch builds its kernels: a compiler alone is not enough."""
+    """Builds a small library as torch builds its kernels: a compiler without headers is not enough."""
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]  # there torch brings it
     with TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
@@ -35,6 +35,6 @@ def _lack(compiler: str) -> str | None:
     if done.returncode == 0:
         return None
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    said = next((line for line in lines if "error" in line), lines[0])
-    said = said.rpartition("error: ")[2]
-    return f"{compiler} builds no Python extension: {said[:200]}"
+    message = next((line for line in lines if "error" in line), lines[0])
+    message = message.rpartition("error: ")[2]
+    return f"{compiler} builds no Python extension: {message[:200]}"

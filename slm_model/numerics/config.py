@@ -10,7 +10,7 @@ from slm_model.config import Config
 
 
 class NumericsConfig(Config):
-    """What can change a weight's last bit. What is asked for is identity; what ``auto`` came to is recorded."""
+    """What can change a weight's last bit. The settings are identity; what ``auto`` resolved to is recorded."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     precision: Literal["auto", "fp32", "bf16", "fp64"] = Field(
@@ -20,7 +20,7 @@ class NumericsConfig(Config):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="torch.compile. auto: for trainings long enough to earn what it takes at first (two minutes of a "
+        description="torch.compile. auto: for trainings long enough to pay for the compilation (two minutes of a "
         "million parameters on two cores), and for all with a stable schedule; not on MPS.",
     )
     attention: Literal["auto", "fused", "explicit"] = Field(

@@ -12,10 +12,10 @@ from slm_model.numerics.config import NumericsConfig
 
 class OptimizerConfig(Config):
     """Muon (Jordan et al., 2024) for the matrices inside a Transformer, and for all else AdamW (Loshchilov and Hutter,
-    2019); weight decay on matrices alone."""
+    2019); weight decay only on matrices."""
 
     matrices: Literal["muon", "adamw"] = Field(
-        "muon", description="What the matrices inside are trained by. A recurrent network is trained by AdamW alone."
+        "muon", description="Optimizer of the matrices inside the blocks. A recurrent network is trained only by AdamW."
     )
     matrix_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of Muon, reached after warm-up.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Decay of Muon's running mean of the gradient.")
@@ -28,24 +28,24 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """The learning rates' way: linear warm-up from zero, then decay to a floor at the last step."""
+    """The learning-rate schedule: linear warm-up from zero, then decay to a floor at the last step."""
 
     warmup_steps: int = Field(50, ge=0, description="Optimizer steps of linear warm-up from zero.")
     decay: Literal["linear", "cosine", "stable"] = Field(
         "linear",
         description="Shape of the decay: over all steps; stable: linear over the last decay_share of them, and a "
-        "training with a larger budget goes on from where the decay began.",
+        "training with a larger budget resumes from where the decay began.",
     )
     decay_share: float = Field(0.2, gt=0, le=1, description="Share of the steps that a stable schedule decays over.")
     floor: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak.")
 
 
 class TrainConfig(Config):
-    """A training: how long, in what steps, how watched.
+    """A training: its budget, its steps, and how it is validated.
 
     The budget is the smallest of ``max_steps``, ``max_tokens`` and ``max_minutes`` that is given; if none is, one pass
-    over the training stories. Whoever puts settings on top of a preset drops the preset's budgets when any of
-    ``budgets`` is given anew: five minutes asked for are five minutes, whatever the preset's steps were.
+    over the training stories. Settings on top of a preset that give any of ``budgets`` replace all budgets of the
+    preset: five minutes asked for are five minutes, whatever the preset's steps were.
     """
 
     budgets: ClassVar[tuple[str, ...]] = ("max_steps", "max_tokens", "max_minutes")
@@ -70,21 +70,23 @@ class TrainConfig(Config):
     num_validations: int = Field(
         10,
         ge=1,
-        description="Validations, evenly spaced and the last one at the end; sample stories are told at each. Before a "
-        "stable schedule's decay they are after 32, 48, 64, 96, 128, ... steps instead.",
+        description="Validations, evenly spaced and the last one at the end; sample stories are generated at each. "
+        "Before a stable schedule's decay they are after 32, 48, 64, 96, 128, ... steps instead.",
     )
     sample_prompts: tuple[str, ...] = Field(
         ("Once upon a time", "One day, a little girl named"), description="How the sample stories begin."
     )
     sample_tokens: int = Field(200, ge=0, description="Most tokens of a sample story. 0: no sample stories.")
     checkpoint_seconds: float = Field(
-        30.0, ge=0, description="Seconds between two states from which a killed training goes on. 0: after every step."
+        30.0,
+        ge=0,
+        description="Seconds between two saved states, from which a killed training resumes. 0: after every step.",
     )
 
     warm_start: str | None = Field(
         None,
-        description="Model to go on from, with a fresh optimizer: NAME/VERSION, NAME@ALIAS or a checkpoint folder, of "
-        "the same vocabulary and network. None: weights are drawn from the seed.",
+        description="Model whose weights to start from, with a fresh optimizer: NAME/VERSION, NAME@ALIAS or a "
+        "checkpoint folder, of the same vocabulary and network. None: weights are drawn from the seed.",
     )
 
     def stable_identity(self) -> dict[str, Any]:

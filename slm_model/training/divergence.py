@@ -1,4 +1,4 @@
-"""When a training has gone wrong for good: a loss that is no number, or one that rose and stays up."""
+"""When a training has diverged: its loss rose and does not come down again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ PATIENCE = 200  # steps
 
 
 @dataclass
-class DivergenceWatch:
-    """Follows the smoothed training loss and the least it has been."""
+class DivergenceDetector:
+    """Follows the smoothed training loss and its minimum."""
 
     smooth: float | None = None
     least: float = math.inf
     steps_beyond: int = 0  # in a row
 
-    def see(self, loss: float) -> str | None:
-        """What is wrong after a step with this loss, or None. Half a nat is no harm: a tiny loss may well double."""
+    def update(self, loss: float) -> str | None:
+        """What is wrong after a step with this loss, or None. Half a nat is allowed: a tiny loss may double."""
         self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
         self.least = min(self.least, self.smooth)
         self.steps_beyond = self.steps_beyond + 1 if self.smooth > 2 * self.least + 0.5 else 0
@@ -30,5 +30,5 @@ class DivergenceWatch:
 
     @property
     def calm(self) -> bool:
-        """The loss is where it was: a state of now is a good one."""
+        """The loss is not raised: the present state is a good one to save."""
         return self.steps_beyond == 0

@@ -160,7 +160,7 @@ class Parent:
             raise RuntimeError(f"torchrun ended before the training:\n{stderr}")
         how = f" ({signal.Signals(int(ended[1]) if ended else -status).name})" if ended or status < 0 else ""
         raise UserError(
-            f"a process of the training was ended from outside{how}; the last state is kept in {self.run.resume}: run "
+            f"a process of the training was ended from outside{how}; the last state is saved in {self.run.resume}: run "
             "again to resume from it; if it happens again, memory is short: raise train.accumulation, or lower "
             "train.numerics.num_processes or train.batch_size"
         )

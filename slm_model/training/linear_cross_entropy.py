@@ -1,4 +1,4 @@
-"""The mean loss of many tokens without all of their logits: a part of them is made, used and given up at a time.
+"""The mean loss of many tokens without all of their logits in memory: they are computed and dropped part by part.
 
 All logits in fp32, and their gradient beside them, would be most of a step's memory and a good part of its time (Liger
 Kernel, arXiv:2410.10989; Cut Your Losses, arXiv:2411.09009).
@@ -34,7 +34,7 @@ class MeanLoss:
 
 
 class _Linear(torch.autograd.Function):
-    """The output layer with its loss. The gradient is computed on the way forward, while the logits are there."""
+    """The output layer with its loss. The forward pass computes the gradient too, while it has the logits."""
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, how: MeanLoss) -> Tensor:
@@ -70,7 +70,7 @@ def loss_and_gradient(logits_CV: Tensor, targets_C: Tensor, exact: torch.dtype) 
 
 
 def to_compile(logits_CV: Tensor, targets_C: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The same, without what would part one loop in two."""
+    """The same, in a form that is compiled to one loop instead of two."""
     exact_CV = logits_CV.to(exact)
     above_CV = exact_CV - exact_CV.amax(-1, keepdim=True)
     exponentials_CV = above_CV.exp()

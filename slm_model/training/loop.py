@@ -1,6 +1,6 @@
 """The training loop: next-token prediction for a budget of steps, which can be killed and resumed at any moment.
 
-The result is a function of the settings, the stories and the numerics alone. A training that was killed and resumed
+The result depends only on the settings, the stories and the numerics. A training that was killed and resumed
 from its resume folder leaves the same bytes as an undisturbed one, and so does one that starts from the stable
 checkpoint of a training with another budget.
 """
@@ -28,7 +28,7 @@ from slm_model.tokenizer.base import Tokenizer
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.budget import calibrate, is_long, total_steps
 from slm_model.training.config import TrainConfig
-from slm_model.training.divergence import DivergenceWatch
+from slm_model.training.divergence import DivergenceDetector
 from slm_model.training.memory import memory_advice, require_memory
 from slm_model.training.ranks import SINGLE, Ranks
 from slm_model.training.resume import Plan, ResumeFolder, State
@@ -64,7 +64,7 @@ def run_training(
     plan = ranks.broadcast(resume.read_plan())
     if plan and plan.identity != identity:
         raise UserError(
-            f"{run.resume} is kept for a training with other settings or stories: remove it, or take another"
+            f"{run.resume} belongs to a training with other settings or stories: remove it, or take another"
         )
     with memory_advice(config):
         model: Network = network.implementation().build(network, vocab.facts.vocab_size)
@@ -124,7 +124,7 @@ class TrainingLoop:
     step: int = 0  # steps taken
     validated: int = 0  # the last step after which there was a validation
     saved: tuple[int, int] | None = None  # ``step`` and ``validated`` of the newest saved state
-    watch: DivergenceWatch = field(default_factory=DivergenceWatch)
+    divergence: DivergenceDetector = field(default_factory=DivergenceDetector)
     logs: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in LOGS})
 
     def run_steps(self, shards: TokenShards, vocab: Vocab) -> None:
@@ -148,7 +148,7 @@ class TrainingLoop:
             if self.run.should_stop():
                 self._stop()
             self._take_step()
-            if self.watch.calm and time.monotonic() - saved_at >= config.checkpoint_seconds:
+            if self.divergence.calm and time.monotonic() - saved_at >= config.checkpoint_seconds:
                 self._save_state()
                 saved_at = time.monotonic()
 
@@ -156,7 +156,9 @@ class TrainingLoop:
         began = time.perf_counter()
         result = self.train_step(self.step, self.plan.total_steps)
         seconds = time.perf_counter() - began
-        wrong = self.watch.see(result.loss) if result.finite else "the loss or the gradient is no longer a number"
+        wrong = (
+            self.divergence.update(result.loss) if result.finite else "the loss or the gradient is no longer a number"
+        )
         if wrong:
             raise self._diverged(
                 f"in step {self.step + 1}: {wrong} (loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}, "
@@ -172,7 +174,7 @@ class TrainingLoop:
         }
         self._log(HISTORY, measured)
         self._log(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds)})
-        self.run.report(self.step, measured | self.speedometer.see(seconds, self.plan.total_steps - self.step))
+        self.run.report(self.step, measured | self.speedometer.update(seconds, self.plan.total_steps - self.step))
 
     def _validate(self, validation: SideTokens, tokenizer: Tokenizer) -> None:
         network = self.train_step.network
@@ -221,13 +223,14 @@ class TrainingLoop:
         return None
 
     def _state(self) -> State:
-        progress = {"validated": self.validated, "watch": asdict(self.watch)}
+        progress = {"validated": self.validated, "divergence": asdict(self.divergence)}
         files = {name: bytes(lines) for name, lines in self.logs.items()}
         return State(self.step, self.train_step.tensors(), files | {"progress.json": json.dumps(progress).encode()})
 
     def _restore(self, state: State) -> None:
         self.train_step.restore(dict(state.tensors))
         progress = json.loads(state.files["progress.json"])
-        self.step, self.validated, self.watch = state.step, progress["validated"], DivergenceWatch(**progress["watch"])
+        self.step, self.validated = state.step, progress["validated"]
+        self.divergence = DivergenceDetector(**progress["divergence"])
         self.logs = {name: bytearray(state.files[name]) for name in self.logs}
         self.saved = self.step, self.validated

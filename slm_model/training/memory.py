@@ -35,7 +35,7 @@ def require_memory(network: Network, config: TrainConfig, numerics: Numerics) ->
 def step_bytes(network: Network, config: TrainConfig, numerics: Numerics) -> int:
     """Bytes that a step takes beside the weights, of all processes: a lower bound, some six tenths of what is seen."""
     tokens = config.batch_size // config.accumulation * network.context
-    kept = tokens * network.kept_per_token(numerics.attention == "explicit") * product_dtype(numerics).itemsize
+    kept = tokens * network.activations_per_token(numerics.attention == "explicit") * product_dtype(numerics).itemsize
     logits = 2 * 4 * min(tokens, PART["cpu"]) * network.vocab_size  # and their gradient
     weights = 3 * 4 * network.num_parameters * numerics.num_processes  # their gradient, and one running mean
     return kept + logits + weights

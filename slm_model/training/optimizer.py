@@ -86,18 +86,17 @@ def optimizers(
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' state, by names like ``0/3/exp_avg``: the optimizer's number, the parameter's in it, and what is
-    kept of it."""
+    """The optimizers' state, by names like ``0/3/exp_avg``: the optimizer's number, the parameter's, and the value."""
     return {
         f"{number}/{index}/{name}": value
         for number, optimizer in enumerate(optimizers)
-        for index, kept in optimizer.state_dict()["state"].items()
-        for name, value in kept.items()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
     }
 
 
 def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` gave."""
+    """Load what ``optimizer_tensors`` returned."""
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for path, value in tensors.items():

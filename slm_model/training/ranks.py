@@ -1,4 +1,4 @@
-"""What the processes of one training exchange."""
+"""The ranks of one training, and what they exchange."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class RankLost(Exception):
-    """Another rank has ended, and its own end says why."""
+    """Another rank has ended; its own error gives the reason."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that take every step together: which of them this is, and what they do as one."""
+    """The processes that take every step together: the rank of this one, and the collective operations."""
 
     rank: int = 0
     size: int = 1
@@ -53,7 +53,7 @@ class Ranks:
         return [value for one in found for value in one]
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks in each tensor's place: to the last bit the same on every rank."""
+        """Replace each tensor by its sum over all ranks, the same to the last bit on every rank."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])

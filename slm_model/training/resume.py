@@ -1,4 +1,4 @@
-"""The folder from which a killed training goes on: its plan, and its last two states.
+"""The folder that a killed training resumes from: its plan, and its last two states.
 
 A file's name carries the sha256 of its bytes, and it gets that name by a rename after all of it is on the disk: a file
 that was torn or damaged since is known by its name, and the state before it is used.
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class Plan(BaseModel):
-    """What is decided once, before the first step, and stands for all of a training."""
+    """What is decided once, before the first step, for all of a training."""
 
     model_config = ConfigDict(frozen=True)
 
     identity: str  # of the settings and the inputs
     total_steps: int
-    budget: str  # how it came to these steps
+    budget: str  # which budget decided the steps
     numerics: Numerics
 
 
@@ -46,13 +46,13 @@ class State:
     files: Mapping[str, bytes]
 
     def pack(self) -> bytes:
-        """All of it but the step, as one safetensors file."""
+        """Tensors and files, without the step, as one safetensors file."""
         tensors = {f"tensor/{name}": value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         return save(tensors | {f"file/{name}": _as_tensor(content) for name, content in self.files.items()})
 
     @classmethod
     def unpack(cls, step: int, content: bytes) -> State:
-        """What ``pack`` gave."""
+        """The state that ``pack`` packed."""
         parts = load(content)
         tensors = {name.removeprefix("tensor/"): v for name, v in parts.items() if name.startswith("tensor/")}
         files = {name.removeprefix("file/"): v for name, v in parts.items() if name.startswith("file/")}
@@ -60,7 +60,7 @@ class State:
 
 
 class ResumeFolder:
-    """Where a training keeps what it needs to go on. With no folder it keeps nothing."""
+    """Where a training saves what it needs to resume. Without a folder it saves nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -76,13 +76,13 @@ class ResumeFolder:
         content = self._read_last("plan")
         if content is None:
             for path in self._paths("state"):
-                log.warning("%s belongs to no readable plan: the training starts anew", path)
+                log.warning("%s belongs to no readable plan: the training starts from step 0", path)
                 path.unlink()
             return None
         return Plan.model_validate_json(content)
 
     def save(self, state: State) -> None:
-        """Keep a state, and of the older ones the newest."""
+        """Save a state, and keep the newest of the older ones."""
         if self.folder is None:
             return
         new = self._write(f"state-{state.step:09}", ".safetensors", state.pack())
@@ -104,8 +104,8 @@ class ResumeFolder:
     def describe(self) -> str:
         """Where the last good state is, for a person."""
         if self.saved_step is None:
-            return "no state had been kept yet"
-        return f"the last good state, of step {self.saved_step}, is kept in {self.folder}"
+            return "no state had been saved yet"
+        return f"the last good state, of step {self.saved_step}, is saved in {self.folder}"
 
     def _paths(self, stem: str) -> list[Path]:
         return sorted(self.folder.glob(f"{stem}-*")) if self.folder else []
@@ -115,7 +115,7 @@ class ResumeFolder:
             content = path.read_bytes()
             if path.stem.endswith("-" + _digest(content)):
                 return content
-            log.warning("%s is damaged: what was kept before it is used", path)
+            log.warning("%s is damaged: the one before it is used", path)
             path.unlink()
         return None
 

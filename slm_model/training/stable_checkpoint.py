@@ -1,4 +1,4 @@
-"""StableCheckpoint: a training at the end of its stable steps, from which a training with a larger budget goes on."""
+"""Stable checkpoint: the state of a training before its learning rate decays; a larger budget resumes from it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class TrainStep:
         self.batches, self.config, self.numerics, self.ranks = batches, config, numerics, ranks
         self.weights = weights
         self._prefetched: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        network.attend(explicit=numerics.attention == "explicit")
+        network.set_attention(explicit=numerics.attention == "explicit")
         if numerics.compile:
             torch.compiler.reset()  # else a shape after another would be compiled as any shape, to other bytes
         self.hidden = network.compiled() if numerics.compile else network.hidden

@@ -131,7 +131,7 @@ def test_the_recurrent_networks_are_as_large_as_the_transformer() -> None:
 def test_a_peers_later_token_cannot_change_an_earlier_logit(kind: str, explicit: bool) -> None:
     network, vocab_size = SIZES["1M"]
     peer = PEERS[kind](network, vocab_size).eval()
-    peer.attend(explicit=explicit)
+    peer.set_attention(explicit=explicit)
     tokens_BT = torch.randint(3, vocab_size, (2, 32))
     changed_BT = torch.cat([tokens_BT[:, :20], tokens_BT[:, 20:].flip(1)], 1)
     with torch.inference_mode():

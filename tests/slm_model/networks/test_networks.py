@@ -76,7 +76,7 @@ def test_a_later_token_cannot_change_an_earlier_logit(network: Network, tokens_B
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_later_token_cannot_change_an_earlier_state_as_it_is_trained(compiled: bool, tokens_BT: torch.Tensor) -> None:
     network = built(CONFIGS["transformer"])
-    network.attend(explicit=True)
+    network.set_attention(explicit=True)
     torch.compiler.reset()
     check_causal(network.compiled() if compiled else network.hidden, tokens_BT)
 
@@ -94,7 +94,7 @@ def test_the_check_for_later_tokens_catches_a_mask_that_is_one_too_wide(
 
     monkeypatch.setattr("slm_model.networks.transformer.future", one_too_wide)
     network = built(CONFIGS["transformer"])
-    network.attend(explicit=True)
+    network.set_attention(explicit=True)
     with pytest.raises(AssertionError):
         check_causal(network.hidden, tokens_BT)
 

@@ -109,7 +109,7 @@ def test_explicit_attention_is_the_fused_one(num_tokens: int) -> None:
     tokens = torch.randint(50, (3, num_tokens), generator=torch.Generator().manual_seed(1))
     gradients = []
     for explicit in (False, True):
-        network.attend(explicit)
+        network.set_attention(explicit)
         network.zero_grad()
         logits, _ = network(tokens)
         logits.square().mean().backward()

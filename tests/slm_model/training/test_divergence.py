@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from slm_model.training.divergence import PATIENCE, DivergenceWatch
+from slm_model.training.divergence import PATIENCE, DivergenceDetector
 
 
 def seen(losses: list[float]) -> list[int]:
-    watch = DivergenceWatch()
-    return [step for step, loss in enumerate(losses) if watch.see(loss)]
+    detector = DivergenceDetector()
+    return [step for step, loss in enumerate(losses) if detector.update(loss)]
 
 
 def test_a_loss_that_rose_and_stays_up_is_divergence() -> None:
@@ -31,7 +31,7 @@ def test_a_loss_that_recovers_is_none(losses: list[float]) -> None:
 
 
 def test_states_are_not_good_while_the_loss_is_up() -> None:
-    watch = DivergenceWatch()
+    detector = DivergenceDetector()
     for loss in [2.0] * 100 + [9.0] * 100:
-        watch.see(loss)
-    assert not watch.calm
+        detector.update(loss)
+    assert not detector.calm

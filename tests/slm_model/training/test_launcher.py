@@ -169,7 +169,7 @@ def test_a_killed_process_ends_the_training_which_goes_on_to_the_same_bytes(
             started.extend([torchrun, *ranks])
             (torchrun if victim == "torchrun" else ranks[int(victim[-1])]).kill()
 
-    with pytest.raises(UserError, match=r"ended from outside \(SIGKILL\); the last state is kept in .*: run again"):
+    with pytest.raises(UserError, match=r"ended from outside \(SIGKILL\); the last state is saved in .*: run again"):
         do_train(inputs, tmp_path / "out", NETWORK, TOGETHER, StageRun(resume=tmp_path / "r", report=kill))
     assert len(started) == 3 and not any(map(alive, started))
     assert len(list((tmp_path / "r").glob("state-*"))) >= 2 and not (tmp_path / "out").exists()
@@ -228,7 +228,7 @@ def test_minutes_are_turned_into_steps_by_all_ranks_alike(inputs: Path, tmp_path
 @pytest.mark.slow
 def test_what_goes_wrong_in_a_rank_is_raised_as_it_would_be_here(inputs: Path, tmp_path: Path) -> None:
     wild = TOGETHER | {"optimizer": {"learning_rate": 1e30, "max_grad_norm": None}, "schedule": {"warmup_steps": 0}}
-    with pytest.raises(UserError, match=r"the training went wrong in step .* is kept in .*/r; lower train.optimizer"):
+    with pytest.raises(UserError, match=r"the training went wrong in step .* is saved in .*/r; lower train.optimizer"):
         do_train(inputs, tmp_path / "out", NETWORKS["gru"], wild, StageRun(resume=tmp_path / "r"))
     damaged = shutil.copytree(inputs, tmp_path / "damaged")
     part = next((damaged / "shards").glob("train-*"))

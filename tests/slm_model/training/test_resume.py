@@ -200,7 +200,7 @@ def test_a_resume_refuses_other_arithmetic_with_the_reason(
 def test_a_resume_folder_of_another_training_is_refused(inputs: Path, tmp_path: Path) -> None:
     do_train(inputs, tmp_path / "out", NETWORKS["gru"], TRAIN, StageRun(resume=tmp_path / "r"))
     for network, config in ((NETWORKS["lstm"], TRAIN), (NETWORKS["gru"], TRAIN | {"seed": 1})):
-        with pytest.raises(UserError, match="kept for a training with other settings or stories: remove it"):
+        with pytest.raises(UserError, match="belongs to a training with other settings or stories: remove it"):
             do_train(inputs, tmp_path / "out", network, config, StageRun(resume=tmp_path / "r"))
 
 

@@ -211,7 +211,7 @@ def test_a_plan_names_the_stable_checkpoint_that_a_training_will_resume_from(inp
     assert planned(stable(LONG, max_steps=None, max_minutes=1)).endswith(
         "; may resume from the stable checkpoint of step 32"
     )
-    assert "stable" not in planned(stable(LONG, seed=3))
+    assert "stable checkpoint" not in planned(stable(LONG, seed=3))
 
 
 def test_an_estimate_counts_the_steps_that_remain(inputs: Path, tmp_path: Path) -> None:

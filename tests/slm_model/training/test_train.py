@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_good_sta
     last = max((tmp_path / "r").glob("state-*"))
     kept = load_file(last)
     assert all(value.isfinite().all() for value in kept.values())
-    assert f"the last good state, of step {int(last.name.split('-')[1])}, is kept in {tmp_path / 'r'}" in found[0]
+    assert f"the last good state, of step {int(last.name.split('-')[1])}, is saved in {tmp_path / 'r'}" in found[0]
 
 
 @pytest.mark.parametrize("sample_tokens", [0, 5])

@@ -152,7 +152,7 @@ def test_a_warm_start_killed_and_resumed_gives_the_same_bytes_and_refuses_anothe
     run = StageRun(resume=tmp_path / "resume", should_stop=should_stop)
     with pytest.raises(Stopped):
         train(tmp_path / "out", *args, earlier, run=run)
-    with pytest.raises(UserError, match="kept for a training with other settings or stories"):
+    with pytest.raises(UserError, match="belongs to a training with other settings or stories"):
         train(tmp_path / "out", *args, warm, run=run)
     resumed = train(tmp_path / "out", *args, earlier, run=run)
     for name in ("model.safetensors", "history.jsonl", "training_stories.npy"):
