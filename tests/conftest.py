@@ -23,10 +23,10 @@ settings.load_profile("same")
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No test changes the environment or the working directory for the next one: their order may not matter."""
-    theirs = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # pytest's, and what torch sets when it is imported
+    theirs = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "_TORCHINDUCTOR_")  # what pytest and torch's compiler set
 
     def state() -> tuple[dict[str, str], Path]:
-        return {name: value for name, value in os.environ.items() if name not in theirs}, Path.cwd()
+        return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}, Path.cwd()
 
     before = state()
     yield

@@ -116,7 +116,7 @@ def test_two_processes_see_the_losses_of_one(
 def processes_below(process: psutil.Process) -> tuple[psutil.Process, list[psutil.Process]]:
     """torchrun, and its ranks in their order."""
     (torchrun,) = (child for child in process.children() if "torch.distributed.run" in child.cmdline())
-    ranks = [child for child in torchrun.children() if "serve(" in child.cmdline()[-1]]
+    ranks = [child for child in torchrun.children() if "run_rank(" in child.cmdline()[-1]]
     return torchrun, sorted(ranks, key=lambda rank: int(rank.environ()["RANK"]))
 
 
