@@ -82,7 +82,10 @@ def self_bleu(words: Words) -> float:
                 one, two = most.get(gram, (0, 0))
                 most[gram] = (count, one) if count > one else (one, max(count, two))
         for i, counter in enumerate(counts):
-            hits = sum(min(count, most[gram][most[gram][0] == count]) for gram, count in counter.items())
+            hits = 0
+            for gram, count in counter.items():
+                one, two = most[gram]
+                hits += min(count, two if one == count else one)  # the most among the others
             added = 1 if n > 1 else 0
             precision = _share(hits + added, counter.total() + added)
             logs[i] += math.log(precision) / BLEU_ORDER if precision else -math.inf

@@ -57,19 +57,15 @@ def candidates(shares_V: FloatArray, options: SamplingConfig) -> tuple[npt.NDArr
     In this order a draw gives the same token however the filters found it, and however the others were rounded.
     Top-p keeps every token that is as likely as the last one that it must keep.
     """
-    vocab_size = len(shares_V)
-    if options.top_k is not None and options.top_k < vocab_size:
+    tokens_K, shares_K = np.arange(len(shares_V)), shares_V
+    if options.top_k is not None and options.top_k < len(shares_V):
         tokens_K = np.sort(np.argpartition(shares_V, -options.top_k)[-options.top_k :])
         shares_K = shares_V[tokens_K]
         shares_K /= shares_K.sum()
     elif options.top_p < 1:
-        floor = (1 - options.top_p) / SELDOM_MORE
-        tokens_K = np.flatnonzero(shares_V >= floor)
-        shares_K = shares_V[tokens_K]
-        if shares_K.sum() <= options.top_p:
-            tokens_K, shares_K = np.arange(vocab_size), shares_V
-    else:
-        tokens_K, shares_K = np.arange(vocab_size), shares_V
+        likely_K = np.flatnonzero(shares_V >= (1 - options.top_p) / SELDOM_MORE)
+        if shares_V[likely_K].sum() > options.top_p:
+            tokens_K, shares_K = likely_K, shares_V[likely_K]
     least = options.min_p * shares_K.max()
     if options.top_p < 1:
         ranked_K = np.sort(shares_K)[::-1]

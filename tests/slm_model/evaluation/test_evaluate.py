@@ -145,16 +145,22 @@ def test_bits_per_byte_stands_within_its_interval(evaluation: Evaluation) -> Non
     assert facts.test_bits_per_byte_low < facts.test_bits_per_byte < facts.test_bits_per_byte_high
 
 
-def test_measured_stories_are_told_from_nothing_and_as_many_as_held_out_ones(
+def test_measured_stories_have_no_prompt_and_are_as_many_as_held_out_ones(
     pipeline: Pipeline, evaluation: Evaluation
 ) -> None:
-    table, told = evaluation.score_card(), evaluation.measured()
+    table, measured = evaluation.score_card(), evaluation.measured()
     num = min(CONFIG.num_measured, pipeline.splits.facts.num_stories["test"])
     assert (
-        len(told) == table.stories.num_stories == table.held_out_stories.num_stories == table.copying.num_stories == num
+        len(measured)
+        == table.stories.num_stories
+        == table.held_out_stories.num_stories
+        == table.copying.num_stories
+        == num
     )
-    assert {story["prompt"] for story in told} == {""}
-    assert sum(story["copied_grams"] for story in told) == table.copying.share * sum(s["num_grams"] for s in told)
+    assert {story["prompt"] for story in measured} == {""}
+    assert sum(story["copied_grams"] for story in measured) == table.copying.share * sum(
+        s["num_grams"] for s in measured
+    )
 
 
 def test_the_baseline_is_the_test_side_and_copying_is_from_the_training_side(

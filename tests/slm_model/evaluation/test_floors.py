@@ -46,8 +46,8 @@ def reasons(**broken: Any) -> list[str]:
     return verdict.reasons
 
 
-def told(texts: Sequence[str], ended: bool = True) -> list[str]:
-    """The same of a model that tells these stories."""
+def reasons_about(texts: Sequence[str], ended: bool = True) -> list[str]:
+    """The same of a model that generates these stories."""
     found = measure(texts, [ended] * len(texts), 1000)
     return reasons(valid=found.valid, ends_properly=found.ends_properly, repeated_4=found.repeated_4)
 
@@ -59,7 +59,7 @@ def held_out(pipeline: Pipeline) -> list[str]:
 def test_a_good_model_is_blocked_by_none_of_this(pipeline: Pipeline) -> None:
     tokens, texts = pipeline.shards.load("test"), held_out(pipeline)
     assert num_misspelt(pipeline.vocab.tokenizer(), tokens, texts) == 0
-    assert told(texts) == reasons() == ["first model: there is no champion to beat"]
+    assert reasons_about(texts) == reasons() == ["first model: there is no champion to beat"]
 
 
 def test_tokens_and_stories_that_are_shifted_by_one(pipeline: Pipeline) -> None:
@@ -137,22 +137,24 @@ def test_context_free_bits_are_those_of_the_token_frequencies() -> None:
 
 
 def test_a_model_that_never_ends_a_story(pipeline: Pipeline) -> None:
-    assert [r.split(",")[0] for r in told(held_out(pipeline), ended=False)] == ["0% of its stories come to an end"]
+    assert [r.split(",")[0] for r in reasons_about(held_out(pipeline), ended=False)] == [
+        "0% of its stories come to an end"
+    ]
 
 
 def test_repetition_collapse() -> None:
-    assert told(["The cat sat on the mat. " * 20] * 8)[0].startswith("it repeats itself: 9")
+    assert reasons_about(["The cat sat on the mat. " * 20] * 8)[0].startswith("it repeats itself: 9")
 
 
 @pytest.mark.parametrize("text", ["xq zvv qrt " * 20, "", "A lost \ufffd character in the park.", "<p>Tom</p> sat."])
 def test_what_is_no_text(text: str) -> None:
-    assert "0% of its stories read as English text, 80% wanted" in told([text] * 4)
+    assert "0% of its stories read as English text, 80% wanted" in reasons_about([text] * 4)
 
 
 def test_a_model_that_only_copies_training_stories(pipeline: Pipeline) -> None:
     stories = list(pipeline.splits.texts("train"))
-    told = [*random.Random(0).sample(stories, 16), *held_out(pipeline)[:16]]
-    copied = copied_from(told, pipeline.splits.parts("train"), StageRun())
+    texts = [*random.Random(0).sample(stories, 16), *held_out(pipeline)[:16]]
+    copied = copied_from(texts, pipeline.splits.parts("train"), StageRun())
     found = measure_memorisation(copied[:16], copied[16:])
     assert found.memorises
     assert reasons(memorises=found.memorises, copied_share=found.share)[0].startswith(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy
 
-from slm_model.evaluation import intervals as confidence
+from slm_model.evaluation import intervals
 from slm_model.evaluation.intervals import bits_per_byte_interval, difference_interval, wilson_interval
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_interval_however_it_is_cut(monkeypatch: py
     scores = drawn(np.random.default_rng(2), 50)
     found = bits_per_byte_interval(scores, 300, 7)
     assert bits_per_byte_interval(scores, 300, 8) != found
-    monkeypatch.setattr(confidence, "RESAMPLED_AT_ONCE", 50 * 7)
+    monkeypatch.setattr(intervals, "RESAMPLED_AT_ONCE", 50 * 7)
     assert bits_per_byte_interval(scores, 300, 7) == found
 
 

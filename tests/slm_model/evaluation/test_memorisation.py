@@ -15,7 +15,7 @@ import pytest
 from slm_model.data.parquet import PartWriter
 from slm_model.data.storygen.generate import story
 from slm_model.errors import Stopped
-from slm_model.evaluation import memorisation as copying
+from slm_model.evaluation import memorisation
 from slm_model.evaluation.memorisation import copied_from, fisher, measure_memorisation
 from slm_model.evaluation.score_card import Copied, Memorisation
 from slm_model.stage_run import StageRun
@@ -36,7 +36,7 @@ def random_texts(seed: int, num: int, length: int = 60) -> list[str]:
 
 
 def plainly(text: str, training: Sequence[str]) -> tuple[int, int]:
-    """Places whose 8 words stand in a training story, and the longest common run of 8 words or more."""
+    """Places whose 8 words occur in a training story, and the longest common run of 8 words or more."""
     asked, copied, longest = text.split(), set(), 0
     for other in map(str.split, training):
         lengths = [[0] * (len(other) + 1) for _ in range(len(asked) + 1)]
@@ -50,11 +50,11 @@ def plainly(text: str, training: Sequence[str]) -> tuple[int, int]:
     return len(copied), longest
 
 
-@pytest.mark.parametrize("factor", [copying._FACTOR, 0], ids=["as it is", "hashes that collide"])
+@pytest.mark.parametrize("factor", [memorisation._FACTOR, 0], ids=["as it is", "hashes that collide"])
 def test_shares_and_runs_are_those_of_a_plain_search(
     factor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "_FACTOR", np.uint64(factor))
+    monkeypatch.setattr(memorisation, "_FACTOR", np.uint64(factor))
     draw = random.Random(3)
     few = ["a", "b"]  # so few words that 8-grams meet by chance, overlap and repeat
     training = [" ".join(draw.choices(few, k=draw.randint(3, 30))) for _ in range(30)]
@@ -104,7 +104,7 @@ def test_workers_and_batches_change_nothing(tmp_path: Path, monkeypatch: pytest.
     assert [found.source for found in alone] == [f"{i:016x}" for i in (3, 150, 299, 5, 205)]  # the first of two
     with ProcessPoolExecutor(2) as executor:
         assert copied_from(asked, parts, StageRun(executor=executor)) == alone
-    monkeypatch.setattr(copying, "STORIES_AT_ONCE", 3)
+    monkeypatch.setattr(memorisation, "STORIES_AT_ONCE", 3)
     assert copied_from(asked, parts, StageRun()) == alone
 
 
@@ -125,32 +125,32 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return written(tmp_path_factory.mktemp("training"), generated(0, 2000), per_part=500)
 
 
-def judged(told: Sequence[str], training: list[Path]) -> Memorisation:
-    held_out = generated(5000, len(told))
-    found = copied_from([*told, *held_out], training, StageRun())
-    return measure_memorisation(found[: len(told)], found[len(told) :])
+def memorisation_of(stories: Sequence[str], training: list[Path]) -> Memorisation:
+    held_out = generated(5000, len(stories))
+    found = copied_from([*stories, *held_out], training, StageRun())
+    return measure_memorisation(found[: len(stories)], found[len(stories) :])
 
 
 def test_a_model_that_returns_training_stories_memorises(training: list[Path]) -> None:
-    found = judged(generated(100, 32), training)
+    found = memorisation_of(generated(100, 32), training)
     assert found.memorises
     assert (found.share, found.copies) == (1.0, 32)
 
 
 def test_a_model_that_returns_every_third_story_from_training_memorises(training: list[Path]) -> None:
-    told = [text for i in range(32) for text in generated(100 + i if i % 3 == 0 else 7000 + i, 1)]
-    assert judged(told, training).memorises
+    stories = [text for i in range(32) for text in generated(100 + i if i % 3 == 0 else 7000 + i, 1)]
+    assert memorisation_of(stories, training).memorises
 
 
 def test_a_model_that_pieces_passages_of_training_stories_together_memorises(training: list[Path]) -> None:
     sentences = [text.replace("\n", " ").split(". ") for text in generated(100, 320)]
-    told = [". ".join(s for text in sentences[i * 10 : i * 10 + 10] for s in text[2:7]) for i in range(32)]
-    found = judged(told, training)
+    stories = [". ".join(s for text in sentences[i * 10 : i * 10 + 10] for s in text[2:7]) for i in range(32)]
+    found = memorisation_of(stories, training)
     assert (found.memorises, found.copies) == (True, found.held_out_copies)
 
 
 def test_honest_stories_of_the_same_kind_do_not(training: list[Path]) -> None:
-    found = judged(generated(9000, 32), training)
+    found = memorisation_of(generated(9000, 32), training)
     assert not found.memorises
     assert found.share == pytest.approx(found.held_out_share, abs=0.1)
 

@@ -92,7 +92,7 @@ def test_the_words_are_common_in_stories() -> None:
 
 
 class UniformBytes(Network):
-    """Foretells every byte of a text alike: a token costs 8 bits for each byte that it stands for."""
+    """Predicts every byte of a text alike: a token costs 8 bits for each byte that it spells."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(context=200, vocab_size=tokenizer.vocab_size)

@@ -353,9 +353,9 @@ def test_the_pieces_of_a_stream_are_the_story(tokenizer: Tokenizer, stop: tuple[
     generator = Generator(network(tokenizer), tokenizer)
     for seed in range(2):
         options = SamplingConfig(seed=seed, max_tokens=50, stop=stop)
-        told = generator.generate([prompt], options, num=2)
-        assert "".join(generator.stream(prompt, options)) == told[0].text
-        assert "".join(generator.stream(prompt, options, index=1)) == told[1].text
+        stories = generator.generate([prompt], options, num=2)
+        assert "".join(generator.stream(prompt, options)) == stories[0].text
+        assert "".join(generator.stream(prompt, options, index=1)) == stories[1].text
 
 
 def bytes_as_tokens(text: str) -> list[int]:

@@ -34,7 +34,7 @@ def test_the_fast_step_gives_the_logits_of_the_full_forward(
     monkeypatch.setattr(numpy_step, "LARGE", large)
     network = built(config)
     for name, parameter in network.named_parameters():
-        if "norm" in name:  # gains of ones would hide where they stand
+        if "norm" in name:  # gains of ones would hide where they are applied
             parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
     step = fast_step(network)
     assert step is not None
@@ -51,7 +51,7 @@ def test_the_fast_step_gives_the_logits_of_the_full_forward(
         assert cache.length == t + 1
 
 
-def test_a_trained_network_tells_the_same_stories_by_both_ways() -> None:
+def test_a_trained_network_generates_the_same_stories_by_both_ways() -> None:
     text = "Once upon a time there was a little cat. The cat was happy. The cat saw a dog, and they ran home."
     tokenizer = char.build([text], CharConfig())
     network = Transformer(CONFIGS[0], tokenizer.vocab_size)
