@@ -131,7 +131,7 @@ def compare_versions(store: MlflowStore, one: Version, other: Version, config: R
 
 
 def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
-    """What `slm spread` has measured for this registered model."""
+    """What `slm seed-variance` has measured for this registered model."""
     measured = model_tag(store, model_name, SPREAD)
     return Spread.model_validate_json(measured) if measured else None
 

@@ -54,7 +54,7 @@ class GateConfig(Config):
         0.0125,
         ge=0,
         description="Bits per byte that count as a difference. Where twice the spread between reseeded trainings, as "
-        "`slm spread` measured it, is more, that is used.",
+        "`slm seed-variance` measured it, is more, that is used.",
     )
     min_stories: int = Field(1, ge=1, description="Fewest test stories that none of the models was trained on.")
     max_bits_per_byte: float | None = Field(

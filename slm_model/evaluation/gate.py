@@ -281,6 +281,6 @@ def _notes(contenders: Sequence[Contender], spread: Spread | None) -> list[str]:
         if one.resembling is None
     ]
     if len(contenders) > 1:
-        unknown = "no spread was measured (`slm spread` does): the margin is used as set"
+        unknown = "no spread was measured (`slm seed-variance` does): the margin is used as set"
         notes.append(f"margin checked against {spread}" if spread else unknown)
     return notes

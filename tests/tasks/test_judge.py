@@ -96,7 +96,7 @@ def test_the_first_release_is_champion_and_reference_and_the_second_champion_alo
     assert [reason.split(":")[0] for reason in verdict.reasons] == [
         "better than the champion quick/1",
         "not worse than the reference quick/1",
-        "no spread was measured (`slm spread` does)",
+        "no spread was measured (`slm seed-variance` does)",
     ]
     assert built.version(second).reasons == "; ".join(verdict.reasons)
 

@@ -114,7 +114,7 @@ def test_a_margin_below_twice_the_measured_spread_is_raised_to_it_and_the_fact_i
     assert gate(level(1.95), level(2), GateConfig(margin=0.045), spread=spread).margin == 0.045
     assert (
         gate(level(1.95), level(2)).reasons[-1]
-        == "no spread was measured (`slm spread` does): the margin is used as set"
+        == "no spread was measured (`slm seed-variance` does): the margin is used as set"
     )
 
 
