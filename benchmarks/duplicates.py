@@ -22,7 +22,7 @@ from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.parquet import PartWriter, read_table
 from slm_model.data.sources.download import SCHEMA
 from slm_model.data.split import split
-from slm_model.data.stories import SIDES, RawFacts, RawStories, Splits, Stories
+from slm_model.data.stories import SPLITS, RawFacts, RawStories, Splits, Stories
 from slm_model.data.storygen.generate import story
 from slm_model.stage_run import StageRun
 
@@ -66,7 +66,7 @@ def similar_pairs(texts: Iterable[str], similarity: float = SIMILARITY) -> Itera
 
 def leaks(splits: Splits, similarity: float = SIMILARITY) -> list[tuple[str, str]]:
     """Pairs of stories that stand on two sides and are at least so similar."""
-    stories = [(text, side) for side in SIDES for text in splits.texts(side)]
+    stories = [(text, side) for side in SPLITS for text in splits.texts(side)]
     pairs = similar_pairs((text for text, _ in stories), similarity)
     return [(stories[a][0], stories[b][0]) for a, b in pairs if stories[a][1] != stories[b][1]]
 

@@ -55,7 +55,7 @@ from benchmarks.training_jobs import (
 )
 from slm_model.errors import UserError
 from slm_model.shards.batches import PackedBatches
-from slm_model.shards.token_shards import SideTokens, TokenShards
+from slm_model.shards.token_shards import SplitTokens, TokenShards
 from slm_model.training.config import TrainConfig
 from slm_model.training.validation import validate
 
@@ -81,7 +81,7 @@ def carry_out(job: Job, folder: Path) -> dict[str, Any]:
         else:
             side = shards.load("validation")
 
-            def score(on: SideTokens) -> float:
+            def score(on: SplitTokens) -> float:
                 return validate(who.network, on, lambda: False)["val/bits_per_byte"]
 
             from_first_step = job.part == "sweep"

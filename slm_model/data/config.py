@@ -45,7 +45,7 @@ class CleanConfig(Config):
 
 
 class SplitConfig(Config):
-    """How stories are shared out. A story's side depends on its own text and the seed alone."""
+    """How stories are divided. A story's split depends only on its own text and the seed."""
 
     validation_share: float = Field(
         0.02, gt=0, lt=1, description="Share of the training stories that are held out to steer training."

@@ -1,4 +1,4 @@
-"""Stories on disk: as the source had them, as cleaning left them, and shared out among the sides."""
+"""Stories on disk: as the source had them, as cleaning left them, and divided into splits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Side = Literal["train", "validation", "test"]
-SIDES: tuple[Side, ...] = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 STORIES_PER_PART = 8192  # the unit of parallel work: some 7 MB of text, half a second of cleaning
 
@@ -52,7 +52,7 @@ class RawFacts(Facts):
     description: str  # of the pinned source
     files: dict[str, str]  # where an origin that begins with the key was read; empty for other sources
     num_stories: int
-    num_null: int  # stories that the source had no text for; they stand as empty ones
+    num_null: int  # stories that the source had no text for; they are stored as empty ones
     num_bytes: int  # UTF-8
     by_split: dict[str, int]
 
@@ -97,33 +97,33 @@ class Stories(Artifact):
 
 
 class SplitsFacts(Facts):
-    num_stories: dict[str, int]  # side -> stories
-    num_bytes: dict[str, int]  # side -> UTF-8 bytes
+    num_stories: dict[str, int]  # split -> stories
+    num_bytes: dict[str, int]  # split -> UTF-8 bytes
     num_dropped: int = 0  # stories left out since they resemble, or are, one that is held out before them
     test_from: Literal["source", "share"]  # the source's own held-out stories, or a share by hash
     test_digest: str  # over the ordered ids of the test stories: the identity of the test set
 
 
 class Splits(Artifact):
-    """Parts ``train-00000.parquet``, ``validation-...`` and ``test-...``: id, text. No story stands on two sides."""
+    """Parts ``train-00000.parquet``, ``validation-...`` and ``test-...``: id, text. No story is in two splits."""
 
     stage: ClassVar[str] = "split"
     facts_type: ClassVar[type[Facts]] = SplitsFacts
 
-    def parts(self, side: Side) -> list[Path]:
-        return self.files(f"{side}-")
+    def parts(self, split: Split) -> list[Path]:
+        return self.files(f"{split}-")
 
-    def texts(self, side: Side) -> Iterator[str]:
-        """The stories of a side, in its order."""
-        return self._column(side, "text")
+    def texts(self, split: Split) -> Iterator[str]:
+        """The stories of a split, in its order."""
+        return self._column(split, "text")
 
-    def ids(self, side: Side) -> Iterator[str]:
-        """The ids of the stories of a side, in its order."""
-        return self._column(side, "id")
+    def ids(self, split: Split) -> Iterator[str]:
+        """The ids of the stories of a split, in its order."""
+        return self._column(split, "id")
 
-    def _column(self, side: Side, name: str) -> Iterator[Any]:
+    def _column(self, split: Split, name: str) -> Iterator[Any]:
         from slm_model.data.parquet import read_batches
 
-        for path in self.parts(side):
+        for path in self.parts(split):
             for batch in read_batches(path, [name]):
                 yield from batch.column(0).to_pylist()

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
-from slm_model.data.stories import Side, Splits
+from slm_model.data.stories import Split, Splits
 from slm_model.errors import Stopped, UserError
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.figures import draw_score_card
@@ -29,7 +29,7 @@ from slm_model.manifest import OBSERVATIONS
 from slm_model.networks.base import Network
 from slm_model.numerics.arithmetic import arithmetic, resolve
 from slm_model.numerics.config import NumericsConfig
-from slm_model.shards.token_shards import SideTokens, TokenShards
+from slm_model.shards.token_shards import SplitTokens, TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 
@@ -118,10 +118,10 @@ def _held_out(splits: Splits, num_stories: int) -> list[str]:
 
 
 def _score_side(
-    network: Network, shards: TokenShards, side: Side, run: StageRun, before: int
+    network: Network, shards: TokenShards, side: Split, run: StageRun, before: int
 ) -> tuple[SideScores, dict[str, StoryScore]]:
     """A side's scores, and those of its stories by id. ``before``: stories of other sides that were scored already."""
-    tokens: SideTokens = shards.load(side)
+    tokens: SplitTokens = shards.load(side)
     found: list[TokenScores] = []
     for start in range(0, tokens.num_stories, STORIES_AT_ONCE):
         if run.should_stop():
@@ -143,12 +143,12 @@ def _score_side(
     return scores, per_story
 
 
-def num_misspelt(tokenizer: Tokenizer, tokens: SideTokens, texts: Iterable[str]) -> int:
+def num_misspelt(tokenizer: Tokenizer, tokens: SplitTokens, texts: Iterable[str]) -> int:
     """Stories whose tokens do not spell all of their text, except for the bytes that are counted as unknown."""
     return sum(not _spells(tokenizer, tokens, i, text) for i, text in enumerate(texts))
 
 
-def _spells(tokenizer: Tokenizer, tokens: SideTokens, i: int, text: str) -> bool:
+def _spells(tokenizer: Tokenizer, tokens: SplitTokens, i: int, text: str) -> bool:
     at = spelt = 0
     for piece in tokenizer.decode(tokens.story(i).tolist()).split(UNKNOWN):
         found = text.find(piece, at)
@@ -158,7 +158,7 @@ def _spells(tokenizer: Tokenizer, tokens: SideTokens, i: int, text: str) -> bool
     return spelt + int(tokens.unknown_bytes[i]) == len(text.encode())
 
 
-def context_free_bits_per_byte(tokens: SideTokens) -> float:
+def context_free_bits_per_byte(tokens: SplitTokens) -> float:
     """Bits per byte of these stories by their own token frequencies: the least that a model without context can reach.
 
     A network whose targets were not the tokens that follow what it reads reaches this, or a little less: a token's

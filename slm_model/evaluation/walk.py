@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_model.checkpoint import Checkpoint
-from slm_model.data.find import ids_beginning, raw_row, story_row
+from slm_model.data.lookup import find_raw_story, find_story, ids_starting_with
 from slm_model.data.parquet import read_batches
-from slm_model.data.stories import SIDES, RawStories, Side, Splits, Stories
+from slm_model.data.stories import SPLITS, RawStories, Split, Splits, Stories
 from slm_model.errors import UserError
 from slm_model.evaluation.walk_page import WalkFacts, WalkPage
 from slm_model.generation.config import SamplingConfig, Story
@@ -42,7 +42,7 @@ class Walk(Record):
     raw: str | None
     cleaned: str
     repairs: list[str]
-    side: Side
+    side: Split
     tokenizer: str  # kind
     vocab_size: int
     tokens: list[WalkToken]  # the marks included
@@ -69,9 +69,9 @@ def walk(
     from slm_model.evaluation.story_score import StoryScore, bits_per_byte
     from slm_model.generation.generator import Generator
 
-    side, story_id = _find_story(splits, story_id or _default_story(stories, splits))
+    side, story_id = _find_in_splits(splits, story_id or _default_story(stories, splits))
     part, cleaned = _row(stories.parts(), story_id)
-    found = raw_row(raw, part, cleaned)
+    found = find_raw_story(raw, part, cleaned)
     _, encoded = _row(shards.files(f"{side}-"), story_id)
     network, tokenizer = model.load()
     [scored] = score_tokens(network, [encoded["tokens"]])
@@ -167,9 +167,9 @@ def _default_story(stories: Stories, splits: Splits) -> str:
     return next((story_id for story_id in tests if story_id in repaired), tests[0])
 
 
-def _find_story(splits: Splits, beginning: str) -> tuple[Side, str]:
-    """Side and id of the only story whose id begins so."""
-    found = [(side, story_id) for side in SIDES for story_id in ids_beginning(splits.parts(side), beginning)]
+def _find_in_splits(splits: Splits, beginning: str) -> tuple[Split, str]:
+    """Split and id of the only story whose id begins so."""
+    found = [(side, story_id) for side in SPLITS for story_id in ids_starting_with(splits.parts(side), beginning)]
     if not found:
         raise UserError(f"no story's id begins with {beginning!r}: give that of one that the split stage has kept")
     if len(found) > 1:
@@ -178,7 +178,7 @@ def _find_story(splits: Splits, beginning: str) -> tuple[Side, str]:
 
 
 def _row(parts: list[Path], story_id: str) -> tuple[Path, dict[str, Any]]:
-    found = story_row(parts, story_id)
+    found = find_story(parts, story_id)
     assert found is not None, f"story {story_id}, which the split has, is in none of {[part.name for part in parts]}"
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slm_model.errors import UserError
-from slm_model.shards.token_shards import SideTokens
+from slm_model.shards.token_shards import SplitTokens
 
 
 class PackedBatches:
@@ -24,7 +24,7 @@ class PackedBatches:
     the stream, after a story's end mark the beginning mark of the next story.
     """
 
-    def __init__(self, tokens: SideTokens, batch_size: int, context: int, seed: int) -> None:
+    def __init__(self, tokens: SplitTokens, batch_size: int, context: int, seed: int) -> None:
         """``batch_size``: rows a step, over all micro-batches and ranks. Raises UserError for too few tokens."""
         self.tokens, self.batch_size, self.context, self.seed = tokens, batch_size, context, seed
         self.num_tokens = int(tokens.offsets[-1])

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from slm_model.data.parquet import PartWriter, read_batches, read_table, write_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import SIDES, Splits
+from slm_model.data.stories import SPLITS, Splits
 from slm_model.errors import ArtifactDamaged, Stopped
 from slm_model.shards.config import ShardConfig
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts, token_dtype
@@ -22,23 +22,23 @@ from slm_model.tokenizer.vocab import TOKENIZER, Vocab, open_tokenizer
 
 
 def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: StageRun) -> TokenShards:
-    """Encode all sides, in the order of the split. Raises UserError for a token outside the vocabulary.
+    """Encode all stories, in the order of their splits. Raises UserError for a token outside the vocabulary.
 
-    The parts of the split are encoded wherever ``run.executor`` likes, and written here: the shards depend on the
-    stories and their order alone. Encoded parts are kept in ``run.resume``.
+    The parts of the split are encoded by ``run.executor`` and written here: the shards depend only on the stories and
+    their order. Encoded parts are kept in ``run.resume``.
     """
     out.mkdir(parents=True, exist_ok=True)
     encode = partial(encoded_part, vocab.file(TOKENIZER), vocab.facts.tokenizer_sha256, run.resume)
-    num_stories, num_tokens = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
-    num_bytes, unknown_bytes = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0)
-    for side in SIDES:
-        with PartWriter(out, side, schema(vocab.facts.vocab_size), config.stories_per_part) as writer:
-            for table in map_parts(encode, splits.parts(side), run.executor):
+    num_stories, num_tokens = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    num_bytes, unknown_bytes = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        with PartWriter(out, split, schema(vocab.facts.vocab_size), config.stories_per_part) as writer:
+            for table in map_parts(encode, splits.parts(split), run.executor):
                 writer.write(table)
-                num_stories[side] += table.num_rows
-                num_tokens[side] += pc.sum(pc.list_value_length(table["tokens"])).as_py() or 0
-                num_bytes[side] += pc.sum(table["num_bytes"]).as_py() or 0
-                unknown_bytes[side] += pc.sum(table["unknown_bytes"]).as_py() or 0
+                num_stories[split] += table.num_rows
+                num_tokens[split] += pc.sum(pc.list_value_length(table["tokens"])).as_py() or 0
+                num_bytes[split] += pc.sum(table["num_bytes"]).as_py() or 0
+                unknown_bytes[split] += pc.sum(table["unknown_bytes"]).as_py() or 0
                 run.report(sum(num_stories.values()), {"total_stories": sum(splits.facts.num_stories.values())})
                 if run.should_stop():
                     raise Stopped
@@ -74,7 +74,7 @@ def encoded_part(tokenizer_json: Path, tokenizer_sha256: str, resume: Path | Non
 
 @lru_cache(maxsize=1)
 def encoder_of(tokenizer_json: Path, tokenizer_sha256: str) -> BatchEncoder:
-    """The encoder of a vocabulary: one a process, for the sake of what it has learnt from earlier parts."""
+    """The encoder of a vocabulary: one a process, so that its cache serves all parts."""
     tokenizer = open_tokenizer(tokenizer_json)
     return BatchEncoder(tokenizer, token_dtype(tokenizer.vocab_size))
 

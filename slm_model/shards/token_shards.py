@@ -1,4 +1,4 @@
-"""TokenShards: what the shard stage leaves, every story as token ids; and a side of it in memory."""
+"""TokenShards: what the shard stage leaves, every story as token ids; and a split of it in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from slm_model.artifact import Artifact, Facts
-from slm_model.data.stories import Side, story_id, story_numbers
+from slm_model.data.stories import Split, story_id, story_numbers
 from slm_model.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TokenShardsFacts(Facts):
-    """Counts are by side; tokens include a beginning and an end mark for every story."""
+    """Counts are by split; tokens include a beginning and an end mark for every story."""
 
     num_stories: dict[str, int]
     num_tokens: dict[str, int]
@@ -30,8 +30,8 @@ class TokenShardsFacts(Facts):
 
 
 @dataclass(frozen=True)
-class SideTokens:
-    """A side's stories, in the order of its split, as flat arrays."""
+class SplitTokens:
+    """A split's stories, in the order of its split, as flat arrays."""
 
     tokens: NDArray[np.unsignedinteger]  # all stories end to end, each from its beginning mark to its end mark
     offsets: NDArray[np.int64]  # story i is tokens[offsets[i] : offsets[i + 1]]
@@ -70,28 +70,28 @@ class TokenShards(Artifact):
                 f"run the shard stage with that vocabulary"
             )
 
-    def ids(self, side: Side) -> NDArray[np.uint64]:
-        """The ids of a side's stories, as `SideTokens` has them, without their tokens."""
+    def ids(self, split: Split) -> NDArray[np.uint64]:
+        """The ids of a split's stories, as `SplitTokens` has them, without their tokens."""
         import numpy as np
 
         from slm_model.data.parquet import read_batches
 
-        batches = (batch for path in self.files(f"{side}-") for batch in read_batches(path, ["id"]))
+        batches = (batch for path in self.files(f"{split}-") for batch in read_batches(path, ["id"]))
         return np.concatenate([np.empty(0, np.uint64), *(story_numbers(b["id"].to_pylist()) for b in batches)])
 
-    def load(self, side: Side) -> SideTokens:
-        """A side in memory: a token takes as many bytes as in its file, and a story 24 more."""
+    def load(self, split: Split) -> SplitTokens:
+        """A split in memory: a token takes as many bytes as in its file, and a story 24 more."""
         import numpy as np
 
         from slm_model.data.parquet import read_batches
 
-        num_stories, num_tokens = self.facts.num_stories[side], self.facts.num_tokens[side]
+        num_stories, num_tokens = self.facts.num_stories[split], self.facts.num_tokens[split]
         tokens = np.empty(num_tokens, token_dtype(self.facts.vocab_size))
         offsets = np.zeros(num_stories + 1, np.int64)
         num_bytes, unknown_bytes = np.empty(num_stories, np.uint32), np.empty(num_stories, np.uint32)
         ids = np.empty(num_stories, np.uint64)
         story = 0
-        for path in self.files(f"{side}-"):
+        for path in self.files(f"{split}-"):
             for batch in read_batches(path):
                 rows = slice(story, story + batch.num_rows)
                 ends = offsets[story] + np.cumsum(batch["tokens"].value_lengths().to_numpy())
@@ -101,7 +101,7 @@ class TokenShards(Artifact):
                 ids[rows] = story_numbers(batch["id"].to_pylist())
                 story = rows.stop
         assert story == num_stories and offsets[-1] == num_tokens, "the facts count what the parts hold"
-        return SideTokens(tokens, offsets, num_bytes, unknown_bytes, ids)
+        return SplitTokens(tokens, offsets, num_bytes, unknown_bytes, ids)
 
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:

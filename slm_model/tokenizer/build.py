@@ -1,4 +1,4 @@
-"""The build_vocab stage: a vocabulary learned from the training stories alone, and measured on validation stories."""
+"""The build_vocab stage: a vocabulary learned from training stories only, and measured on validation stories."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from slm_model.data.parquet import read_batches
 from slm_model.data.stories import Splits
 from slm_model.digests import hash_file
 from slm_model.errors import Stopped, UserError
@@ -47,8 +50,8 @@ def build_vocab(out: Path, splits: Splits, config: LearnedConfig, run: StageRun)
 class TrainingSample:
     """The training stories that a vocabulary is learned from, however often they are asked for.
 
-    Where there are more than ``max_sample_bytes`` of them, a hash of a story's id says whether it is in: neither the
-    order of the stories nor how they are cut into parts has a say in it.
+    Where there are more than ``max_sample_bytes`` of them, a hash of a story's id decides whether it is in, and neither
+    the order of the stories nor how they are cut into parts matters.
     """
 
     def __init__(self, splits: Splits, config: SampleConfig, run: StageRun) -> None:
@@ -57,10 +60,6 @@ class TrainingSample:
         self.num_stories = self.num_bytes = 0  # in the last pass
 
     def __iter__(self) -> Iterator[str]:
-        import pyarrow as pa
-
-        from slm_model.data.parquet import read_batches
-
         self.num_stories = self.num_bytes = 0
         for path in self.splits.parts("train"):
             for batch in read_batches(path, ["id", "text"]):

@@ -22,7 +22,7 @@ from slm_model.networks.base import Network
 from slm_model.networks.config import NetworkConfig, training_flops_per_token
 from slm_model.numerics.arithmetic import Numerics, arithmetic, hindrance, require_same, resolve
 from slm_model.shards.batches import PackedBatches
-from slm_model.shards.token_shards import SideTokens, TokenShards
+from slm_model.shards.token_shards import SplitTokens, TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.tokenizer.vocab import Vocab
@@ -176,7 +176,7 @@ class TrainingLoop:
         self._log(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds)})
         self.run.report(self.step, measured | self.speedometer.update(seconds, self.plan.total_steps - self.step))
 
-    def _validate(self, validation: SideTokens, tokenizer: Tokenizer) -> None:
+    def _validate(self, validation: SplitTokens, tokenizer: Tokenizer) -> None:
         network = self.train_step.network
         try:
             measured = validate(network, validation, self.run.should_stop, self.train_step.ranks)

@@ -11,7 +11,7 @@ from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from slm_model.networks.base import Network
-from slm_model.shards.token_shards import SideTokens
+from slm_model.shards.token_shards import SplitTokens
 from slm_model.tokenizer.base import Tokenizer
 from slm_model.training.config import TrainConfig
 from slm_model.training.ranks import SINGLE, Ranks
@@ -34,7 +34,7 @@ def validation_steps(num_validations: int, total_steps: int, stable_steps: int =
 
 
 def validate(
-    network: Network, side: SideTokens, should_stop: Callable[[], bool], ranks: Ranks = SINGLE
+    network: Network, side: SplitTokens, should_stop: Callable[[], bool], ranks: Ranks = SINGLE
 ) -> dict[str, float]:
     """Loss over every validation token, each once, in the weights' precision and by the convention of
     ``evaluation.scoring``, so that the evaluation stage measures the same bits per byte on this side. Each rank scores

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from slm_model.data.stories import SIDES, RawStories, Splits, Stories, id_of_text
+from slm_model.data.stories import SPLITS, RawStories, Splits, Stories, id_of_text
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
@@ -83,15 +83,15 @@ class _StoryTrace:
 
     def cleaned(self, stories: Stories) -> Link | None:
         """Where the source has it, and what cleaning did."""
-        from slm_model.data.find import raw_row, story_row
+        from slm_model.data.lookup import find_raw_story, find_story
 
         link = Link(f"clean {stories.key}")
-        if place := story_row(stories.parts(), self.story_id):
+        if place := find_story(stories.parts(), self.story_id):
             part, row = place
             [made_of] = stories.manifest.recipe.inputs if stories.manifest else []
             if (made_of.stage, made_of.key) in self.manifests:
                 raw = RawStories.open(self.store.folder(made_of.stage, made_of.key))
-                found = raw_row(raw, part, row)
+                found = find_raw_story(raw, part, row)
                 origin = str(found["origin"]) if found else "not found among the raw stories"
                 read = raw.facts.files.get(origin.rpartition(":")[0], "")
                 link.details.append(("source", f"{raw.facts.description}: {origin}" + (f" ({read})" if read else "")))
@@ -111,9 +111,9 @@ class _StoryTrace:
 
     def divided(self, splits: Splits) -> Link | None:
         """The side of the split that it is on."""
-        from slm_model.data.find import story_row
+        from slm_model.data.lookup import find_story
 
-        found = [(side, place[0].name) for side in SIDES if (place := story_row(splits.parts(side), self.story_id))]
+        found = [(side, place[0].name) for side in SPLITS if (place := find_story(splits.parts(side), self.story_id))]
         if not found:
             return None
         wrong = ["it is on more than one side"] if len(found) > 1 else []
@@ -121,10 +121,10 @@ class _StoryTrace:
 
     def encoded(self, shards: TokenShards) -> Link | None:
         """Its tokens."""
-        from slm_model.data.find import story_row
+        from slm_model.data.lookup import find_story
 
-        for side in SIDES:
-            if place := story_row(shards.files(f"{side}-"), self.story_id):
+        for side in SPLITS:
+            if place := find_story(shards.files(f"{side}-"), self.story_id):
                 return Link(f"shard {shards.key}", [(side, f"{len(place[1]['tokens'])} tokens in {place[0].name}")])
         return None
 
@@ -153,10 +153,10 @@ class _StoryTrace:
 
 
 def _ids(stories: Stories, beginning: str) -> list[str]:
-    from slm_model.data.find import ids_beginning
+    from slm_model.data.lookup import ids_starting_with
 
     rejected = (id_of_text(row["text"]) for row in _rejected(stories))
-    return ids_beginning(stories.parts(), beginning) + [found for found in rejected if found.startswith(beginning)]
+    return ids_starting_with(stories.parts(), beginning) + [found for found in rejected if found.startswith(beginning)]
 
 
 def _rejected(stories: Stories) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from flows import sweep
 from flows.cli import overrides, parser
 from flows.search_space import SweepConfig
 from slm_model.errors import UserError
-from slm_model.shards.token_shards import SideTokens, TokenShards
+from slm_model.shards.token_shards import SplitTokens, TokenShards
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Stage
 from tasks.engine.step import Step
@@ -42,7 +42,7 @@ def test_a_setting_is_measured_on_the_validation_side_and_the_test_side_is_not_l
 ) -> None:
     loaded, load = set(), TokenShards.load
 
-    def loading(shards: TokenShards, side: Any) -> SideTokens:
+    def loading(shards: TokenShards, side: Any) -> SplitTokens:
         loaded.add(side)
         return load(shards, side)
 

@@ -1,7 +1,7 @@
-"""Clean: each story repaired and brought into its one form, judged, and kept once; what is rejected is kept apart.
+"""Clean: each story is repaired, normalised and filtered, and kept once; what is rejected is written to its own file.
 
-Two passes over the parts, each of them parallel: the first judges every story by itself, the second leaves out what
-stands somewhere else already, word for word or nearly. What the first has judged outlives a killed run.
+Two parallel passes over the parts: the first repairs and filters every story independently, the second leaves out exact
+and near duplicates. What the first has finished outlives a killed run.
 """
 
 from __future__ import annotations
@@ -34,33 +34,34 @@ STORY = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("split", pa.string()), ("repairs", pa.list_(pa.string()))]
 )
 REJECTED = pa.schema([(name, pa.string()) for name in ("text", "split", "origin", "reason", "duplicate_of")])
-JUDGED = pa.schema([*STORY, ("origin", pa.string()), ("reason", pa.string())])
+CLEANED = pa.schema([*STORY, ("origin", pa.string()), ("reason", pa.string())])
 HELD_OUT, TRAINING = 0, 1  # ranks: of equal stories the lowest is kept
 
 
 def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Stories:
-    """Judge every story; part i of the result holds what is kept of part i. Raises UserError if nothing is kept.
+    """Clean every story; part i of the result holds what is kept of part i. Raises UserError if nothing is kept.
 
     Of equal stories, and of stories nearly so, a held-out one is kept before a training one, then the first in the
-    source's order: what is taken from the test set for being in the training set too would make the test easier.
+    source's order: a test story dropped for being in the training set too would make the test easier.
     """
     out.mkdir(parents=True, exist_ok=True)
     scratch = run.resume or out / "scratch"
     scratch.mkdir(exist_ok=True)
     parts = [Part(i, path, out, scratch, config) for i, path in enumerate(raw.parts())]
-    judged: list[Judged] = []
-    for of_part in map_parts(judge, parts, run.executor):
-        judged.append(of_part)
-        run.report(sum(len(j.ids) for j in judged), {"parts": len(judged), "of_parts": 2 * len(parts)})
-    ids, ranks = (np.concatenate(column) for column in zip(*judged, strict=True))
-    stops = np.cumsum([len(of_part.ids) for of_part in judged])
+    cleaned: list[Cleaned] = []
+    for of_part in map_parts(clean_part, parts, run.executor):
+        cleaned.append(of_part)
+        run.report(sum(len(each.ids) for each in cleaned), {"parts": len(cleaned), "of_parts": 2 * len(parts)})
+    ids, ranks = (np.concatenate(column) for column in zip(*cleaned, strict=True))
+    stops = np.cumsum([len(of_part.ids) for of_part in cleaned])
     exact, instead = find_duplicates(parts, ids, ranks, stops, config, run.executor)
     duplicates = (np.split(column, stops[:-1]) for column in (exact >= 0, instead >= 0, ids[instead]))
 
     lengths = Counter[int]()
     by_split, rejected, repaired = Counter[str](), Counter[str](), Counter[str]()
     with FileWriter(out / "rejected.parquet", REJECTED) as writer:
-        for num_parts, written in enumerate(map_parts(write, zip(parts, *duplicates, strict=True), run.executor), 1):
+        done = map_parts(write_part, zip(parts, *duplicates, strict=True), run.executor)
+        for num_parts, written in enumerate(done, 1):
             writer.write(read_table(written.rejected))
             lengths += written.lengths
             by_split += written.by_split
@@ -84,13 +85,13 @@ def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Sto
         num_bytes=sum(length * number for length, number in lengths.items()),
         length_quantiles=quantiles(lengths),
     )
-    assert facts.num_raw == facts.num_stories + sum(facts.rejected.values()), "a story was lost or told twice"
+    assert facts.num_raw == facts.num_stories + sum(facts.rejected.values()), "a story was lost or counted twice"
     return Stories(out, facts)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part's work, as it is handed to a worker."""
+    """The work on one part, as a worker gets it."""
 
     index: int
     raw: Path
@@ -99,8 +100,8 @@ class Part:
     config: CleanConfig
 
     @property
-    def judged(self) -> Path:
-        return self.scratch / f"judged-{self.index:05}.arrow"
+    def cleaned(self) -> Path:
+        return self.scratch / f"cleaned-{self.index:05}.arrow"
 
     @property
     def sketches(self) -> Path:
@@ -111,12 +112,12 @@ class Part:
         return self.scratch / f"seal-{self.index:05}.txt"
 
     def digests(self) -> str:
-        """Of what the first pass has left, as they stand in the seal."""
-        return hash_json([hash_file(path) for path in (self.judged, self.sketches) if path.exists()])
+        """Digests of what the first pass has left, as the seal holds them."""
+        return hash_json([hash_file(path) for path in (self.cleaned, self.sketches) if path.exists()])
 
 
-class Judged(NamedTuple):
-    """Of all stories of a part, in their order."""
+class Cleaned(NamedTuple):
+    """What the first pass finds of all stories of a part, in their order."""
 
     ids: npt.NDArray[np.uint64]
     ranks: npt.NDArray[np.uint8]  # HELD_OUT, TRAINING, or OUT for one that a filter rejected
@@ -132,9 +133,9 @@ class Written(NamedTuple):
     rejected: Path
 
 
-def judge(part: Part) -> Judged:
-    """First pass over a part: each story by itself. A part that an earlier run has judged is only read, if every byte
-    is as it was left: a machine that went down may have kept a file's name and not what was in it."""
+def clean_part(part: Part) -> Cleaned:
+    """First pass over a part: each story independently. What an earlier run has left of it is read instead, if every
+    byte is as it was written: after a crash of the machine a file may have its name and not its content."""
     if not part.seal.exists() or part.seal.read_text() != part.digests():
         raw = read_table(part.raw, ["text", "split", "origin"])
         columns: dict[str, list[Any]] = {name: [] for name in ("id", "text", "repairs", "reason")}
@@ -145,19 +146,21 @@ def judge(part: Part) -> Judged:
             own_id = id_of_text(text)
             for column, value in zip(columns.values(), (own_id, text, repairs, reason), strict=True):
                 column.append(value)
-        table = pa.table({**columns, "split": raw["split"], "origin": raw["origin"]}).select(JUDGED.names).cast(JUDGED)
+        table = (
+            pa.table({**columns, "split": raw["split"], "origin": raw["origin"]}).select(CLEANED.names).cast(CLEANED)
+        )
         if part.config.reject_near_duplicates:
             np.save(part.sketches, sketch(columns["text"], table["reason"].is_null().to_numpy()))
-        partial = part.judged.with_suffix(".partial")
-        with pa.ipc.new_file(partial, JUDGED) as file:
+        partial = part.cleaned.with_suffix(".partial")
+        with pa.ipc.new_file(partial, CLEANED) as file:
             file.write_table(table)
-        partial.replace(part.judged)
+        partial.replace(part.cleaned)
         part.seal.write_text(part.digests())
-    with pa.memory_map(str(part.judged)) as file:
+    with pa.memory_map(str(part.cleaned)) as file:
         table = pa.ipc.open_file(file).read_all()
         kept = table["reason"].is_null().to_numpy()
         ranks = np.where(pc.equal(table["split"], "train").to_numpy(), TRAINING, HELD_OUT)
-        return Judged(story_numbers(table["id"].to_pylist()), np.where(kept, ranks, OUT).astype(np.uint8))
+        return Cleaned(story_numbers(table["id"].to_pylist()), np.where(kept, ranks, OUT).astype(np.uint8))
 
 
 def find_duplicates(
@@ -173,19 +176,19 @@ def find_duplicates(
     exact = exact_duplicates(ids, ranks) if looked_for else np.full(len(ids), -1)
     if not config.reject_near_duplicates:
         return exact, exact
-    sketched = [Sketched(part.judged, part.sketches, int(stop)) for part, stop in zip(parts, stops, strict=True)]
+    sketched = [Sketched(part.cleaned, part.sketches, int(stop)) for part, stop in zip(parts, stops, strict=True)]
     left = np.where(exact < 0, ranks, OUT).astype(np.uint8)
     near = near_duplicates(Search(sketched, parts[0].scratch), left, config.near_duplicate_similarity, executor)
     return exact, np.where(exact < 0, near, exact)
 
 
-def write(work: tuple[Part, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.uint64]]) -> Written:
+def write_part(work: tuple[Part, npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.uint64]]) -> Written:
     """Second pass over a part: what the filters left is kept but for duplicates.
 
     The work: the part; which of its stories are exact duplicates, and which are any; the ids of those kept instead.
     """
     part, is_exact, is_duplicate, kept_ids = work
-    with pa.memory_map(str(part.judged)) as file:
+    with pa.memory_map(str(part.cleaned)) as file:
         table = pa.ipc.open_file(file).read_all()
     kind = pc.if_else(pa.array(is_exact), "exact_duplicate", "near_duplicate")
     reason = pc.if_else(pa.array(is_duplicate), kind, table["reason"])

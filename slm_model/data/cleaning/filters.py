@@ -1,4 +1,4 @@
-"""Which stories are not kept, and why. A filter judges one normalised story, by itself."""
+"""Which stories are not kept, and why. A filter looks at one normalised story."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ the a an and to of in was were is are it he she they his her their him them i yo
 as had have so said one all out up then when what very
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
-_WORDS_TO_TELL_A_LANGUAGE = 100
+_WORDS_FOR_LANGUAGE = 100
 _THE_END = re.compile(r"\bthe end$", re.IGNORECASE)
 
 
@@ -70,8 +70,8 @@ def foreign_share(text: str) -> float:
 
 def common_share(words: list[str]) -> float:
     """Common English words, as a share of the first hundred."""
-    judged = words[:_WORDS_TO_TELL_A_LANGUAGE]
-    return sum(map(_COMMON.__contains__, judged)) / len(judged)
+    first = words[:_WORDS_FOR_LANGUAGE]
+    return sum(map(_COMMON.__contains__, first)) / len(first)
 
 
 def is_cut_off(text: str) -> bool:
@@ -80,7 +80,7 @@ def is_cut_off(text: str) -> bool:
 
 
 def repeats_more_than(words: list[str], share: float) -> bool:
-    """Whether more than this share of the word triples stood in the story before."""
+    """Whether more than this share of the word triples repeat an earlier one."""
     num_triples = len(words) - 2
     if num_triples < 1 or len(set(words)) - 2 > (1 - share) * num_triples:
         return False  # there are never more different words than different triples, but for two: no need to count

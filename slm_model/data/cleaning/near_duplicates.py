@@ -93,44 +93,44 @@ def near_duplicates(
     ranks: npt.NDArray[np.uint8],
     similarity: float,
     executor: Executor | None = None,
-    sides: npt.NDArray[np.uint8] | None = None,
+    groups: npt.NDArray[np.uint8] | None = None,
 ) -> Rows:
     """For each story the number of the one that is kept instead of it; -1: it is kept itself.
 
-    Stories are gone through by rank, and within a rank in their order; one that is at least so similar to one that is
-    kept is dropped. Those of rank OUT are passed over. With ``sides``, only stories on different sides count.
+    Stories are visited by rank, and within a rank in their order; one that is at least so similar to one that is kept
+    is dropped. Those of rank OUT are skipped. With ``groups``, only pairs of stories from different groups count.
     """
     if len(search.parts) < FEW:
         executor = None  # all bands together take less time than it takes to start workers
     by_place: Rows = np.argsort(ranks, kind="stable")[: np.count_nonzero(ranks != OUT)]
     np.save(search.scratch / "by-place.npy", by_place)
-    for _ in map_parts(meet, [(search, sides, band) for band in range(NUM_BANDS)], executor):
+    for _ in map_parts(write_pairs, [(search, groups, band) for band in range(NUM_BANDS)], executor):
         pass
     instead = np.full(len(ranks), -1, np.int64)
     starts = range(0, len(by_place), FOLLOWERS_AT_A_TIME)
-    for leaders, followers in map_parts(compare, [(search, start, similarity) for start in starts], executor):
+    for leaders, followers in map_parts(similar_pairs, [(search, start, similarity) for start in starts], executor):
         for leader, follower in zip(leaders.tolist(), followers.tolist(), strict=True):
-            if instead[leader] < 0 and instead[follower] < 0:  # in the order of places: the leader's fate is known
+            if instead[leader] < 0 and instead[follower] < 0:  # in the order of places: the leader is decided
                 instead[follower] = leader
     return instead
 
 
-def meet(work: tuple[Search, npt.NDArray[np.uint8] | None, int]) -> None:
+def write_pairs(work: tuple[Search, npt.NDArray[np.uint8] | None, int]) -> None:
     """Write the pairs of places that agree in a band, sorted: the later place in the upper half, the leader's below."""
-    search, sides, band = work
+    search, groups, band = work
     by_place = search.by_place()
     places = np.full(search.parts[-1].stop, LOWER, np.uint32)
     places[by_place] = np.arange(len(by_place), dtype=np.uint32)
     found = []
     for keyed in _keyed_places(search, places, band):
         pairs = _pairs(keyed)
-        if sides is not None:
-            pairs = pairs[sides[by_place[pairs & LOWER]] != sides[by_place[pairs >> UPPER]]]
+        if groups is not None:
+            pairs = pairs[groups[by_place[pairs & LOWER]] != groups[by_place[pairs >> UPPER]]]
         found.append(pairs)
     np.save(search.pairs(band), np.sort(np.concatenate(found)))
 
 
-def compare(work: tuple[Search, int, float]) -> tuple[Rows, Rows]:
+def similar_pairs(work: tuple[Search, int, float]) -> tuple[Rows, Rows]:
     """Pairs that are so similar, leaders and followers, from the place ``start``; in the order of the followers'."""
     search, start, similarity = work
     by_place = search.by_place()

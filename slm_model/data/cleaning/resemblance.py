@@ -30,6 +30,6 @@ def resembling(held_out: Sequence[Path], training: Sequence[Path], similarity: f
             ids += table["id"].to_pylist()
             ranks += [rank] * table.num_rows
             parts.append(prepared(table, scratch / str(len(parts)), stop=len(ids)))
-    sides = np.array(ranks, np.uint8)
-    instead = near_duplicates(Search(parts, scratch), sides, similarity, sides=sides)
+    groups = np.array(ranks, np.uint8)
+    instead = near_duplicates(Search(parts, scratch), groups, similarity, groups=groups)
     return frozenset(ids[row] for row in np.flatnonzero(instead >= 0).tolist())

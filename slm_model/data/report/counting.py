@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from slm_model.data.parquet import read_batches
-from slm_model.data.stories import SIDES, Side, story_numbers
+from slm_model.data.stories import SPLITS, Split, story_numbers
 
 STORIES_AT_ONCE = 256  # a point of the words' growth for each
 
@@ -42,7 +42,7 @@ class Encoded(NamedTuple):
 
 
 class PartWords(NamedTuple):
-    """Of a part of a side: its stories by their number of words, and the words of those in the sample."""
+    """Of a part of a split: its stories by their number of words, and the words of those in the sample."""
 
     lengths: Counter[int]
     sampled: list[Counter[str]]  # in the order of the stories, a batch each
@@ -54,15 +54,15 @@ class PartWords(NamedTuple):
 class Words:
     """Words over all parts."""
 
-    lengths: dict[Side, Counter[int]] = field(default_factory=lambda: {side: Counter() for side in SIDES})
+    lengths: dict[Split, Counter[int]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
     sample: Counter[str] = field(default_factory=Counter)
     growth: list[tuple[int, int]] = field(default_factory=list)  # words, and distinct ones among them, so far
     num_stories: int = 0
     num_bytes: int = 0
     _num_words: int = 0
 
-    def add(self, side: Side, part: PartWords) -> None:
-        self.lengths[side] += part.lengths
+    def add(self, split: Split, part: PartWords) -> None:
+        self.lengths[split] += part.lengths
         self.num_stories += part.num_stories
         self.num_bytes += part.num_bytes
         for batch in part.sampled:
@@ -87,7 +87,7 @@ def count_encoded(vocab_size: int, part: Path) -> Encoded:
 
 
 def count_words(share: float, part: Path) -> PartWords:
-    """Count a part of a side. A story is in the sample if its id, a hash already, is within this share of all ids.
+    """Count a part of a split. A story is in the sample if its id, a hash already, is within this share of all ids.
 
     So the samples of two corpora have in common what the corpora have. White space is single, as cleaning leaves it.
     """

@@ -67,7 +67,7 @@ class Family(Record):
 
 
 class Length(Record):
-    """How long the stories of all sides are, in one unit."""
+    """How long the stories of all splits are, in one unit."""
 
     unit: Literal["bytes", "words", "tokens"]  # UTF-8; parted by white space; with the two marks
     mean: float
@@ -142,7 +142,7 @@ class DataReport(Artifact):
         return self._frame("growth")
 
     def story_ids(self) -> NDArray[np.uint64]:
-        """The distinct ids of the stories of all sides, as the numbers that their hex digits write, sorted."""
+        """The distinct ids of the stories of all splits, as the numbers that their hex digits write, sorted."""
         import numpy as np
 
         ids: NDArray[np.uint64] = np.load(self.file("ids.npy"))

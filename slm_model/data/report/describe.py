@@ -22,10 +22,10 @@ from slm_model.data.report.examples import largest_families, rejected_stories, r
 from slm_model.data.report.figures import draw_stories, draw_words
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.stories import (
-    SIDES,
+    SPLITS,
     RawFacts,
     RawStories,
-    Side,
+    Split,
     Splits,
     SplitsFacts,
     Stories,
@@ -37,7 +37,7 @@ from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 
 SAMPLE_BYTES = 64_000_000  # of text that words are counted in: a second a core
-COUNTED = ("num_stories", "num_bytes", "num_tokens")  # of each side
+COUNTED = ("num_stories", "num_bytes", "num_tokens")  # of each split
 
 
 def describe(
@@ -50,30 +50,30 @@ def describe(
     shards: TokenShards,
     run: StageRun,
 ) -> DataReport:
-    """Describe a corpus. The counts of all stages are held against each other, and against what the files hold."""
+    """Describe a corpus. The stages' counts must add up, and match what the files hold: else AssertionError."""
     out.mkdir(parents=True, exist_ok=True)
     counts = reconcile(raw.facts, stories.facts, splits.facts, shards.facts)
-    encoded = {side: _encoded(shards, side, run) for side in SIDES}
-    for side, found in encoded.items():
-        wanted = [getattr(shards.facts, name)[side] for name in COUNTED]
+    encoded = {split: _encoded(shards, split, run) for split in SPLITS}
+    for split, found in encoded.items():
+        wanted = [getattr(shards.facts, name)[split] for name in COUNTED]
         counted = [len(found.ids), _total(found.num_bytes), _total(found.num_tokens)]
-        _equal(f"{side} stories, bytes and tokens in the shards", counted, wanted)
+        _equal(f"{split} stories, bytes and tokens in the shards", counted, wanted)
     words = _words(splits, run)
 
     rejected, duplicate_of = rejected_stories(stories.rejected(), stories.facts.num_raw)
     by_reason = {reason.reason: reason.num_stories for reason in rejected}
     _equal("rejected stories by reason", by_reason, dict(+Counter(stories.facts.rejected)))
     lengths = {
-        "bytes": {side: found.num_bytes for side, found in encoded.items()},
+        "bytes": {split: found.num_bytes for split, found in encoded.items()},
         "words": words.lengths,
-        "tokens": {side: found.num_tokens for side, found in encoded.items()},
+        "tokens": {split: found.num_tokens for split, found in encoded.items()},
     }
     table = ReportTable(
         counts=counts,
         rejected=rejected,
         repaired=repaired_stories(raw, stories, run),
         families=largest_families(stories.rejected(), duplicate_of),
-        lengths=[_length(unit, sum(by_side.values(), Counter())) for unit, by_side in lengths.items()],
+        lengths=[_length(unit, sum(by_split.values(), Counter())) for unit, by_split in lengths.items()],
     )
     (out / "report.json").write_text(table.model_dump_json(indent=1) + "\n", encoding="utf-8")
     np.save(out / "ids.npy", np.unique(np.concatenate([found.ids for found in encoded.values()])))
@@ -114,10 +114,10 @@ def describe(
 
 
 def reconcile(raw: RawFacts, cleaned: StoriesFacts, splits: SplitsFacts, shards: TokenShardsFacts) -> list[Count]:
-    """The counts from the source to the shards. Raises AssertionError if a story was lost or told twice on the way."""
+    """The counts from the source to the shards. Raises AssertionError if a story was lost or counted twice."""
     _equal("stories that cleaning read", cleaned.num_raw, raw.num_stories)
     _equal("stories kept and rejected", cleaned.num_stories + sum(cleaned.rejected.values()), cleaned.num_raw)
-    _equal("stories shared out and dropped", sum(splits.num_stories.values()) + splits.num_dropped, cleaned.num_stories)
+    _equal("stories split and dropped", sum(splits.num_stories.values()) + splits.num_dropped, cleaned.num_stories)
     _equal("stories in the shards", shards.num_stories, splits.num_stories)
     _equal("bytes in the shards", shards.num_bytes, splits.num_bytes)
     return [
@@ -125,7 +125,7 @@ def reconcile(raw: RawFacts, cleaned: StoriesFacts, splits: SplitsFacts, shards:
         Count(station="rejected", num_stories=sum(cleaned.rejected.values())),
         Count(station="kept", num_stories=cleaned.num_stories, num_bytes=cleaned.num_bytes),
         Count(station="dropped", num_stories=splits.num_dropped),
-        *(Count(station=side, **{name: getattr(shards, name)[side] for name in COUNTED}) for side in SIDES),
+        *(Count(station=split, **{name: getattr(shards, name)[split] for name in COUNTED}) for split in SPLITS),
     ]
 
 
@@ -141,22 +141,22 @@ def heaps_exponent(growth: list[tuple[int, int]]) -> float | None:
     return round(float(np.log(end_distinct / distinct) / np.log(end_words / words)), 4)
 
 
-def _encoded(shards: TokenShards, side: Side, run: StageRun) -> Encoded:
+def _encoded(shards: TokenShards, split: Split, run: StageRun) -> Encoded:
     total = Encoded.nothing(shards.facts.vocab_size)
-    parts = shards.files(f"{side}-")
+    parts = shards.files(f"{split}-")
     for found in map_parts(partial(count_encoded, shards.facts.vocab_size), parts, run.executor):
         total = total.plus(found)
-        run.report(len(total.ids), {"side": side})
+        run.report(len(total.ids), {"side": split})
     return total
 
 
 def _words(splits: Splits, run: StageRun) -> Words:
     share = min(1.0, SAMPLE_BYTES / sum(splits.facts.num_bytes.values()))
     total = Words()
-    parts = [(side, part) for side in SIDES for part in splits.parts(side)]
+    parts = [(split, part) for split in SPLITS for part in splits.parts(split)]
     counted = map_parts(partial(count_words, share), [part for _, part in parts], run.executor)
-    for (side, _), found in zip(parts, counted, strict=True):
-        total.add(side, found)
+    for (split, _), found in zip(parts, counted, strict=True):
+        total.add(split, found)
         run.report(total.num_stories, {"sampled_stories": total.num_stories})
     return total
 
@@ -166,11 +166,11 @@ def _length(unit: str, counts: Counter[int]) -> Length:
     return Length.model_validate({"unit": unit, "mean": mean, "quantiles": quantiles(counts)})
 
 
-def _write_lengths(path: Path, lengths: dict[str, dict[Side, Counter[int]]]) -> None:
+def _write_lengths(path: Path, lengths: dict[str, dict[Split, Counter[int]]]) -> None:
     rows = [
-        (unit, side, length, number)
-        for unit, by_side in lengths.items()
-        for side, counts in by_side.items()
+        (unit, split, length, number)
+        for unit, by_split in lengths.items()
+        for split, counts in by_split.items()
         for length, number in sorted(counts.items())
     ]
     types = {"unit": pa.string(), "side": pa.string(), "length": pa.int64(), "num_stories": pa.int64()}
@@ -182,11 +182,11 @@ def _write_rows(path: Path, types: dict[str, pa.DataType], rows: Sequence[tuple[
     write_table(path, pa.table(columns))
 
 
-def _write_tokens(path: Path, vocab: Vocab, encoded: dict[Side, Encoded]) -> None:
+def _write_tokens(path: Path, vocab: Vocab, encoded: dict[Split, Encoded]) -> None:
     tokenizer = vocab.tokenizer()
     ids = range(tokenizer.vocab_size)
     columns = {"id": ids, "token": [tokenizer.token(index) for index in ids]}
-    write_table(path, pa.table(columns | {side: found.tokens for side, found in encoded.items()}))
+    write_table(path, pa.table(columns | {split: found.tokens for split, found in encoded.items()}))
 
 
 def _total(counts: Counter[int]) -> int:
@@ -194,4 +194,4 @@ def _total(counts: Counter[int]) -> int:
 
 
 def _equal(what: str, found: object, wanted: object) -> None:
-    assert found == wanted, f"{what}: {found}, and {wanted} were foreseen"
+    assert found == wanted, f"{what}: {found}, and {wanted} were expected"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import rel_entr
 
 from slm_model.data.report.data_report import DataReport
 from slm_model.record import Record
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
 
 BIN_BYTES = 100  # of the lengths that are compared
 SHIFTS = 10  # words that rose most, and that fell most
@@ -32,7 +30,7 @@ class Drift(Record):
     """
 
     before: str  # key of the report that this one is compared with
-    num_new: int  # stories by id, those of all sides
+    num_new: int  # stories by id, those of all splits
     num_gone: int
     num_common: int
     length_bits: float  # of the stories' lengths in steps of 100 bytes
@@ -53,9 +51,6 @@ class Drift(Record):
 
 def compare(now: DataReport, before: DataReport) -> Drift:
     """The drift from one corpus to another. Holds the ids of both in memory: 8 bytes a story."""
-    import numpy as np
-    import pandas as pd
-
     ids, old = now.story_ids(), before.story_ids()
     num_common = len(np.intersect1d(ids, old, assume_unique=True))
     lengths = pd.concat([_by_length(before), _by_length(now)], axis=1, keys=["before", "now"]).fillna(0)
@@ -78,9 +73,6 @@ def compare(now: DataReport, before: DataReport) -> Drift:
 
 def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
     """What each value adds to the Jensen-Shannon divergence (Lin 1991) of two counted distributions, in bits."""
-    import numpy as np
-    from scipy.special import rel_entr
-
     p, q = p / max(1, p.sum()), q / max(1, q.sum())
     middle = (p + q) / 2
     bits: NDArray[np.float64] = (rel_entr(p, middle) + rel_entr(q, middle)) / (2 * np.log(2))

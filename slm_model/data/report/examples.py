@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from slm_model.data.find import raw_row, story_row
+from slm_model.data.lookup import find_raw_story, find_story
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
 from slm_model.data.report.data_report import Family, Reason, RejectedStory, Repair, RepairedStory
@@ -90,8 +90,8 @@ def _repaired_in(part: Path) -> dict[str, list[str]]:
 
 def _before_and_after(raw: RawStories, stories: Stories, part: int, wanted: str) -> RepairedStory:
     """Around the first place where a kept story differs from what was found: part i of it came of raw part i."""
-    place = story_row([stories.parts()[part]], wanted)
-    found = raw_row(raw, *place) if place else None
+    place = find_story([stories.parts()[part]], wanted)
+    found = find_raw_story(raw, *place) if place else None
     assert place and found, f"story {wanted} is not in part {part}, or its raw text is not"
     kept = place[1]["text"]
     common = commonprefix([found["text"], kept])  # noqa: RUF071  # by characters is what is wanted

@@ -17,7 +17,7 @@ from slm_model.digests import hash_json
 from slm_model.errors import UserError
 from slm_model.record import Record
 
-Split = Literal["train", "validation", "test"]
+SourceSplit = Literal["train", "validation", "test"]
 
 
 class SourceUnreachable(UserError):
@@ -27,7 +27,7 @@ class SourceUnreachable(UserError):
 class PinnedFile(Record):
     """One file of the user's: which split it is, how it is read, and its bytes. ``path`` and ``name`` only find it."""
 
-    split: Split
+    split: SourceSplit
     format: str
     sha256: str
     name: str
@@ -72,7 +72,7 @@ class PinnedSource(Record):
 class TextBatch(NamedTuple):
     """Consecutive stories of one split as a source has them."""
 
-    split: Split
+    split: SourceSplit
     origin: str  # row i comes from f"{origin}:{first_row + i}"
     first_row: int
     texts: Any  # pyarrow array of valid UTF-8 strings; null where the source has none

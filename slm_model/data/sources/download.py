@@ -19,9 +19,9 @@ SCHEMA = pa.schema([("text", pa.string()), ("split", pa.string()), ("origin", pa
 def download(
     out: Path, source: PinnedSource, config: StorygenSource | FilesSource | HubSource, run: StageRun
 ) -> RawStories:
-    """Read the pinned source into ``raw-*.parquet``, in its own order. Nothing is judged here but whether it is text.
+    """Read the pinned source into ``raw-*.parquet``, in its own order. Nothing is checked here but whether it is text.
 
-    A story for which the source has no text at all (null) stands as an empty one, and is counted. Raises UserError
+    A story for which the source has no text at all (null) is stored as an empty one, and counted. Raises UserError
     for a source that is not what it should be or holds no story, SourceUnreachable where trying again may help.
     """
     out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,15 @@ from collections.abc import Iterator, MutableMapping
 from itertools import chain
 from pathlib import Path
 
-from slm_model.data.sources.config import FilesSource, PinnedFile, PinnedSource, Split, TextBatch, file_label, first
+from slm_model.data.sources.config import (
+    FilesSource,
+    PinnedFile,
+    PinnedSource,
+    SourceSplit,
+    TextBatch,
+    file_label,
+    first,
+)
 from slm_model.data.sources.file_formats import SUFFIXES, format_of, open_stories
 from slm_model.digests import hash_file, hash_json
 from slm_model.errors import UserError
@@ -24,7 +32,7 @@ def resolve(
     if config.path is None:
         raise UserError("no path to read stories from: name a file, a folder or a pattern with --source.path")
     held_out = _find(config.validation_path, "validation_path") if config.validation_path is not None else {}
-    found: list[tuple[Split, str, Path]] = [("validation", name, path) for name, path in held_out.items()]
+    found: list[tuple[SourceSplit, str, Path]] = [("validation", name, path) for name, path in held_out.items()]
     taken = {path.resolve() for path in held_out.values()}
     named = _find(config.path, "path")
     by_name = config.validation_path is None and not Path(config.path).expanduser().is_file()
@@ -81,12 +89,12 @@ def _find(pattern: str, setting: str) -> dict[str, Path]:
     return found
 
 
-def _split(path: Path) -> Split:
+def _split(path: Path) -> SourceSplit:
     match = _HELD_OUT.search(path.name.lower())
     return "train" if match is None else "validation" if match[1] else "test"
 
 
-def _pin(split: Split, name: str, path: Path, hashes: MutableMapping[str, str]) -> PinnedFile:
+def _pin(split: SourceSplit, name: str, path: Path, hashes: MutableMapping[str, str]) -> PinnedFile:
     stat = path.stat()
     # The change time is there because it cannot be put back, as the modification time can.
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"

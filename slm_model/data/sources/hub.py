@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_model.data.sources.config import HubSource, PinnedSource, SourceUnreachable, Split, TextBatch, first
+from slm_model.data.sources.config import HubSource, PinnedSource, SourceSplit, SourceUnreachable, TextBatch, first
 from slm_model.data.sources.hub_private import commit_of, data_files_of, http_error, prepared_dataset
 from slm_model.digests import hash_file
 from slm_model.errors import UserError
@@ -73,7 +73,7 @@ def read(source: PinnedSource, config: HubSource, run: StageRun) -> Iterator[Tex
     network. Of a slice the hub declares nothing: every range asked for is fetched again until it came whole, and a
     format that notices damage to itself does so, but bytes that were altered on the way can pass.
     """
-    splits: list[tuple[Split, str, int | None]] = [("train", config.train_split, config.num_stories)]
+    splits: list[tuple[SourceSplit, str, int | None]] = [("train", config.train_split, config.num_stories)]
     if config.validation_split is not None:
         splits.append(("validation", config.validation_split, config.num_validation_stories))
     with _errors_explained(config):
@@ -182,7 +182,7 @@ def _is_as_declared(file: RepoFile, path: Path) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == file.blob_id
 
 
-def _read_split(rows: Any, split: Split, name: str, config: HubSource) -> Iterator[TextBatch]:
+def _read_split(rows: Any, split: SourceSplit, name: str, config: HubSource) -> Iterator[TextBatch]:
     first_row = 0
     for table in rows.with_format("arrow").iter(STORIES_AT_A_TIME):
         texts = _texts(table, config)

@@ -15,8 +15,8 @@ from slm_model.data.cleaning.clean import clean
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import StorygenSource, resolve
 from slm_model.data.sources.download import download
-from slm_model.data.split import side_of, split
-from slm_model.data.stories import SIDES, Splits, Stories
+from slm_model.data.split import split, split_of
+from slm_model.data.stories import SPLITS, Splits, Stories
 from slm_model.digests import hash_json
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
@@ -44,18 +44,18 @@ def shared_out(folder: Path, found: Sequence[tuple[str, str]], config: SplitConf
 def test_every_story_stands_on_one_side_in_its_order(tmp_path: Path) -> None:
     splits = shared_out(tmp_path, stories(0, 300))
     order = {text: i for i, (text, _) in enumerate(stories(0, 300))}
-    places = {side: [order[text] for text in splits.texts(side)] for side in SIDES}
+    places = {side: [order[text] for text in splits.texts(side)] for side in SPLITS}
     assert all(found == sorted(found) for found in places.values())
     assert sorted(chain.from_iterable(places.values())) == list(range(300))
     assert splits.facts.num_stories == {side: len(found) for side, found in places.items()}
-    assert splits.facts.num_bytes == {side: sum(map(len, splits.texts(side))) for side in SIDES}
+    assert splits.facts.num_bytes == {side: sum(map(len, splits.texts(side))) for side in SPLITS}
     assert 10 < len(places["test"]) < 50 and 10 < len(places["validation"]) < 50
     assert splits.facts.test_from == "share"
 
 
 def test_a_story_added_later_moves_no_other(tmp_path: Path) -> None:
     few, many = shared_out(tmp_path / "few", stories(100, 300)), shared_out(tmp_path / "many", stories(0, 400))
-    for side in SIDES:
+    for side in SPLITS:
         ids = set(few.ids(side))
         assert [story_id for story_id in many.ids(side) if story_id in ids] == list(few.ids(side))
 
@@ -85,21 +85,21 @@ def test_the_test_digest_names_the_ordered_test_stories(tmp_path: Path) -> None:
 
 @given(st.text("0123456789abcdef", min_size=16, max_size=16), st.integers(0, 2**63 - 1))
 def test_a_larger_share_only_takes_stories_in(story_id: str, seed: int) -> None:
-    small, large = side_of(story_id, seed, 0.1, 0.1), side_of(story_id, seed, 0.1, 0.3)
+    small, large = split_of(story_id, seed, 0.1, 0.1), split_of(story_id, seed, 0.1, 0.3)
     assert large == small or (small, large) == ("train", "test")
-    assert side_of(story_id, seed, 0.1, 0.0) == ("validation" if small == "validation" else "train")
+    assert split_of(story_id, seed, 0.1, 0.0) == ("validation" if small == "validation" else "train")
 
 
 def test_shares_are_what_was_asked_for_and_the_seed_matters() -> None:
     ids = [f"{i:016x}" for i in range(20_000)]
-    sides = [side_of(story_id, 0, 0.02, 0.05) for story_id in ids]
+    sides = [split_of(story_id, 0, 0.02, 0.05) for story_id in ids]
     assert abs(sides.count("validation") - 400) < 80 and abs(sides.count("test") - 1000) < 130
-    assert sides != [side_of(story_id, 1, 0.02, 0.05) for story_id in ids]
+    assert sides != [split_of(story_id, 1, 0.02, 0.05) for story_id in ids]
 
 
 def test_the_side_of_a_story_is_frozen() -> None:
     """Another hash would quietly move stories from the test into training."""
-    sides = [side_of(f"{i:016x}", 0, 0.3, 0.3) for i in range(8)]
+    sides = [split_of(f"{i:016x}", 0, 0.3, 0.3) for i in range(8)]
     assert sides == ["test", "validation", "train", "train", "train", "train", "train", "train"]
 
 

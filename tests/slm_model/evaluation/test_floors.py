@@ -25,7 +25,7 @@ from slm_model.evaluation.story_measures import measure
 from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.networks.base import Network
-from slm_model.shards.token_shards import SideTokens
+from slm_model.shards.token_shards import SplitTokens
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer import char, word
 from slm_model.tokenizer.config import CharConfig, WordConfig
@@ -89,9 +89,9 @@ def test_what_a_vocabulary_cannot_spell_is_charged_and_no_fault_of_its_round_tri
         assert num_misspelt(tokenizer, uncharged, texts) == 1
 
 
-def as_tokens(tokenizer: Any, texts: Sequence[str]) -> SideTokens:
+def as_tokens(tokenizer: Any, texts: Sequence[str]) -> SplitTokens:
     rows = [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in texts]
-    return SideTokens(
+    return SplitTokens(
         np.concatenate(rows).astype(np.uint16),
         np.cumsum([0, *map(len, rows)]),
         np.array([len(text.encode()) for text in texts], np.uint32),
@@ -128,7 +128,7 @@ def test_a_model_whose_labels_were_the_next_storys_tokens(pipeline: Pipeline) ->
 
 
 def test_context_free_bits_are_those_of_the_token_frequencies() -> None:
-    tokens = SideTokens(  # two stories, "a b" and "a c" with their marks: a 2, b 1, c 1, end 2 of 6
+    tokens = SplitTokens(  # two stories, "a b" and "a c" with their marks: a 2, b 1, c 1, end 2 of 6
         np.array([0, 2, 3, 1, 0, 2, 4, 1], np.uint16), np.array([0, 4, 8]), np.array([3, 3], np.uint32),
         np.array([0, 1], np.uint32), np.array([1, 2], np.uint64),
     )  # fmt: skip

@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 
 from slm_model.errors import UserError
 from slm_model.shards.batches import PackedBatches
-from slm_model.shards.token_shards import SideTokens
+from slm_model.shards.token_shards import SplitTokens
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def side_of(lengths: list[int]) -> SideTokens:
+def split_of(lengths: list[int]) -> SplitTokens:
     """Stories in which no token is like another: token k of all is k."""
     n = len(lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.arange(offsets[-1], dtype=np.uint32)
-    return SideTokens(tokens, offsets, np.ones(n, np.uint32), np.zeros(n, np.uint32), np.arange(n, dtype=np.uint64))
+    return SplitTokens(tokens, offsets, np.ones(n, np.uint32), np.zeros(n, np.uint32), np.arange(n, dtype=np.uint64))
 
 
-SIDES = st.lists(st.integers(2, 30), min_size=8, max_size=20).map(side_of)
+SPLITS = st.lists(st.integers(2, 30), min_size=8, max_size=20).map(split_of)
 LENGTHS = [7, 30, 2, 11, 3, 25, 9, 4]  # 91 tokens
 
 
@@ -40,9 +40,9 @@ def check_targets(batches: PackedBatches, steps: int) -> None:
         assert target in first_tokens if token in last_tokens else target == token + 1
 
 
-@given(side=SIDES, batch_size=st.integers(1, 3), context=st.integers(1, 5), seed=st.integers(0, 3))
+@given(side=SPLITS, batch_size=st.integers(1, 3), context=st.integers(1, 5), seed=st.integers(0, 3))
 def test_targets_are_the_next_token_of_the_same_story(
-    side: SideTokens, batch_size: int, context: int, seed: int
+    side: SplitTokens, batch_size: int, context: int, seed: int
 ) -> None:
     check_targets(PackedBatches(side, batch_size, context, seed), steps=40)
 
@@ -71,14 +71,14 @@ class NotShifted(PackedBatches):
 
 @pytest.mark.parametrize("broken", [ShiftedAcrossRows, ShiftedTwice, NotShifted])
 def test_the_check_of_targets_catches_a_wrong_shift(broken: type[PackedBatches]) -> None:
-    check_targets(PackedBatches(side_of(LENGTHS), 3, 8, seed=0), steps=1)
+    check_targets(PackedBatches(split_of(LENGTHS), 3, 8, seed=0), steps=1)
     with pytest.raises(AssertionError):
-        check_targets(broken(side_of(LENGTHS), 3, 8, seed=0), steps=1)
+        check_targets(broken(split_of(LENGTHS), 3, 8, seed=0), steps=1)
 
 
-@given(side=SIDES, batch_size=st.integers(1, 3), context=st.integers(1, 5), seed=st.integers(0, 3))
+@given(side=SPLITS, batch_size=st.integers(1, 3), context=st.integers(1, 5), seed=st.integers(0, 3))
 def test_an_epoch_has_every_token_of_every_story_once_and_drops_none(
-    side: SideTokens, batch_size: int, context: int, seed: int
+    side: SplitTokens, batch_size: int, context: int, seed: int
 ) -> None:
     batches = PackedBatches(side, batch_size, context, seed)
     steps = 3 * batches.steps_per_epoch
@@ -91,7 +91,7 @@ def test_an_epoch_has_every_token_of_every_story_once_and_drops_none(
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    side = side_of(LENGTHS)
+    side = split_of(LENGTHS)
 
     def order(seed: int, epoch: int) -> list[int]:
         batches = PackedBatches(side, 1, 1, seed)
@@ -105,20 +105,20 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 def test_a_batch_is_the_same_in_whatever_order_it_is_asked_for() -> None:
-    in_order = PackedBatches(side_of(LENGTHS), 2, 8, seed=3)
+    in_order = PackedBatches(split_of(LENGTHS), 2, 8, seed=3)
     expected = [in_order.batch(step) for step in range(40)]
     steps = np.random.default_rng(0).permutation(40).tolist()
-    at_random = PackedBatches(side_of(LENGTHS), 2, 8, seed=3)
+    at_random = PackedBatches(split_of(LENGTHS), 2, 8, seed=3)
     for step in steps:
         found = at_random.batch(step)
-        fresh = PackedBatches(side_of(LENGTHS), 2, 8, seed=3).batch(step)
+        fresh = PackedBatches(split_of(LENGTHS), 2, 8, seed=3).batch(step)
         for one, two, three in zip(expected[step], found, fresh, strict=True):
             assert np.array_equal(one, two) and np.array_equal(one, three)
 
 
 @pytest.mark.parametrize("num_micro", [1, 2, 3, 6])
 def test_micro_batches_together_are_the_batch(num_micro: int) -> None:
-    batches = PackedBatches(side_of(LENGTHS), 6, 4, seed=0)
+    batches = PackedBatches(split_of(LENGTHS), 6, 4, seed=0)
     for step in range(10):
         whole = batches.batch(step)
         parts = [batches.batch(step, micro, num_micro) for micro in range(num_micro)]
@@ -127,7 +127,7 @@ def test_micro_batches_together_are_the_batch(num_micro: int) -> None:
 
 
 def test_writing_into_a_batch_changes_nothing_else() -> None:
-    side = side_of(LENGTHS)
+    side = split_of(LENGTHS)
     batches = PackedBatches(side, 2, 8, seed=0)
     inputs_BT, targets_BT = batches.batch(0)
     before = inputs_BT.copy()
@@ -139,14 +139,14 @@ def test_writing_into_a_batch_changes_nothing_else() -> None:
 
 
 def test_too_few_tokens_are_refused_with_the_remedy() -> None:
-    PackedBatches(side_of(LENGTHS), 9, 10, seed=0)
+    PackedBatches(split_of(LENGTHS), 9, 10, seed=0)
     with pytest.raises(
         UserError,
         match=r"8 stories hold 91 tokens, and a step needs more than 91 \(batch 7 times context 13\): lower either",
     ):
-        PackedBatches(side_of(LENGTHS), 7, 13, seed=0)
+        PackedBatches(split_of(LENGTHS), 7, 13, seed=0)
 
 
 def test_a_batch_that_cannot_be_cut_evenly_is_refused() -> None:
     with pytest.raises(UserError, match="a batch of 6 rows cannot be cut into 4 equal parts"):
-        PackedBatches(side_of(LENGTHS), 6, 4, seed=0).batch(0, 0, 4)
+        PackedBatches(split_of(LENGTHS), 6, 4, seed=0).batch(0, 0, 4)

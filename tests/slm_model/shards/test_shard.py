@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from slm_model.data.parquet import read_table
-from slm_model.data.stories import SIDES, Splits
+from slm_model.data.stories import SPLITS, Splits
 from slm_model.errors import ArtifactDamaged, Stopped, UserError
 from slm_model.shards.batches import PackedBatches
 from slm_model.shards.config import ShardConfig
@@ -55,7 +55,7 @@ def test_every_story_stands_between_its_marks_in_the_order_of_the_split(
     vocab = vocab_of(splits, config)
     tokenizer = vocab.tokenizer()
     shards = shard(tmp_path / "shards", splits, vocab, ShardConfig(), StageRun())
-    for side in SIDES:
+    for side in SPLITS:
         tokens = shards.load(side)
         assert tokens.num_stories == len(STORIES[side]) == shards.facts.num_stories[side]
         for i, text in enumerate(STORIES[side]):

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from slm_model.shards.batches import PackedBatches
-from slm_model.shards.token_shards import SideTokens
+from slm_model.shards.token_shards import SplitTokens
 from slm_model.networks.config import NetworkConfig
 from slm_model.training.config import TrainConfig
 from slm_model.training.memory import step_bytes
@@ -39,7 +39,7 @@ network = TypeAdapter(NetworkConfig).validate_json(sys.argv[1])
 config = TrainConfig(batch_size=int(sys.argv[2]), numerics={"num_threads": 1, "attention": sys.argv[3]})
 tokens = np.arange(100_000, dtype=np.uint16) % 512
 offsets, counts = np.arange(0, 100_001, 100), np.zeros(1000, np.uint32)
-side = SideTokens(tokens, offsets, counts, counts, counts.astype(np.uint64))
+side = SplitTokens(tokens, offsets, counts, counts, counts.astype(np.uint64))
 batches = PackedBatches(side, config.batch_size, network.context, 0)
 model = network.implementation().build(network, 512)
 numerics = resolve(config.numerics, "cpu", False)

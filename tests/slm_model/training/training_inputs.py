@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from slm_model.artifact import Artifact
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
-from slm_model.data.stories import SIDES, Splits, SplitsFacts
+from slm_model.data.stories import SPLITS, Splits, SplitsFacts
 from slm_model.digests import hash_json
 from slm_model.manifest import Recipe
 from slm_model.networks.config import NetworkConfig
@@ -76,7 +76,7 @@ def make_inputs(folder: Path, seed: int = 0) -> tuple[TokenShards, Vocab]:
     chance, ids = random.Random(seed), {}
     (folder / "splits").mkdir(parents=True)
     num_bytes = {}
-    for side in SIDES:
+    for side in SPLITS:
         texts = [f"{story(chance)} {i}." for i in range(NUM_STORIES[side])]
         ids[side] = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
         num_bytes[side] = sum(map(len, texts))

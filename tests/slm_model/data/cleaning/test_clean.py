@@ -211,7 +211,7 @@ def test_the_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
-def test_a_killed_run_goes_on_with_the_parts_it_had_judged_and_judges_damaged_ones_again(
+def test_a_killed_run_keeps_the_parts_it_had_cleaned_and_cleans_damaged_ones_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = dirty_raw(tmp_path / "raw")
@@ -221,7 +221,7 @@ def test_a_killed_run_goes_on_with_the_parts_it_had_judged_and_judges_damaged_on
         patch.setattr(clean_stage, "find_duplicates", killed)
         clean(tmp_path / "killed", raw, CleanConfig(), StageRun(resume=resume))
     torn, flipped, sketches, gone = (
-        resume / name for name in ("judged-00001.arrow", "judged-00002.arrow", "sketches-00003.npy", "seal-00004.txt")
+        resume / name for name in ("cleaned-00001.arrow", "cleaned-00002.arrow", "sketches-00003.npy", "seal-00004.txt")
     )
     torn.write_bytes(torn.read_bytes()[:-100])
     for path in (flipped, sketches):
@@ -230,10 +230,10 @@ def test_a_killed_run_goes_on_with_the_parts_it_had_judged_and_judges_damaged_on
         path.write_bytes(content)
     gone.write_bytes(b"")
 
-    judged: list[str] = []
-    monkeypatch.setattr(clean_stage, "repair", lambda text: judged.append(text) or repair(text))
+    seen: list[str] = []
+    monkeypatch.setattr(clean_stage, "repair", lambda text: seen.append(text) or repair(text))
     clean(tmp_path / "again", raw, CleanConfig(), StageRun(resume=resume))
-    assert len(judged) == 4 * 37
+    assert len(seen) == 4 * 37
     assert files(tmp_path / "again") == files(tmp_path / "alone")
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.duplicates import cleaned, families, found_and_missed, leaks
 from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.split import split
-from slm_model.data.stories import SIDES, Side, Splits
+from slm_model.data.stories import SPLITS, Split, Splits
 from slm_model.stage_run import StageRun
 
 CONFIG = SplitConfig(validation_share=0.15, test_share=0.15)
@@ -25,8 +25,8 @@ def split_of(folder: Path, found: Sequence[tuple[str, str]], config: CleanConfig
     return splits
 
 
-def sides_of(splits: Splits) -> dict[str, Side]:
-    return {text: side for side in SIDES for text in splits.texts(side)}
+def sides_of(splits: Splits) -> dict[str, Split]:
+    return {text: side for side in SPLITS for text in splits.texts(side)}
 
 
 @pytest.mark.parametrize("config", [BY_CLEANING, BY_SPLITTING], ids=["by cleaning", "by splitting"])
@@ -68,7 +68,7 @@ def test_equal_stories_that_cleaning_was_to_keep_are_held_out_once_and_on_one_si
     found = [*((text, "train") for text in told * 2), *((text, "validation") for text in told[:9] * 2)]
     config = CleanConfig(reject_duplicates=False, reject_near_duplicates=near, min_chars=1, min_common_share=0)
     splits = split_of(tmp_path, found, config)
-    ids = {side: Counter(splits.ids(side)) for side in SIDES}
+    ids = {side: Counter(splits.ids(side)) for side in SPLITS}
     assert len(ids["test"]) == ids["test"].total() == 9
     assert 0 < len(ids["validation"]) == ids["validation"].total()
     assert ids["train"].total() == len(ids["train"]) * (1 if near else 2)

@@ -116,11 +116,11 @@ def test_what_resembles_only_a_dropped_story_is_kept(tmp_path: Path) -> None:
     assert near_duplicates(searched(tmp_path / "parts", chain), all_alike(chain), 0.8).tolist() == [-1, 0, -1]
 
 
-def test_only_what_stands_on_another_side_counts_where_sides_are_given(tmp_path: Path) -> None:
+def test_only_pairs_from_different_groups_count_where_groups_are_given(tmp_path: Path) -> None:
     text = " ".join(f"w{i}" for i in range(60))
     texts = [f"{text} {i}" for i in range(4)]
-    sides = np.array([1, 1, 0, 0], np.uint8)
-    assert near_duplicates(searched(tmp_path / "parts", texts), sides, 0.8, sides=sides).tolist() == [2, 2, -1, -1]
+    groups = np.array([1, 1, 0, 0], np.uint8)
+    assert near_duplicates(searched(tmp_path / "parts", texts), groups, 0.8, groups=groups).tolist() == [2, 2, -1, -1]
 
 
 def test_a_large_family_comes_down_to_one(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from slm_model.data.report.describe import describe, heaps_exponent, quantiles, 
 from slm_model.data.report.drift import compare, divergence
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.split import split
-from slm_model.data.stories import SIDES, RawStories, Splits, Stories
+from slm_model.data.stories import SPLITS, RawStories, Splits, Stories
 from slm_model.manifest import Manifest
 from slm_model.shards.config import ShardConfig
 from slm_model.shards.shard import shard
@@ -86,11 +86,11 @@ def named(report: DataReport, key: str = "0" * 32) -> DataReport:
 
 def test_the_counts_lead_from_the_source_to_the_shards(cats: Corpus, report: DataReport) -> None:
     counts = {count.station: count for count in report.table().counts}
-    assert {name: count.num_stories for name, count in counts.items() if name not in SIDES} == {
+    assert {name: count.num_stories for name, count in counts.items() if name not in SPLITS} == {
         "found": 245, "rejected": 5, "kept": 240, "dropped": 0,
     }  # fmt: skip
-    assert sum(counts[side].num_stories for side in SIDES) == 240
-    assert sum(counts[side].num_tokens or 0 for side in SIDES) == report.facts.num_tokens
+    assert sum(counts[side].num_stories for side in SPLITS) == 240
+    assert sum(counts[side].num_tokens or 0 for side in SPLITS) == report.facts.num_tokens
 
 
 @pytest.mark.parametrize("stage", ["raw", "cleaned", "splits", "shards"])
@@ -101,7 +101,7 @@ def test_a_story_lost_on_the_way_is_an_error(cats: Corpus, stage: str) -> None:
     reconcile(**facts)
     counted = facts[stage].num_stories
     fewer = counted - 1 if isinstance(counted, int) else counted | {"train": counted["train"] - 1}
-    with pytest.raises(AssertionError, match="were foreseen"):
+    with pytest.raises(AssertionError, match="were expected"):
         reconcile(**facts | {stage: facts[stage].model_copy(update={"num_stories": fewer})})
 
 
@@ -146,7 +146,7 @@ def test_a_repaired_story_is_shown_as_found_and_as_kept(report: DataReport) -> N
 
 
 def test_lengths_words_and_tokens_are_those_of_the_stories(cats: Corpus, report: DataReport) -> None:
-    texts = [text for side in SIDES for text in cats.splits.texts(side)]
+    texts = [text for side in SPLITS for text in cats.splits.texts(side)]
     lengths = report.lengths()
     for unit, wanted in {"bytes": [len(t.encode()) for t in texts], "words": [len(t.split()) for t in texts]}.items():
         rows = lengths[lengths["unit"] == unit].groupby("length")["num_stories"].sum()
@@ -155,7 +155,7 @@ def test_lengths_words_and_tokens_are_those_of_the_stories(cats: Corpus, report:
     assert (words["cat"], words["the"]) == (480, 720)
     tokens = report.tokens().set_index("token")
     assert tokens.loc["<bos>", ["train", "validation", "test"]].to_dict() == cats.shards.facts.num_stories
-    assert tokens[list(SIDES)].to_numpy().sum() == report.facts.num_tokens
+    assert tokens[list(SPLITS)].to_numpy().sum() == report.facts.num_tokens
     assert report.growth()["num_distinct"].iloc[-1] == report.facts.num_distinct_words == len(words)
 
 

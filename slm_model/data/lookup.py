@@ -1,4 +1,4 @@
-"""A story found by its id in what the stages left, and the raw story that became it."""
+"""Stories looked up by their ids in the stages' artifacts, and the raw story that a cleaned one was made from."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pyarrow.compute as pc
 
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import RawStories
+from slm_model.text.normalise import normalise
 
 
-def ids_beginning(parts: Iterable[Path], beginning: str) -> list[str]:
-    """The ids in these parts that begin so."""
+def ids_starting_with(parts: Iterable[Path], prefix: str) -> list[str]:
+    """The ids in these parts that start with the prefix."""
     found: list[str] = []
     for part in parts:
         for batch in read_batches(part, ["id"]):
-            found += batch.filter(pc.starts_with(batch["id"], beginning))["id"].to_pylist()
+            found += batch.filter(pc.starts_with(batch["id"], prefix))["id"].to_pylist()
     return found
 
 
-def story_row(parts: Iterable[Path], story_id: str) -> tuple[Path, dict[str, Any]] | None:
-    """The story's row and the part that it stands in; None if it is in none of them."""
+def find_story(parts: Iterable[Path], story_id: str) -> tuple[Path, dict[str, Any]] | None:
+    """The part that holds the story, and its row there; None if it is in none of them."""
     for part in parts:
         for batch in read_batches(part):
             place = pc.index(batch["id"], pa.scalar(story_id, pa.string())).as_py()
@@ -32,10 +33,8 @@ def story_row(parts: Iterable[Path], story_id: str) -> tuple[Path, dict[str, Any
     return None
 
 
-def raw_row(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, Any] | None:
-    """The raw story that became this one: the clean stage keeps of raw part i what stands in part i of its own."""
-    from slm_model.text.normalise import normalise
-
+def find_raw_story(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, Any] | None:
+    """The raw story that became this one: part i of the clean stage holds what it kept of raw part i."""
     name = part.name.replace("stories-", "raw-")
     for path in raw.parts():
         if path.name == name:
