@@ -221,10 +221,10 @@ def _table(reference: str | Path | Release, kind: type[A], split: Split) -> pa.T
     import pyarrow as pa
 
     from slm_model.data.parquet import read_table
-    from slm_model.data.stories import SIDES
+    from slm_model.data.stories import SPLITS
 
-    if split not in SIDES:
-        raise UserError(f"split is {split!r}: it may be {', '.join(SIDES)}")
+    if split not in SPLITS:
+        raise UserError(f"split is {split!r}: it may be {', '.join(SPLITS)}")
     return pa.concat_tables(read_table(path) for path in _artifact(reference, kind).files(f"{split}-"))
 
 
