@@ -23,7 +23,8 @@ settings.load_profile("same")
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No test changes the environment or the working directory for the next one: their order may not matter."""
-    theirs = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "_TORCHINDUCTOR_")  # what pytest and torch's compiler set
+    # What pytest and torch's compiler set, and our tokenizers when they are first imported.
+    theirs = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TOKENIZERS_PARALLELISM")
 
     def state() -> tuple[dict[str, str], Path]:
         return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}, Path.cwd()
