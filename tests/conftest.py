@@ -23,12 +23,15 @@ settings.load_profile("same")
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No test changes the environment or the working directory for the next one: their order may not matter."""
-    # What pytest and torch's compiler set, and our tokenizers when they are first imported.
-    theirs = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TOKENIZERS_PARALLELISM")
+    # What pytest sets, and what libraries and our use of them set once, when they are first imported.
+    theirs = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "TOKENIZERS_", "HF_", "KMP_")
+    theirs += ("DO_NOT_TRACK", "MLFLOW_DISABLE_", "MLFLOW_ENABLE_", "MLFLOW_HTTP_", "MLFLOW_LOGGING_")
+    theirs += ("MLFLOW_SUPPRESS_", "MLFLOW_UV_")
 
-    def state() -> tuple[dict[str, str], Path]:
-        return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}, Path.cwd()
+    def state() -> set[tuple[str, str]]:
+        ours = {(name, value) for name, value in os.environ.items() if not name.startswith(theirs)}
+        return ours | {("the working directory", str(Path.cwd()))}
 
     before = state()
     yield
-    assert state() == before
+    assert state() ^ before == set()

@@ -13,25 +13,29 @@ REMEDY = "make it yours (chown), or name another folder in SLM_ARTIFACTS"
 
 
 def artifacts_root() -> Path:
-    """``$SLM_ARTIFACTS``, which is made if it is missing, or ``artifacts/`` in the repository.
+    """``$SLM_ARTIFACTS``, or ``artifacts/`` in the repository. The folder may not be there yet.
 
     Raises UserError if the variable names something that is no folder and cannot be made one.
     """
-    named = os.environ.get("SLM_ARTIFACTS")
-    root = Path(named or REPOSITORY / "artifacts").expanduser().absolute()
-    if named:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            wrong = "is a file" if isinstance(error, FileExistsError) else f"cannot be made ({error.strerror})"
-            raise UserError(f"{root} {wrong}: name a folder for the artifacts in SLM_ARTIFACTS") from None
+    root = Path(os.environ.get("SLM_ARTIFACTS") or REPOSITORY / "artifacts").expanduser().absolute()
+    there = next(path for path in (root, *root.parents) if path.exists())
+    wrong = None
+    if not there.is_dir():
+        wrong = "is a file" if there == root else f"cannot be made ({there} is a file)"
+    elif there != root and not os.access(there, os.W_OK | os.X_OK):
+        wrong = f"cannot be made ({there} is not yours to write)"
+    if wrong:
+        raise UserError(f"{root} {wrong}: name a folder for the artifacts in SLM_ARTIFACTS")
     return root
 
 
 def not_ours(error: OSError) -> str | None:
     """The message for a user whose artifacts cannot be written, if that is what the error says; else None."""
-    if not isinstance(error.filename, str) or not Path(error.filename).is_relative_to(artifacts_root()):
+    root = artifacts_root()
+    if not isinstance(error.filename, str):
         return None
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    inside, above = Path(error.filename).is_relative_to(root), root.is_relative_to(error.filename)
+    refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if (inside and refused) or (above and (refused or error.errno == errno.ENOENT)):  # ENOENT: /proc makes no folders
         return f"{error.filename} cannot be used ({error.strerror}): {REMEDY}"
     return None

@@ -522,7 +522,7 @@ def copy(tmp_path: Path) -> Path:
 def test_every_module_of_the_library_can_be_followed() -> None:
     code = CodeBase(REPOSITORY)
     for path in (REPOSITORY / "slm_model").rglob("*.py"):
-        if path.name != "__init__.py":
+        if path.name not in ("__init__.py", "api.py"):  # the front door is above flows/, and in no stage's closure
             code.closure([".".join(path.relative_to(REPOSITORY).with_suffix("").parts)])
 
 

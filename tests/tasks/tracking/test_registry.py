@@ -196,8 +196,8 @@ def test_asking_takes_milliseconds_and_does_not_import_mlflow(store: MlflowStore
     program = (
         "import sys, time; from pathlib import Path; from tasks.tracking.registry import MlflowStore, find_version\n"
         f"store = MlflowStore(Path({str(store.root)!r}), {store.uri!r})\n"
-        "began = time.perf_counter(); version = find_version(store, 'tales', 'key-1')\n"
-        "print(version.number, time.perf_counter() - began, 'mlflow' in sys.modules)"
+        "began = time.process_time(); version = find_version(store, 'tales', 'key-1')\n"
+        "print(version.number, time.process_time() - began, 'mlflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     number, seconds, imported = done.stdout.split()

@@ -91,7 +91,7 @@ def test_a_sweeps_report_has_the_order_the_failures_and_the_command() -> None:
 def test_with_seeds_the_report_says_how_much_they_explain() -> None:
     results = [rated("1", 1.0, 0), rated("1", 1.1, 1), rated("2", 1.08), rated("2", 1.08, 1), rated("4", 2.0)]
     report = sweep_report(results, [RATE], str)
-    assert "up to 0.1000 bits per byte of difference: 1 other settings are that near" in report.page()
+    assert "by up to 0.1000 bits per byte: 1 other settings are as near" in report.page()
 
 
 def test_a_scaling_report_takes_for_each_budget_the_size_that_is_ahead_there() -> None:
