@@ -125,8 +125,10 @@ def _add_trials(command: Command) -> None:
     sweep = command("sweep", text, settings=True, resumes=True)
     over = "what is tried: train.batch_size=8,16; with --trials also a range: ...learning_rate=1e-4..1e-2"
     sweep.add_argument("--over", action="append", default=[], metavar="NAME=VALUES", help=over)
-    sweep.add_argument("--trials", type=int, metavar="N", help="draw so many settings at random; default: all")
-    sweep.add_argument("--draw-seed", type=int, default=0, metavar="N", help="seed of the random choice")
+    sweep.add_argument("--trials", type=int, metavar="N", help="try so many settings; default: the whole grid")
+    sweep.add_argument("--draw-seed", type=int, default=0, metavar="N", help="seed of the choice of settings")
+    sampler = "how --trials are chosen: at random, or near those that scored well"
+    sweep.add_argument("--sampler", choices=["random", "tpe"], default="random", help=sampler)
     text = "train networks of several sizes, and show which suits which budget"
     scaling = command("scaling", text, settings=True, resumes=True)
     scaling.add_argument("--minutes", type=float, metavar="M", help="minutes of training for each size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from flows.config import PipelineConfig
@@ -9,13 +10,14 @@ from tasks.build_vocab import build_vocab, reuse_vocab
 from tasks.clean import clean
 from tasks.describe import describe, measure_drift
 from tasks.download import download
-from tasks.engine.stage import Stage
+from tasks.engine.stage import Engine, Reached, Stage
 from tasks.engine.step import Step
 from tasks.evaluate import evaluate
 from tasks.judge import judge
 from tasks.register import register
 from tasks.resolve import resolve
 from tasks.running.pages import data_page, model_page, walk_page
+from tasks.running.planner import Planner
 from tasks.shard import shard
 from tasks.split import split
 from tasks.train import train, warm_start
@@ -58,3 +60,12 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
         release = stages(register, model, evaluation, shards, report, drift, pages, verdict, config.release)
     stages(model_page, splits, vocab, model, evaluation, verdict, release)
     return release
+
+
+def make_plan(config: PipelineConfig, engine: Engine) -> Planner:
+    """The plan of every stage, up to the one that the engine's placement names."""
+    planner = Planner(engine)
+    with suppress(Reached):
+        pipeline(config, planner)
+    engine.code.remember()
+    return planner

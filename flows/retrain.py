@@ -5,9 +5,8 @@ Whether anything changed is what `slm plan` sees and the registry says; no recor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -17,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.config import PipelineConfig, RetrainConfig
-from flows.pipeline import pipeline
+from flows.pipeline import make_plan, pipeline
 from flows.presets import validated
 from slm_model.config import Config
 from slm_model.data.sources.config import SourceUnreachable
@@ -37,14 +36,13 @@ from tasks.resolve import pin, resolve
 from tasks.running.current_observer import current_observer
 from tasks.running.events import emit
 from tasks.running.pages import retrain_page
-from tasks.running.planner import Planner
 from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import Runner, run_until_complete
 from tasks.services.run_lock import RETRAIN, WATCH, run_lock
 from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
 from tasks.tracking.registry import aliased, find_version, list_versions
-from tasks.tracking.release import Decision
+from tasks.tracking.release import Decision, Release
 from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.evaluation.gate import Verdict
 
-Tell = Callable[[str, str, dict[str, Any]], None]  # event, resource id, payload
+Emit = Callable[[str, str, dict[str, Any]], None]  # event, resource, payload
 
 
 @flow(name=RETRAIN, flow_run_name="retrain {config.release.model_name}", persist_result=False)
@@ -126,9 +124,9 @@ def newer_stories(config: PipelineConfig) -> str | None:
 class RetrainRunner(Runner):
     """Runs stages, reports drift from what the last model was trained on, and keeps drift and verdict."""
 
-    def __init__(self, engine: Engine, when: RetrainConfig, last: Version | None, tell: Tell) -> None:
+    def __init__(self, engine: Engine, when: RetrainConfig, last: Version | None, emit: Emit) -> None:
         super().__init__(engine)
-        self.when, self.last, self.tell = when, last, tell
+        self.when, self.last, self.emit = when, last, emit
         self.drift: Drift | None = None
         self.verdict: Verdict | None = None
 
@@ -146,10 +144,10 @@ class RetrainRunner(Runner):
 
         before = report_of(self.last, self.engine.store)
         if before is not None and before.digest != report.digest:
-            told, self.drift = self.drift is not None, compare(report, before)
+            emitted, self.drift = self.drift is not None, compare(report, before)
             if self.when.is_drift(self.drift):
-                if not told:
-                    self.tell("slm.data.drift", "slm.source", self.drift.model_dump(mode="json"))
+                if not emitted:
+                    self.emit("slm.data.drift", "slm.source", self.drift.model_dump(mode="json"))
             elif self.when.when == "drifted":
                 raise Reached(describe.name)
 
@@ -158,74 +156,92 @@ class PrefectRetrainRunner(RetrainRunner, PrefectRunner):
     """The same as Prefect tasks."""
 
 
+class Ending(NamedTuple):
+    """How a retraining ended: the event, and what a Decision says of it."""
+
+    event: str
+    outcome: Literal["Cached", "Not drifted", "Released", "Not released"]
+    reasons: list[str]
+    version: str | None  # the model that it ended with
+    why: Sequence[str] = ()  # why a model was built
+
+
 def carry_out(
     config: PipelineConfig,
     when: RetrainConfig,
     placement: Placement,
     runner: type[RetrainRunner] = PrefectRetrainRunner,
-    emit: Callable[[str, str, dict[str, Any]], None] = emit,
+    emit: Emit = emit,
 ) -> Decision:
-    """Resolve, and build and judge if anything changed; what was decided, told as events.
+    """Resolve, and build and judge if anything changed. What was found and decided is emitted as events.
 
-    Raises UserError, of which SourceUnreachable and RegistryUnreachable are for time to mend, and BundleFailed if the
+    Raises UserError, of which SourceUnreachable and RegistryUnreachable may pass by themselves, and BundleFailed if the
     champion or the reference cannot be scored.
     """
     _refuse_endless(config, placement)
     name, root = config.release.model_name, artifacts_root()
 
-    def tell(event: str, kind: str, payload: dict[str, Any]) -> None:
+    def emit_for_model(event: str, kind: str, payload: dict[str, Any]) -> None:
         emit(event, f"{kind}.{name}", {"model_name": name} | payload)
 
     store, engine = MlflowStore.at(root), Engine.at(root, placement, current_observer())
     judged = _judged(config, store)
     last = judged[0] if judged else None
-    stages = runner(engine, when, last, tell)
+    stages = runner(engine, when, last, emit_for_model)
     source = stages(resolve, config.source)
-
-    def decided(event: str, outcome: str, reasons: list[str], version: str | None, **more: Any) -> Decision:
-        decision = Decision(
-            outcome=outcome,
-            reasons=reasons,
-            source=source.describe(),
-            version=version,
-            tracking_uri=store.uri,
-            length_drift_bits=stages.drift.length_bits if stages.drift else None,
-            word_drift_bits=stages.drift.word_bits if stages.drift else None,
-            **more,
-        )
-        verdict = {"verdict": stages.verdict.model_dump(mode="json")} if stages.verdict else {}
-        tell(event, "slm.model", decision.model_dump(mode="json") | verdict)
-        return decision
-
-    unchanged = partial(decided, "slm.retrain.unchanged")
     champion = aliased(store, name)
-    plan = Planner(engine)
-    # Another champion since then is no change: the last model is held against what its own training took over.
-    begun_with = _begun_with(last, store, engine.store) if when.keep == "weights" else champion
-    pipeline(_taking_over(config, when, begun_with), plan)
-    engine.code.remember()
+    # Another champion since then is no change: the last model is compared with what its own training took over.
+    plan = make_plan(_taking_over(config, when, _began_with(last, champion, when, store, engine.store)), engine)
     known = find_version(store, name, plan.artifacts["train"].key) if plan.nothing_to_do else None
     if known is not None and VERDICT_TAG in known.tags:
-        return unchanged("Cached", [f"{known.name} was built from these very stories, settings and code"], known.name)
-    before, why = source_digest(last, engine.store), {x.stage: x.reason for x in plan.lines if x.fate == "will run"}
-    if before != source.digest and "download" in why:  # those of a night that failed, or did not train, were told of
-        tell("slm.data.new", "slm.source", {"source": source.describe(), "digest": source.digest, "before": before})
-    release = run_until_complete(lambda: pipeline(_taking_over(config, when, champion), stages), engine)
+        reason = f"{known.name} was built from these very stories, settings and code"
+        ending = Ending("slm.retrain.unchanged", "Cached", [reason], known.name)
+    else:
+        why = {line.stage: line.reason for line in plan.lines if line.fate == "will run"}
+        before = source_digest(last, engine.store)
+        if before != source.digest and "download" in why:  # else an earlier night, which left no model, emitted it
+            payload = {"source": source.describe(), "digest": source.digest, "before": before}
+            emit_for_model("slm.data.new", "slm.source", payload)
+        release = run_until_complete(lambda: pipeline(_taking_over(config, when, champion), stages), engine)
+        ending = _ending(release, judged, why, f"the stories are new, and {when.in_words(stages.drift)}")
+    decision = Decision(
+        outcome=ending.outcome,
+        reasons=ending.reasons,
+        why=list(ending.why),
+        source=source.describe(),
+        version=ending.version,
+        tracking_uri=store.uri,
+        length_drift_bits=stages.drift.length_bits if stages.drift else None,
+        word_drift_bits=stages.drift.word_bits if stages.drift else None,
+    )
+    verdict = {"verdict": stages.verdict.model_dump(mode="json")} if stages.verdict else {}
+    emit_for_model(ending.event, "slm.model", decision.model_dump(mode="json") | verdict)
+    return decision
+
+
+def _ending(release: Release | None, judged: list[Version], why: Mapping[str, str], not_drifted: str) -> Ending:
+    """The ending of a retraining that ran stages. ``release`` None: it stopped since the stories have not drifted."""
     if release is None:
-        return unchanged("Not drifted", [f"the stories are new, and {when.in_words(stages.drift)}"], None)
+        return Ending("slm.retrain.unchanged", "Not drifted", [not_drifted], None)
     if release.model_key in {version.key for version in judged if not version.lost}:
-        return unchanged("Cached", [f"{release.name} is what the changes lead to as well"], release.name)
-    event, outcome = ("released", "Released") if release.passed else ("rejected", "Not released")
+        reason = f"{release.name} is what the changes lead to as well"
+        return Ending("slm.retrain.unchanged", "Cached", [reason], release.name)
     reasons = [f"{stage}: {reason}" for stage, reason in why.items()] or ["it was not registered"]
-    return decided(f"slm.model.{event}", outcome, release.reasons, release.name, why=reasons)
+    if release.passed:
+        return Ending("slm.model.released", "Released", release.reasons, release.name, reasons)
+    return Ending("slm.model.rejected", "Not released", release.reasons, release.name, reasons)
 
 
 def _judged(config: PipelineConfig, store: MlflowStore) -> list[Version]:
     return [v for v in list_versions(store, config.release.model_name) if VERDICT_TAG in v.tags]
 
 
-def _begun_with(last: Version | None, store: MlflowStore, artifacts: Store) -> Version | None:
-    """The version whose weights the training of another began with; None: random ones."""
+def _began_with(
+    last: Version | None, champion: Version | None, when: RetrainConfig, store: MlflowStore, artifacts: Store
+) -> Version | None:
+    """The version that the last model took over from; None: none. Only its weights show which one that was."""
+    if when.keep != "weights":
+        return champion
     made = artifacts.look("train", last.key).manifest if last and last.key else None
     keys = [one.key for one in made.recipe.inputs if one.stage == "train"] if made else []
     return find_version(store, last.model_name, keys[0]) if last and keys else None

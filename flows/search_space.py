@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -21,11 +23,15 @@ from slm_model.errors import UserError
 from slm_model.networks.config import TransformerConfig
 
 if TYPE_CHECKING:
+    import optuna
+
     from tasks.trials.reports import Report
     from tasks.trials.results import Result
 
+log = logging.getLogger(__name__)
+
 SWEPT = ("vocab", "shard", "model", "train")  # the sections that leave the held-out stories as they are
-DRAWS = 100  # tries for each setting that random choice should find; a small grid has fewer than it is asked for
+DRAWS = 100  # draws for each setting that is wanted; a small grid has fewer settings than that
 VALIDATIONS = 16  # points on each curve of a scaling study
 
 
@@ -51,7 +57,7 @@ class Search(Config):
 
     @property
     def key(self) -> str:
-        """Its identity: what is gone on with after an interruption."""
+        """Its identity: an interrupted search of the same key resumes."""
         return hash_json([type(self).__name__, self.identity()])
 
     def base(self) -> dict[str, Any]:
@@ -65,6 +71,14 @@ class Search(Config):
             words += [f"--{name.replace('_', '-')}", spelt(value)]
         return shlex.join(words)
 
+    def trials(self) -> list[Trial]:
+        """What is to be trained, as far as it is known beforehand. Raises UserError for a setting that is not legal."""
+        raise NotImplementedError
+
+    def propose(self, results: Sequence[Result]) -> Iterator[Trial]:
+        """What is to be trained, one after another. The caller appends each trial's result before it asks for more."""
+        yield from self.trials()
+
     def with_seeds(self, shown: Mapping[str, str], point: Mapping[str, Any]) -> list[Trial]:
         """A point's trainings. Raises UserError for the first setting that is not legal."""
         settings = self.base() | dict(point)
@@ -74,15 +88,22 @@ class Search(Config):
 
 
 class SweepConfig(Search):
-    """A grid of settings, or a random choice from it and from ranges."""
+    """A grid of settings, or a choice from it and from ranges."""
 
     over: dict[str, str] = Field(
         {},
         description='What is tried, by dotted names: values, {"train.batch_size": "8,16"}, or with num_trials a range, '
         '{"train.optimizer.learning_rate": "1e-4..1e-2"}, from which values are drawn evenly in the logarithm.',
     )
-    num_trials: int | None = Field(None, ge=1, description="Settings to draw at random. None: the whole grid.")
-    draw_seed: int = Field(0, ge=0, description="Seed of the random choice. More trials begin with the same ones.")
+    num_trials: int | None = Field(None, ge=1, description="Settings to try. None: the whole grid.")
+    draw_seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the choice of settings. More trials begin with the same ones."
+    )
+    sampler: Literal["random", "tpe"] = Field(
+        "random",
+        description="How num_trials settings are chosen. random: each by itself. tpe: ten so, then near those that "
+        "scored well (tree-structured Parzen estimator).",
+    )
 
     @property
     def title(self) -> str:
@@ -94,7 +115,42 @@ class SweepConfig(Search):
         return sweep_report(results, list(_underscored(self.over)), self.command)
 
     def trials(self) -> list[Trial]:
-        """What is to be trained. Raises UserError for the first setting that is unknown or not legal."""
+        """With tpe: as many, chosen at random, since a later one depends on the results of the others."""
+        points = {canonical_json(point): point for point in self._points(self._choices())}  # each once
+        return [trial for point in points.values() for trial in self.with_seeds(self._shown(point), point)]
+
+    def propose(self, results: Sequence[Result]) -> Iterator[Trial]:
+        if self.sampler == "random":
+            yield from self.trials()
+            return
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self.draw_seed))
+        choices = self._choices()
+        num_points = len(self._points(choices))
+        losses: dict[str, float | None] = {}  # None: no training of the point was finished
+        for _ in range(DRAWS * num_points):
+            if len(losses) == num_points:
+                return
+            asked = study.ask()
+            point = {name: _suggested(asked, name, choice) for name, choice in choices.items()}
+            key = canonical_json(point)
+            if key not in losses:
+                try:
+                    trials = self.with_seeds(self._shown(point), point)
+                except UserError as error:
+                    log.warning("%s is passed over: %s", point, error)
+                    study.tell(asked, state=optuna.trial.TrialState.FAIL)
+                    continue
+                num_before = len(results)
+                yield from trials
+                done = [result.bits_per_byte for result in results[num_before:] if result.model]
+                losses[key] = fmean(done) if done else None
+            study.tell(asked, losses[key], state=None if losses[key] is not None else optuna.trial.TrialState.FAIL)
+
+    def _choices(self) -> dict[str, Range | list[Any]]:
+        """What each name in ``over`` may be. Raises UserError for one that may not be swept."""
         settings, over = self.base(), _underscored(self.over)
         if not over:
             raise UserError("nothing is varied: add --over train.batch_size=8,16, say")
@@ -106,15 +162,18 @@ class SweepConfig(Search):
                 )
             if name in settings or (name == "train.seed" and self.num_seeds > 1):
                 raise UserError(f"--over {name}: it is set too; leave one of the two out")
-        choices = {name: _choices(name, text) for name, text in over.items()}
-        short = {name: name.rpartition(".")[2] for name in over}
-        unique = {name: s if list(short.values()).count(s) == 1 else name for name, s in short.items()}
-        points = {canonical_json(point): point for point in self._points(choices)}  # each once
-        shown = [({unique[n]: spelt(v) for n, v in point.items()}, point) for point in points.values()]
-        return [trial for pair in shown for trial in self.with_seeds(*pair)]
+        return {name: _choices(name, text) for name, text in over.items()}
+
+    def _shown(self, point: Mapping[str, Any]) -> dict[str, str]:
+        """A point with names cut to their last part, where that is unique."""
+        last = {name: name.rpartition(".")[2] for name in point}
+        unique = {name: s if list(last.values()).count(s) == 1 else name for name, s in last.items()}
+        return {unique[name]: spelt(value) for name, value in point.items()}
 
     def _points(self, choices: Mapping[str, Range | list[Any]]) -> list[dict[str, Any]]:
         if self.num_trials is None:
+            if self.sampler == "tpe":
+                raise UserError("--sampler tpe chooses from a number of trials: say how many, --trials 20")
             for name, choice in choices.items():
                 if isinstance(choice, Range):
                     raise UserError(f"--over {name}={self.over[name]} is a range: say how many to draw, --trials 20")
@@ -197,6 +256,14 @@ class Range:
     def draw(self, generator: random.Random) -> float:
         value = self.low * (self.high / self.low) ** generator.random()
         return round(value) if isinstance(self.low, int) and isinstance(self.high, int) else float(f"{value:.3g}")
+
+
+def _suggested(asked: optuna.trial.Trial, name: str, choice: Range | list[Any]) -> Any:
+    if isinstance(choice, list):
+        return choice[asked.suggest_categorical(name, range(len(choice)))]
+    if isinstance(choice.low, int) and isinstance(choice.high, int):
+        return asked.suggest_int(name, choice.low, choice.high, log=True)
+    return float(f"{asked.suggest_float(name, choice.low, choice.high, log=True):.3g}")
 
 
 def _choices(name: str, text: str) -> Range | list[Any]:

@@ -1,7 +1,7 @@
-"""sweep and scaling: many trainings through the one cached pipeline, ranked on validation stories, as Prefect flows.
+"""sweep, scaling and seed-variance: many trainings through the one cached pipeline, as Prefect flows.
 
-Finished trainings are cache hits, so an interrupted sweep goes on where it was. The pipeline ends with the training:
-the evaluation stage, which opens the test side, is not reached.
+Finished trainings are cache hits, so an interrupted sweep resumes where it stopped. Sweep and scaling rank on
+validation stories: their pipeline ends with the training, before the evaluation stage, which opens the test side.
 """
 
 from __future__ import annotations
@@ -10,26 +10,31 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
+from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from flows.search_space import ScalingConfig, SweepConfig, Trial
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
+from slm_model.evaluation.gate import SeedVariance
+from slm_model.evaluation.score_card import Evaluation
 from slm_model.reporting.html import to_html
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
 from tasks.engine.stage import Engine, NullObserver, Outcome, Reached, Stage
 from tasks.engine.step import Step
+from tasks.judge import record_seed_variance
 from tasks.running.current_observer import Observers, current_observer
 from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import run_until_complete
-from tasks.services.run_lock import SCALING, SWEEP, run_lock
+from tasks.services.run_lock import SCALING, SEED_VARIANCE, SWEEP, run_lock
 from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 from tasks.trials.reports import Report
 from tasks.trials.results import EXPERIMENT, Result, keep_result
@@ -39,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @flow(name=SWEEP, flow_run_name="sweep of {search.preset}", validate_parameters=True, persist_result=False)
 def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  # noqa: B008
-    """Train every setting of a grid, or a random choice, and rank them by bits per byte on the validation stories.
+    """Train every setting of a grid, or a choice of settings, and rank them by bits per byte on the validation stories.
 
     Args:
         search: What is tried.
@@ -61,6 +66,39 @@ def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report
         return carry_out(search, placement)
 
 
+@flow(
+    name=SEED_VARIANCE,
+    flow_run_name="seed variance of {config.release.model_name}",
+    validate_parameters=True,
+    persist_result=False,
+)
+def seed_variance(
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008
+    num_seeds: int = 5,
+    placement: Placement = Placement(),  # noqa: B008
+) -> SeedVariance:
+    """Train with several seeds, and keep with the registered model how far the results differ.
+
+    Args:
+        config: What is built. train.seed is the first seed.
+        num_seeds: Trainings, two or more.
+        placement: How it is carried out: workers, device, network.
+    """
+    if num_seeds < 2:
+        raise UserError(f"the number of seeds is {num_seeds}: only two trainings or more can differ")
+    set_omp_wait_policy()
+    with run_lock(artifacts_root(), flow_run.id):
+        evaluations: list[Evaluation] = []
+        for seed in range(config.train.seed, config.train.seed + num_seeds):
+            reseeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+            stages, seen = _runner_until("evaluate", placement)
+            run_until_complete(partial(pipeline, reseeded, stages), stages.engine)
+            evaluations.append(seen.outcome.artifact)
+        found = record_seed_variance(MlflowStore.at(artifacts_root()), config.release.model_name, evaluations)
+    create_markdown_artifact(f"# {config.release.model_name}\n\n{found}", key="seed-variance-page")
+    return found
+
+
 def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Report:
     """Train them one after another, each kept in MLflow as it ends; then the report.
 
@@ -69,11 +107,11 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
     from tasks.tracking.runs import RunDescription, keep_files, open_run
 
     set_omp_wait_policy()
-    trials, results = search.trials(), list[Result]()
+    num_trials, results = len(search.trials()), list[Result]()
     store, observer = MlflowStore.at(artifacts_root()), current_observer()
     described = RunDescription(search.key, search.title, search.model_dump(mode="json"), experiment=EXPERIMENT)
     with open_run(store, described) as parent:
-        for number, trial in enumerate(trials, 1):
+        for number, trial in enumerate(search.propose(results), 1):
             began = time.perf_counter()
             result, cached = _trained(trial, placement)
             results.append(result)
@@ -81,7 +119,7 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
             with _unless_unreachable():
                 if parent.run_id:
                     keep_result(store, search.key, parent.run_id, result)
-            observer.noted(f"{number} of {len(trials)}" if result.model else "failed", result.in_words(), seconds)
+            observer.noted(f"{number} of {num_trials}" if result.model else "failed", result.in_words(), seconds)
             best = min((r.bits_per_byte for r in results if r.model), default=None)
             if best is not None:
                 parent.log(number, {"best/val/bits_per_byte": best})
@@ -99,11 +137,7 @@ def carry_out(search: SweepConfig | ScalingConfig, placement: Placement) -> Repo
 def _trained(trial: Trial, placement: Placement) -> tuple[Result, bool]:
     """What came of a training, and whether it was there already. What a user can mend is this training's failure."""
     began = time.perf_counter()
-    seen = Last()
-    engine = Engine.at(
-        artifacts_root(), placement.model_copy(update={"until": "train"}), Observers(current_observer(), seen)
-    )
-    stages = TrialRunner(engine)
+    stages, seen = _runner_until("train", placement)
 
     def walk() -> Result:
         with suppress(Reached):
@@ -113,7 +147,7 @@ def _trained(trial: Trial, placement: Placement) -> tuple[Result, bool]:
         return result
 
     try:
-        result = run_until_complete(walk, engine)
+        result = run_until_complete(walk, stages.engine)
     except SourceUnreachable:  # of all of them
         raise
     except UserError as error:
@@ -121,6 +155,14 @@ def _trained(trial: Trial, placement: Placement) -> tuple[Result, bool]:
         return Result(trial.shown, trial.point, trial.config.train.seed, None, str(error), spent), False
     assert result is not None
     return result, seen.outcome.cached
+
+
+def _runner_until(stage: str, placement: Placement) -> tuple[TrialRunner, LastOutcome]:
+    """A runner that ends after a stage, and what remembers that stage's outcome."""
+    seen = LastOutcome()
+    observer = Observers(current_observer(), seen)
+    engine = Engine.at(artifacts_root(), placement.model_copy(update={"until": stage}), observer)
+    return TrialRunner(engine), seen
 
 
 @contextmanager
@@ -131,8 +173,8 @@ def _unless_unreachable() -> Iterator[None]:
         log.warning("MLflow does not answer (%s): the same command fills it in later", str(error).partition("\n")[0])
 
 
-class Last(NullObserver):
-    """Keeps the last outcome."""
+class LastOutcome(NullObserver):
+    """Remembers the last outcome."""
 
     outcome: Outcome[Any]
 

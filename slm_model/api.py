@@ -164,7 +164,7 @@ def plan(config: PipelineConfig | str | None = None, *, offline: bool = False, *
 
     A ``Line`` for each stage, as `slm plan` shows it: stage, fate ("cached", "will run" or "may run") and reason.
     """
-    from flows.commands.context import make_plan
+    from flows.pipeline import make_plan
     from tasks.engine.paths import artifacts_root
     from tasks.engine.placement import Placement
     from tasks.engine.stage import Engine

@@ -12,14 +12,14 @@ from pydantic import ValidationError
 
 from slm_model.artifact import Artifact
 from slm_model.errors import ArtifactDamaged, UserError
-from slm_model.evaluation.gate import Comparison, Contender, Spread, Verdict, compare_models, decide
+from slm_model.evaluation.gate import Comparison, Contender, SeedVariance, Verdict, compare_models, decide
 from slm_model.manifest import Manifest, read_manifest
 from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
-from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, SPREAD, VERDICT_TAG, MlflowStore
+from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, SEED_VARIANCE, VERDICT_TAG, MlflowStore
 from tasks.tracking.registry import aliased, find_version, model_tag
 from tasks.tracking.version import Version
 
@@ -63,7 +63,7 @@ def judge_model(
             "its alias to another version, --release.model-name starts another line of models"
         ) from failed
     champion, reference = (contenders[v.name] if (v := by_alias.get(a)) else None for a in (CHAMPION, REFERENCE))
-    spread = spread_of(store, config.model_name)
+    spread = seed_variance_of(store, config.model_name)
     return decide(challenger, evaluation.facts, champion, reference, config.gate, spread), False
 
 
@@ -130,23 +130,23 @@ def compare_versions(store: MlflowStore, one: Version, other: Version, config: R
     return compare_models(contender(store, one, splits), contender(store, other, splits), config.gate)
 
 
-def spread_of(store: MlflowStore, model_name: str) -> Spread | None:
+def seed_variance_of(store: MlflowStore, model_name: str) -> SeedVariance | None:
     """What `slm seed-variance` has measured for this registered model."""
-    measured = model_tag(store, model_name, SPREAD)
-    return Spread.model_validate_json(measured) if measured else None
+    measured = model_tag(store, model_name, SEED_VARIANCE)
+    return SeedVariance.model_validate_json(measured) if measured else None
 
 
-def record_spread(store: MlflowStore, model_name: str, evaluations: Sequence[Evaluation]) -> Spread:
+def record_seed_variance(store: MlflowStore, model_name: str, evaluations: Sequence[Evaluation]) -> SeedVariance:
     """Record with a registered model how much the scores of reseeded trainings differ."""
     from tasks.tracking.registration import set_model_tag
 
-    spread = Spread(
+    spread = SeedVariance(
         bits_per_byte=[one.facts.test_bits_per_byte for one in evaluations],
         test_digest=evaluations[0].facts.test_digest,
         scores=[one.key for one in evaluations],
         measured=datetime.now(UTC).isoformat(),
     )
-    set_model_tag(store, model_name, SPREAD, spread.model_dump_json())
+    set_model_tag(store, model_name, SEED_VARIANCE, spread.model_dump_json())
     return spread
 
 

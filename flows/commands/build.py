@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.context import build, make_plan, placement_of
+from flows.commands.context import build, placement_of
 from flows.config import PipelineConfig, RetrainConfig
-from flows.pipeline import pipeline
+from flows.pipeline import make_plan, pipeline
 from flows.presets import configure, described
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest, difference

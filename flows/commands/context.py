@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.config import PipelineConfig
-from flows.pipeline import pipeline
 from flows.presets import checked
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, NullObserver, Reached
-from tasks.running.planner import Planner
+from tasks.engine.stage import NullObserver
 from tasks.services.environment import configure_environment
 
 if TYPE_CHECKING:
@@ -26,15 +24,6 @@ def placement_of(options: argparse.Namespace) -> Placement:
     """How the options have a run carried out. Raises UserError for what cannot be."""
     names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline", "until": "until"}
     return checked(Placement, {name: getattr(options, option, None) for name, option in names.items()})
-
-
-def make_plan(config: PipelineConfig, engine: Engine) -> Planner:
-    """The plan of every stage, up to the one that the engine's placement names."""
-    planner = Planner(engine)
-    with suppress(Reached):
-        pipeline(config, planner)
-    engine.code.remember()
-    return planner
 
 
 def build(

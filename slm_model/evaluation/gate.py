@@ -43,7 +43,7 @@ class Contender:
     resembling: frozenset[str] | None = frozenset()  # test stories with a near duplicate in it; None: not searched
 
 
-class Spread(BaseModel):
+class SeedVariance(BaseModel):
     """Test bits per byte of trainings that differ only in their seed, measured once."""
 
     model_config = ConfigDict(frozen=True)
@@ -94,7 +94,7 @@ class Verdict(BaseModel):
     champion: Comparison | None  # None: there is none, or no story was left
     reference: Comparison | None
     margin: float  # bits per byte, as it was used
-    spread: Spread | None  # that the margin was raised to, if it was smaller than twice this
+    spread: SeedVariance | None  # that the margin was raised to, if it was smaller than twice this
     test_digest: str
     num_stories: int  # that all were compared on
     num_excluded: int  # test stories that one of them was trained on, or on a near duplicate
@@ -107,7 +107,7 @@ def decide(
     champion: Contender | None,
     reference: Contender | None,
     config: GateConfig,
-    spread: Spread | None = None,
+    spread: SeedVariance | None = None,
 ) -> Verdict:
     """Pass the challenger if it meets every floor and every rule about the champion and the reference.
 
@@ -273,7 +273,7 @@ def _reference_rule(reference: Comparison, margin: float) -> tuple[bool, str]:
     return met, f"{'not worse' if met else 'worse'} than the reference {reference}, margin {margin:.4f}"
 
 
-def _notes(contenders: Sequence[Contender], spread: Spread | None) -> list[str]:
+def _notes(contenders: Sequence[Contender], spread: SeedVariance | None) -> list[str]:
     """What a reader of the verdict must know besides: what was not searched, and what the margin rests on."""
     notes = [
         f"near duplicates of what {one.version} was trained on were not looked for: its stories are gone"
@@ -281,6 +281,6 @@ def _notes(contenders: Sequence[Contender], spread: Spread | None) -> list[str]:
         if one.resembling is None
     ]
     if len(contenders) > 1:
-        unknown = "no spread was measured (`slm seed-variance` does): the margin is used as set"
+        unknown = "no seed variance was measured (`slm seed-variance` does): the margin is used as set"
         notes.append(f"margin checked against {spread}" if spread else unknown)
     return notes

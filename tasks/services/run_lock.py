@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # The flows whose runs hold this lock. The supervisor looks after their runs and no others.
-BUILD_MODEL, RETRAIN, WATCH, SWEEP, SCALING = FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling")
+FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling", "seed-variance")
+BUILD_MODEL, RETRAIN, WATCH, SWEEP, SCALING, SEED_VARIANCE = FLOWS
 
 _descriptors: list[int] = []  # of locked files, open until this process ends
 

@@ -16,7 +16,7 @@ REASONS = "slm.reasons"
 LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it was made from, by stage; its checkpoint's content
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
-SPREAD = "slm.spread"  # on a registered model: what training again with another seed alone changes
+SEED_VARIANCE = "slm.spread"  # on a registered model: how much trainings differ that differ only in their seed
 
 
 class RegistryUnreachable(UserError):

@@ -1,6 +1,7 @@
 """Release by hand: who is champion, and why, from the command line."""
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     longer = [*SMALL, "--train.max-steps", "60"]
     first, second = "first model: there is no champion to beat", "better than the champion quick/1: -"
 
-    done = run_slm(artifacts, "spread", "quick", *SMALL, "--num", "2")
+    done = run_slm(artifacts, "seed-variance", "quick", *SMALL, "--num", "2")
     assert done.returncode == 0, done.stderr
     assert "of 2 reseeded trainings (measured 20" in done.stdout.replace("\n", " ")
     assert done.stdout.count("train       cached") == 1  # the model that was there is one of them
+    with sqlite3.connect(artifacts / "prefect" / "prefect.db") as database:
+        [state] = database.execute("select state_name from flow_run where name = 'seed variance of quick'").fetchall()
+    assert state == ("Completed",), "it is a run like any other"
     assert run_slm(artifacts, "spread", "quick", *SMALL, "--num", "1").returncode == 2
 
     done = run_slm(artifacts, "run", "quick", *longer)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+from collections.abc import Mapping, Sequence
+from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ import yaml
 
 from flows.cli import main, overrides, parser
 from flows.presets import configure, deployments
-from flows.search_space import ScalingConfig, SweepConfig
+from flows.search_space import ScalingConfig, SweepConfig, Trial
 from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
 
@@ -66,6 +70,56 @@ def test_more_trials_begin_with_the_same_ones() -> None:
     assert sweep({RATE: "1e-4..1e-2"}, num_trials=5, draw_seed=1).trials() != few
 
 
+def proposed(search: SweepConfig, known: Mapping[float, float | None] | None = None) -> list[Trial]:
+    """The trials that a search proposes whose loss is smallest at a rate of 0.004; ``known``: or losses by rate."""
+    trials, results = list[Trial](), list[Any]()
+    for trial in search.propose(results):
+        rate = trial.config.train.optimizer.learning_rate
+        loss = known[rate] if known else abs(math.log(rate / 0.004)) + trial.config.train.batch_size / 100
+        trials.append(trial)
+        results.append(SimpleNamespace(model=None if loss is None else "there", bits_per_byte=loss))
+    return trials
+
+
+def rates(trials: Sequence[Trial]) -> list[float]:
+    return [trial.config.train.optimizer.learning_rate for trial in trials]
+
+
+TPE: dict[str, Any] = {"sampler": "tpe", "num_trials": 40}
+WIDE = {RATE: "1e-5..1", ROWS: "4..64"}
+
+
+def test_what_a_grid_and_random_choice_propose_is_known_beforehand() -> None:
+    for search in (sweep({RATE: "1e-3,2e-3", ROWS: "4,8"}, num_seeds=2), sweep(WIDE, num_trials=5)):
+        assert proposed(search) == search.trials()
+
+
+def test_tpe_comes_nearer_than_random_choice() -> None:
+    def best(trials: Sequence[Trial]) -> float:
+        return min(abs(math.log(rate / 0.004)) for rate in rates(trials))
+
+    seeds = range(5)
+    tpe = [best(proposed(sweep(WIDE, draw_seed=seed, **TPE))) for seed in seeds]
+    at_random = [best(sweep(WIDE, draw_seed=seed, num_trials=40).trials()) for seed in seeds]
+    assert median(tpe) < median(at_random) / 2
+
+
+def test_tpe_proposes_the_same_again_and_more_trials_begin_with_the_same_ones() -> None:
+    trials = proposed(sweep(WIDE, **TPE))
+    assert proposed(sweep(WIDE, **TPE)) == trials
+    assert proposed(sweep(WIDE, **(TPE | {"num_trials": 15}))) == trials[:15]
+    assert proposed(sweep(WIDE, draw_seed=1, **TPE)) != trials
+    assert len({tuple(trial.point.values()) for trial in trials}) == 40
+    assert len(sweep(WIDE, **TPE).trials()) == 40, "how many there will be is known beforehand"
+
+
+def test_tpe_trains_each_setting_once_with_every_seed_past_those_that_fail() -> None:
+    over = {RATE: "1e-3,2e-3,4e-3", ROWS: "4,8"}
+    trials = proposed(sweep(over, num_seeds=2, **TPE), known={0.001: 2.0, 0.002: None, 0.004: 1.0})
+    found = [(t.config.train.optimizer.learning_rate, t.config.train.batch_size, t.config.train.seed) for t in trials]
+    assert sorted(found) == [(rate, rows, seed) for rate in (0.001, 0.002, 0.004) for rows in (4, 8) for seed in (0, 1)]
+
+
 def test_random_choice_from_a_small_grid_ends_with_all_of_it() -> None:
     trials = sweep({ROWS: "4,8,16"}, num_trials=10).trials()
     assert sorted(t.config.train.batch_size for t in trials) == [4, 8, 16]
@@ -94,6 +148,7 @@ def test_the_command_line_of_a_setting_is_that_very_setting(study: SweepConfig |
         ({ROWS: "8,,16"}, {}, "--over train.batch_size=8,,16: values are wanted"),
         ({ROWS: ""}, {}, "values are wanted"),
         ({RATE: "1e-4..1e-2"}, {}, "is a range.*--trials"),
+        ({RATE: "1e-3,1e-2"}, {"sampler": "tpe"}, "--sampler tpe.*--trials 20"),
         ({RATE: "0..1e-2"}, {"num_trials": 3}, "0 < LOW < HIGH"),
         ({RATE: "a..b"}, {"num_trials": 3}, "0 < LOW < HIGH"),
         ({RATE: "1e-2..1e-4"}, {"num_trials": 3}, "0 < LOW < HIGH"),

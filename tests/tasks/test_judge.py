@@ -22,7 +22,7 @@ from slm_model.evaluation.gate import PRECISION, Verdict
 from slm_model.manifest import InputRef, read_manifest, seal_manifest
 from tasks.engine.stage import Engine
 from tasks.engine.step import StepResult
-from tasks.judge import compare_versions, contender, judge_model, record_spread, spread_of
+from tasks.judge import compare_versions, contender, judge_model, record_seed_variance, seed_variance_of
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
 from tasks.tracking.bundle_process import BundleFailed
@@ -96,7 +96,7 @@ def test_the_first_release_is_champion_and_reference_and_the_second_champion_alo
     assert [reason.split(":")[0] for reason in verdict.reasons] == [
         "better than the champion quick/1",
         "not worse than the reference quick/1",
-        "no spread was measured (`slm seed-variance` does)",
+        "no seed variance was measured (`slm seed-variance` does)",
     ]
     assert built.version(second).reasons == "; ".join(verdict.reasons)
 
@@ -191,9 +191,9 @@ def test_two_versions_are_compared_by_hand_on_the_first_ones_test_stories(
 def test_the_gate_uses_the_spread_that_was_measured_for_this_name(
     built: Built, first: Planner, second: Planner
 ) -> None:
-    assert spread_of(built.store, "other") is None
-    spread = record_spread(built.store, "other", [first.artifacts["evaluate"], second.artifacts["evaluate"]])
-    assert spread_of(built.store, "other") == spread
+    assert seed_variance_of(built.store, "other") is None
+    spread = record_seed_variance(built.store, "other", [first.artifacts["evaluate"], second.artifacts["evaluate"]])
+    assert seed_variance_of(built.store, "other") == spread
     assert spread.scores == [planner.artifacts["evaluate"].key for planner in (first, second)]
     names = ("train", "evaluate", "split")
     verdict, known = judge_model(*(first.artifacts[n] for n in names), ReleaseConfig(model_name="other"), built.root)

@@ -10,7 +10,7 @@ import pytest
 
 from slm_model.data.stories import story_numbers
 from slm_model.evaluation.config import GateConfig
-from slm_model.evaluation.gate import Contender, OtherTestSet, Spread, Verdict, decide
+from slm_model.evaluation.gate import Contender, OtherTestSet, SeedVariance, Verdict, decide
 from slm_model.evaluation.score_card import EvaluationFacts
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_score import StoryScore
@@ -50,7 +50,7 @@ def gate(
     champion: Contender | None,
     config: GateConfig = ANY_GAIN,
     reference: Contender | None = None,
-    spread: Spread | None = None,
+    spread: SeedVariance | None = None,
 ) -> Verdict:
     return decide(challenger, FACTS, champion, reference, config, spread)
 
@@ -104,7 +104,9 @@ def test_a_gain_that_a_few_stories_make_is_not_certain() -> None:
 
 
 def test_a_margin_below_twice_the_measured_spread_is_raised_to_it_and_the_fact_is_named() -> None:
-    spread = Spread(bits_per_byte=[1.0, 1.02, 1.01], test_digest="d", scores=["ab12" * 8], measured="2026-11-22T00:00")
+    spread = SeedVariance(
+        bits_per_byte=[1.0, 1.02, 1.01], test_digest="d", scores=["ab12" * 8], measured="2026-11-22T00:00"
+    )
     verdict = gate(level(1.97), level(2), spread=spread)
     assert not verdict.passed
     assert (verdict.margin, verdict.spread) == (pytest.approx(0.04), spread)
@@ -114,7 +116,7 @@ def test_a_margin_below_twice_the_measured_spread_is_raised_to_it_and_the_fact_i
     assert gate(level(1.95), level(2), GateConfig(margin=0.045), spread=spread).margin == 0.045
     assert (
         gate(level(1.95), level(2)).reasons[-1]
-        == "no spread was measured (`slm seed-variance` does): the margin is used as set"
+        == "no seed variance was measured (`slm seed-variance` does): the margin is used as set"
     )
 
 
@@ -152,7 +154,7 @@ def test_a_model_below_a_floor_is_no_candidate_however_good_its_loss(broken: dic
     for champion in (None, level(2)):
         verdict = decide(level(0.5), facts, champion, None, ANY_GAIN)
         assert (verdict.passed, verdict.floors_hold) == (False, False)
-        assert [r for r in verdict.reasons if not r.startswith("no spread")] == [
+        assert [r for r in verdict.reasons if not r.startswith("no seed variance")] == [
             next(r for r in verdict.reasons if r.startswith(reason))
         ]
 
@@ -176,7 +178,7 @@ def nights(seed: int, worse_by: float, with_reference: bool = True) -> tuple[int
         return Contender(version, "d", {i: StoryScore(nats, 1, size, 0) for i, nats, size in rows})
 
     five = [gate(trained(TRUE, "0"), None).bits_per_byte or 0.0 for _ in range(5)]
-    spread = Spread(bits_per_byte=five, test_digest="d", scores=[], measured="")
+    spread = SeedVariance(bits_per_byte=five, test_digest="d", scores=[], measured="")
     config = GateConfig(rule="not_worse", margin=0.0, num_resamples=100)
     champion = reference = trained(TRUE, "reference")
     truth, passed = TRUE, 0
@@ -209,7 +211,7 @@ def test_real_trainings_with_other_seeds_pass_under_not_worse(pipeline: Pipeline
 
     five = [trained(seed) for seed in range(5)]
     found = [gate(one, None).bits_per_byte or 0.0 for one in five]
-    spread = Spread(bits_per_byte=found, test_digest="d", scores=[], measured="")
+    spread = SeedVariance(bits_per_byte=found, test_digest="d", scores=[], measured="")
     assert spread.spread > 0
     for seed in range(5, 9):
         verdict = gate(trained(seed), five[0], GateConfig(rule="not_worse", margin=0.0), five[0], spread)
