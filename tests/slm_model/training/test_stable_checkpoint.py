@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,19 @@ def start(root: Path, inputs: Path, config: dict[str, Any], write: int = 0, step
     return subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.fixture(scope="module")
+def short_store(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the short training of the GRU and its stable checkpoint. Tests copy it."""
+    root = tmp_path_factory.mktemp("short") / "store"
+    grow(root, inputs, GRU, stable(SHORT))
+    return root
+
+
+@pytest.fixture
+def short(short_store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(short_store, tmp_path / "store")
+
+
 @pytest.mark.parametrize("network", [TRANSFORMER, GRU], ids=["transformer", "gru"])
 def test_raising_the_budget_takes_only_the_steps_that_are_new_and_leaves_the_bytes_of_a_straight_training(
     inputs: Path, tmp_path: Path, network: dict[str, Any]
@@ -102,11 +116,10 @@ def test_raising_the_budget_takes_only_the_steps_that_are_new_and_leaves_the_byt
 
 
 def test_a_smaller_budget_resumes_from_an_earlier_stable_checkpoint_or_starts_from_step_0(
-    inputs: Path, tmp_path: Path
+    inputs: Path, tmp_path: Path, short: Path
 ) -> None:
-    root = tmp_path / "store"
-    for budget in (SHORT, LONG):
-        grow(root, inputs, GRU, stable(budget))
+    root = short
+    grow(root, inputs, GRU, stable(LONG))
     smaller, steps = grow(root, inputs, GRU, stable(60))
     assert steps.taken[0] == 33 and steps.reason.endswith(f"; {RESUMES}")
     assert data_files(smaller.artifact.folder) == straight(inputs, tmp_path / "60", GRU, stable(60))
@@ -147,14 +160,13 @@ def test_budgets_that_run_at_once_leave_what_each_leaves_alone(inputs: Path, tmp
     assert stable_checkpoints(tmp_path / "store") == [32, 72]
 
 
-def test_trainings_that_differ_in_more_than_the_budget_share_no_stable_checkpoint(inputs: Path, tmp_path: Path) -> None:
-    grow(tmp_path, inputs, GRU, stable(SHORT))
+def test_trainings_that_differ_in_more_than_the_budget_share_no_stable_checkpoint(inputs: Path, short: Path) -> None:
     for other in ({"seed": 1}, {"sample_tokens": 4}, {"schedule": {"warmup_steps": 4, "decay": "stable"}}):
-        _, steps = grow(tmp_path, inputs, GRU, stable(LONG, **other))
+        _, steps = grow(short, inputs, GRU, stable(50, **other))
         assert steps.taken[0] == 1 and "stable checkpoint" not in steps.reason
-    _, steps = grow(tmp_path, inputs, GRU, stable(LONG, schedule={"warmup_steps": 3}))
+    _, steps = grow(short, inputs, GRU, stable(50, schedule={"warmup_steps": 3}))
     assert steps.taken[0] == 1 and "stable checkpoint" not in steps.reason, "a linear schedule has none"
-    _, steps = grow(tmp_path, inputs, GRU, stable(LONG, schedule=stable(1)["schedule"] | {"decay_share": 0.3}))
+    _, steps = grow(short, inputs, GRU, stable(50, schedule=stable(1)["schedule"] | {"decay_share": 0.3}))
     assert steps.taken[0] == 33, "the length of the decay does not matter to it"
 
 
@@ -180,10 +192,9 @@ def test_a_stable_checkpoint_is_resumed_with_its_own_arithmetic_or_not_at_all(
 
 
 def test_a_damaged_stable_checkpoint_is_set_aside_and_the_training_starts_from_step_0(
-    inputs: Path, tmp_path: Path
+    inputs: Path, tmp_path: Path, short: Path
 ) -> None:
-    root = tmp_path / "store"
-    grow(root, inputs, GRU, stable(SHORT))
+    root = short
     [state] = root.glob("stable_checkpoint/*/state.safetensors")
     content = bytearray(state.read_bytes())
     content[-1] ^= 1
@@ -196,16 +207,17 @@ def test_a_damaged_stable_checkpoint_is_set_aside_and_the_training_starts_from_s
     assert [path.name for path in root.glob("stable_checkpoint/*.damaged")] == [f"{state.parent.name}.damaged"]
 
 
-def test_a_plan_names_the_stable_checkpoint_that_a_training_will_resume_from(inputs: Path, tmp_path: Path) -> None:
-    def planned(config: dict[str, Any]) -> str:
-        planner = Planner(Engine.at(tmp_path))
+def test_a_plan_names_the_stable_checkpoint_that_a_training_will_resume_from(
+    inputs: Path, tmp_path: Path, short: Path
+) -> None:
+    def planned(config: dict[str, Any], root: Path = short) -> str:
+        planner = Planner(Engine.at(root))
         planner(STAGE, *stage_args(open_inputs(inputs), GRU, config))
         [line] = planner.lines
         assert line.fate == "will run"
         return line.reason
 
-    assert planned(stable(SHORT)) == "it has not run before"
-    grow(tmp_path, inputs, GRU, stable(SHORT))
+    assert planned(stable(SHORT), tmp_path / "empty") == "it has not run before"
     assert planned(stable(LONG)) == "max_steps was 40, is 90; resumes from the stable checkpoint of step 32"
     assert planned(stable(LONG, max_steps=None, max_tokens=LONG * 128)).endswith(f"; {RESUMES}")
     assert planned(stable(LONG, max_steps=None, max_minutes=1)).endswith(
@@ -214,14 +226,13 @@ def test_a_plan_names_the_stable_checkpoint_that_a_training_will_resume_from(inp
     assert "stable checkpoint" not in planned(stable(LONG, seed=3))
 
 
-def test_an_estimate_counts_the_steps_that_remain(inputs: Path, tmp_path: Path) -> None:
-    grow(tmp_path, inputs, GRU, stable(SHORT))
+def test_an_estimate_counts_the_steps_that_remain(inputs: Path, short: Path) -> None:
     shards = open_inputs(inputs)
     for config, wanted in (
         (stable(LONG), f"{LONG - 32} steps after the stable checkpoint of step 32, {(LONG - 32) * 128:,} tokens"),
         (stable(LONG, seed=3), f"{LONG} steps, {LONG * 128:,} tokens"),
     ):
-        planner = Planner(engine := Engine.at(tmp_path))
+        planner = Planner(engine := Engine.at(short))
         planner(STAGE, *(args := stage_args(shards, GRU, config)))
         steps = steps_ahead(*planner.ahead["train"], engine.store)
         [line] = estimate(FilesSource(), None, *args[2:], engine.store, steps)
