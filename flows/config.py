@@ -30,7 +30,7 @@ class PipelineConfig(Config):
 
     source: SourceConfig = Field(HubSource(), description="Where the stories come from.")
     clean: CleanConfig = Field(CleanConfig(), description="Which stories are kept.")
-    split: SplitConfig = Field(SplitConfig(), description="How stories are shared out among the sides.")
+    split: SplitConfig = Field(SplitConfig(), description="How stories are divided among the splits.")
     vocab: VocabConfig = Field(BpeConfig(), description="How text becomes tokens.")
     shard: ShardConfig = Field(ShardConfig(), description="How token ids are stored.")
     model: NetworkConfig = Field(TransformerConfig(), description="The network.")
@@ -52,19 +52,21 @@ class PipelineConfig(Config):
 
 
 def _all_fields(kinds: list[dict[str, Any]], usual: str) -> dict[str, Any]:
-    """The fields of all kinds, each told of which kinds it is, and without a default: what is left empty is not sent,
+    """The fields of all kinds, each with the kinds that have it, and without a default: what is left empty is not sent,
     so that the kind can be changed and nothing of the other one is in the way."""
     names = [kind["kind"]["const"] for kind in kinds]
     kind_field = {"title": "Kind", "type": "string", "enum": names, "default": usual}
     found: dict[str, Any] = {"kind": kind_field | {"description": "What is left empty below is the kind's default."}}
     for field in dict.fromkeys(field for kind in kinds for field in kind if field != "kind"):
-        told: dict[str, list[str]] = {}  # description -> kinds
+        kinds_of: dict[str, list[str]] = {}  # by description
         for name, kind in zip(names, kinds, strict=True):
             if field in kind:
                 default = json.dumps(kind[field]["default"]).replace("null", "None")
-                told.setdefault(f"{kind[field]['description']} Default {default}.", []).append(name)
+                kinds_of.setdefault(f"{kind[field]['description']} Default {default}.", []).append(name)
         widest = max((kind[field] for kind in kinds if field in kind), key=lambda schema: len(schema.get("anyOf", ())))
-        texts = [text if len(whose) == len(kinds) else f"*{', '.join(whose)}*: {text}" for text, whose in told.items()]
+        texts = [
+            text if len(some) == len(kinds) else f"*{', '.join(whose)}*: {text}" for text, whose in kinds_of.items()
+        ]
         shape = {key: widest[key] for key in ("title", "type", "anyOf") if key in widest}
         found[field] = shape | {"description": "\n\n".join(texts)}
     return found

@@ -48,24 +48,33 @@ def configure(preset: str | None, overrides: Mapping[str, Any]) -> PipelineConfi
 
 
 def validated(settings: Mapping[str, Any]) -> PipelineConfig:
-    """The config that these settings are. Raises UserError for the first that is not legal."""
-    try:
-        return PipelineConfig.model_validate(settings)
-    except ValidationError as error:
-        raise UserError("; ".join(_in_words(e, settings) for e in _foremost(error))) from None
+    """The config that these settings are. Raises UserError for those that are not legal."""
+    return checked(PipelineConfig, settings)
 
 
 def checked(kind: type[M], values: Mapping[str, Any]) -> M:
-    """Options of the command line as ``kind``. Raises UserError for the first that is not legal."""
+    """Options of the command line as ``kind``. Raises UserError for the first few that are not legal."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(_in_words(e, values) for e in _foremost(error))) from None
+        raise UserError("; ".join(_in_words(one) for one in error.errors(include_url=False)[:3])) from None
 
 
 def described(config: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Every setting: its name on the command line, its default, and what it means."""
-    yield from _described(prefix, config)
+    for name, field in config.model_fields.items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        members = _members(field)
+        if members:
+            for member in members:
+                kind = member.model_fields["kind"].default
+                yield f"{option}.kind {kind}", "", (member.__doc__ or "").strip().split("\n")[0]
+                yield from (row for row in described(member, f"{option}.") if not row[0].endswith(".kind"))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from described(field.annotation, f"{option}.")
+        else:
+            default = json.dumps(field.default, ensure_ascii=False) if field.default is not None else "none"
+            yield option, default, field.description or ""
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -113,17 +122,12 @@ def _section_default(section: str) -> Config | None:
     return field.default if field else None
 
 
-def _foremost(error: ValidationError) -> list[Any]:
-    """The errors worth telling: a wrong name or value, not the consequences in other branches of a union."""
-    return error.errors(include_url=False)[:3]
-
-
-def _in_words(error: Any, settings: Mapping[str, Any]) -> str:
+def _in_words(error: Any) -> str:
     path = [str(part) for part in error["loc"]]
-    named = _without_tags(path, settings)
+    named = _without_tags(path)
     option = "--" + ".".join(named).replace("_", "-")
     if error["type"] == "extra_forbidden":
-        return _unknown_setting(option, path, named, settings)
+        return _unknown_setting(option, path, named)
     if error["type"] == "model_type":
         inner = ", ".join(getattr(_config_at(named), "model_fields", {})).replace("_", "-")
         return f"{option} is {error['input']!r}: it is a section, with {inner}: give {option}.NAME"
@@ -135,14 +139,14 @@ def _in_words(error: Any, settings: Mapping[str, Any]) -> str:
     return f"{option} is {error['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-def _without_tags(path: list[str], settings: Mapping[str, Any]) -> list[str]:
+def _without_tags(path: list[str]) -> list[str]:
     """A location without the kinds that pydantic inserts into it."""
     if len(path) > 1 and path[0] in ("source", "vocab", "model"):
         return [path[0], *path[2:]]
     return path
 
 
-def _unknown_setting(option: str, path: list[str], named: list[str], settings: Mapping[str, Any]) -> str:
+def _unknown_setting(option: str, path: list[str], named: list[str]) -> str:
     section, last = named[0], named[-1]
     if len(named) == 1:
         return f"{option}: there is no such section: there are {', '.join(PipelineConfig.model_fields)}"
@@ -180,22 +184,6 @@ def _members(field: FieldInfo) -> list[type[BaseModel]]:
 def _perhaps(name: str, known: typing.Iterable[str]) -> str:
     close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _described(prefix: str, config: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    for name, field in config.model_fields.items():
-        option = f"{prefix}{name.replace('_', '-')}"
-        members = _members(field)
-        if members:
-            for member in members:
-                kind = member.model_fields["kind"].default
-                yield f"{option}.kind {kind}", "", (member.__doc__ or "").strip().split("\n")[0]
-                yield from (row for row in _described(f"{option}.", member) if not row[0].endswith(".kind"))
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _described(f"{option}.", field.annotation)
-        else:
-            default = json.dumps(field.default, ensure_ascii=False) if field.default is not None else "none"
-            yield option, default, field.description or ""
 
 
 def value_of(text: str) -> Any:

@@ -167,7 +167,7 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     for name, default, text in described():
         console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
         console.print(f"    {text}", markup=False)
-    console.print("\nOf scheduled retraining alone, parameters of the deployment nightly:\n")
+    console.print("\nOnly for scheduled retraining, parameters of the deployment nightly:\n")
     for name, default, text in described(RetrainConfig, "retrain."):
         console.print(f"[bold]{name}[/] [dim](default {default})[/]\n    {text}")
     return 0
@@ -187,7 +187,7 @@ def _registered(config: PipelineConfig, plan: Planner, root: Path) -> Version | 
 
 
 def _stories(config: PipelineConfig, engine: Engine) -> list[str]:
-    """What the model told in its evaluation, one for each prompt."""
+    """The stories that the model generated in its evaluation, one for each prompt."""
     evaluation: Evaluation = make_plan(config, engine).artifacts["evaluate"]
     by_prompt = {story.prompt: story.text for story in reversed(evaluation.samples())}
     return list(reversed(by_prompt.values()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest
@@ -15,9 +16,6 @@ from tasks.engine.store import Store
 from tasks.running.console import Console
 from tasks.tracking.mlflow_store import MlflowStore
 from tasks.tracking.registry import all_versions, list_models, version_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -35,7 +33,7 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         key = version.key
     found = [(folder, m) for folder, m in Store(root).everything() if folder.name.startswith(key) or _evaluates(m, key)]
     if not found:
-        raise UserError(f"no artifact's key begins with {key!r}: `ls {root}/*` shows those there are")
+        raise UserError(f"no artifact's key begins with {key!r}: `ls {shlex.quote(str(root))}/*` shows those there are")
     for folder, manifest in found:
         if isinstance(manifest, ArtifactDamaged):
             console.print(f"{folder}: damaged: {manifest.reason}", markup=False)

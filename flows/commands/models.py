@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Tell a story as it comes, or several, in batches."""
+    """Generate a story and print it as it comes, or several, in batches."""
     from slm_model.generation.config import SamplingConfig
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")

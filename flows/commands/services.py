@@ -6,15 +6,12 @@ import argparse
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slm_model.errors import UserError
 from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
 from tasks.services.environment import configure_environment
-
-if TYPE_CHECKING:
-    pass
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
