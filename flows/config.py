@@ -64,9 +64,7 @@ def _all_fields(kinds: list[dict[str, Any]], usual: str) -> dict[str, Any]:
                 default = json.dumps(kind[field]["default"]).replace("null", "None")
                 kinds_of.setdefault(f"{kind[field]['description']} Default {default}.", []).append(name)
         widest = max((kind[field] for kind in kinds if field in kind), key=lambda schema: len(schema.get("anyOf", ())))
-        texts = [
-            text if len(some) == len(kinds) else f"*{', '.join(whose)}*: {text}" for text, whose in kinds_of.items()
-        ]
+        texts = [text if len(some) == len(kinds) else f"*{', '.join(some)}*: {text}" for text, some in kinds_of.items()]
         shape = {key: widest[key] for key in ("title", "type", "anyOf") if key in widest}
         found[field] = shape | {"description": "\n\n".join(texts)}
     return found
