@@ -30,7 +30,7 @@ from tasks.clean import clean
 from tasks.download import download
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine
+from tasks.engine.run_or_reuse import Engine
 from tasks.resolve import pin
 from tasks.shard import shard
 from tasks.split import split

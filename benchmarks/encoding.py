@@ -30,7 +30,8 @@ from benchmarks import corpora, peers
 from benchmarks.data_pipeline import vocabulary, work_folder
 from benchmarks.measure import MB, Digest, interleaved, leave, machine, run_alone, spread, table, write_log
 from slm_model.tokenizer.batch_encoder import BatchEncoder
-from slm_model.tokenizer.vocab import TOKENIZER, open_tokenizer
+from slm_model.tokenizer.kinds import open_tokenizer
+from slm_model.tokenizer.vocab import TOKENIZER
 
 STORIES_PER_PART, STORIES_AT_A_TIME = 8192, 1024
 BEGIN, END = "\x02", "\x03"  # marks that no normalised story holds

@@ -18,13 +18,14 @@ from slm_model.data.config import CleanConfig, SplitConfig
 from slm_model.data.sources.config import FilesSource
 from slm_model.tokenizer.batch_encoder import BatchEncoder
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
-from slm_model.tokenizer.vocab import TOKENIZER, Vocab, open_tokenizer
+from slm_model.tokenizer.kinds import open_tokenizer
+from slm_model.tokenizer.vocab import TOKENIZER, Vocab
 from tasks.build_vocab import build_vocab
 from tasks.clean import clean
 from tasks.download import download
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine
+from tasks.engine.run_or_reuse import Engine
 from tasks.resolve import pin
 from tasks.split import split
 

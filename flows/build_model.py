@@ -10,7 +10,7 @@ from flows.pipeline import pipeline
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine
+from tasks.engine.run_or_reuse import Engine
 from tasks.running.current_observer import current_observer
 from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import run_until_complete

@@ -10,7 +10,8 @@ from tasks.build_vocab import build_vocab, reuse_vocab
 from tasks.clean import clean
 from tasks.describe import describe, measure_drift
 from tasks.download import download
-from tasks.engine.stage import Engine, Reached, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Reached, Stage
 from tasks.engine.step import Step
 from tasks.evaluate import evaluate
 from tasks.judge import judge

@@ -27,7 +27,8 @@ from tasks.describe import describe, measure_drift
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, Reached, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Reached, Stage
 from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
 from tasks.judge import judge
@@ -40,8 +41,8 @@ from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import Runner, run_until_complete
 from tasks.services.run_lock import RETRAIN, WATCH, run_lock
 from tasks.tracking.bundle_process import BundleFailed
-from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
-from tasks.tracking.registry import aliased, find_version, list_versions
+from tasks.tracking.mlflow_address import VERDICT_TAG, MlflowStore, RegistryUnreachable
+from tasks.tracking.read_registry import aliased, find_version, list_versions
 from tasks.tracking.release import Decision, Release
 from tasks.tracking.version import Version
 

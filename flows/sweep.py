@@ -28,14 +28,15 @@ from slm_model.reporting.html import to_html
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, NullObserver, Outcome, Reached, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import NullObserver, Outcome, Reached, Stage
 from tasks.engine.step import Step
 from tasks.judge import record_seed_variance
 from tasks.running.current_observer import Observers, current_observer
 from tasks.running.prefect_runner import PrefectRunner
 from tasks.running.runner import run_until_complete
 from tasks.services.run_lock import SCALING, SEED_VARIANCE, SWEEP, run_lock
-from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_address import MlflowStore, RegistryUnreachable
 from tasks.trials.reports import Report
 from tasks.trials.results import EXPERIMENT, Result, keep_result
 

@@ -167,7 +167,7 @@ def plan(config: PipelineConfig | str | None = None, *, offline: bool = False, *
     from flows.pipeline import make_plan
     from tasks.engine.paths import artifacts_root
     from tasks.engine.placement import Placement
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
 
     return make_plan(_whole(config, settings), Engine.at(artifacts_root(), Placement(offline=offline))).lines
 
@@ -234,8 +234,8 @@ def _artifact(reference: str | Path | Release, kind: type[A]) -> A:
     from tasks.engine.paths import artifacts_root
     from tasks.engine.store import Store
     from tasks.lineage.ancestors import ancestors
-    from tasks.tracking.mlflow_store import MlflowStore
-    from tasks.tracking.registry import version_of
+    from tasks.tracking.mlflow_address import MlflowStore
+    from tasks.tracking.read_registry import version_of
 
     store = Store(artifacts_root())
     name = str(reference) if isinstance(reference, str | Path) else reference.name

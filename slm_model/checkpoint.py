@@ -78,7 +78,7 @@ class Checkpoint(Artifact):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from slm_model.tokenizer.vocab import open_tokenizer
+        from slm_model.tokenizer.kinds import open_tokenizer
 
         config = self.config()
         tokenizer_path = self.file(TOKENIZER)

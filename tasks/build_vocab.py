@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.stage import Stage
 from tasks.engine.step import Step, StepResult
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import version_of
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.read_registry import version_of
 
 if TYPE_CHECKING:
     from slm_model.tokenizer.vocab import Vocab
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
 
 STAGE = "build_vocab"
 

@@ -12,7 +12,7 @@ from tasks.engine.store import Store
 if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
 
 
 describe: Stage[DataReport] = Stage(

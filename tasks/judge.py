@@ -19,8 +19,8 @@ from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
-from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, SEED_VARIANCE, VERDICT_TAG, MlflowStore
-from tasks.tracking.registry import aliased, find_version, model_tag
+from tasks.tracking.mlflow_address import CHAMPION, REFERENCE, SEED_VARIANCE, VERDICT_TAG, MlflowStore
+from tasks.tracking.read_registry import aliased, find_version, model_tag
 from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from slm_model.checkpoint import Checkpoint
     from slm_model.data.stories import Splits
+    from slm_model.evaluation.bits_per_byte import StoryScore
     from slm_model.evaluation.score_card import Evaluation
-    from slm_model.evaluation.story_score import StoryScore
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
     from tasks.tracking.release import ReleaseConfig
 
 
@@ -138,7 +138,7 @@ def seed_variance_of(store: MlflowStore, model_name: str) -> SeedVariance | None
 
 def record_seed_variance(store: MlflowStore, model_name: str, evaluations: Sequence[Evaluation]) -> SeedVariance:
     """Record with a registered model how much the scores of reseeded trainings differ."""
-    from tasks.tracking.registration import set_model_tag
+    from tasks.tracking.write_registry import set_model_tag
 
     spread = SeedVariance(
         bits_per_byte=[one.facts.test_bits_per_byte for one in evaluations],

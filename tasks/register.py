@@ -17,8 +17,7 @@ from tasks.engine.step import Link, Step, StepResult
 from tasks.engine.store import Store
 from tasks.judge import opponents
 from tasks.lineage.ancestors import ancestors, reused_vocab, warm_start_of
-from tasks.tracking.connection import registration_lock
-from tasks.tracking.mlflow_store import (
+from tasks.tracking.mlflow_address import (
     BITS_PER_BYTE,
     CHALLENGER,
     CHAMPION,
@@ -29,7 +28,8 @@ from tasks.tracking.mlflow_store import (
     VERDICT_TAG,
     MlflowStore,
 )
-from tasks.tracking.registry import aliased, find_version, page_of_run, page_of_version
+from tasks.tracking.mlflow_client import registration_lock
+from tasks.tracking.read_registry import aliased, find_version, page_of_run, page_of_version
 from tasks.tracking.release import Release, ReleaseConfig
 from tasks.tracking.version import Version
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.drift import Drift
     from slm_model.evaluation.score_card import Evaluation
     from slm_model.shards.token_shards import TokenShards
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
 
 WORDS = 1000  # most frequent ones, in the table that MLflow shows
 
@@ -77,7 +77,7 @@ def register_model(
         if not holds:
             return None, False
         if version is None:
-            from tasks.tracking.registration import register_version
+            from tasks.tracking.write_registry import register_version
             from tasks.train import datasets
 
             version = register_version(
@@ -142,7 +142,7 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
 
     The first version that is released is the reference too.
     """
-    from tasks.tracking.registration import set_alias, set_tags
+    from tasks.tracking.write_registry import set_alias, set_tags
 
     why = "; ".join(verdict.reasons)
     if verdict.passed:

@@ -16,7 +16,7 @@ from tasks.engine.step import Step, StepResult
 
 if TYPE_CHECKING:
     from slm_model.data.sources.config import SourceConfig
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
 
 
 def pin(config: SourceConfig, root: Path, offline: bool) -> PinnedSource:

@@ -18,7 +18,8 @@ from slm_model.training.config import TrainConfig
 from slm_model.training.schedule import stable_steps
 from tasks.engine.differences import flatten
 from tasks.engine.provenance import environment
-from tasks.engine.stage import Engine, Stage, StageExecution
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Stage, StageExecution
 from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import reused_vocab, source_of, warm_start_of
@@ -144,7 +145,7 @@ warm_start = Step("warm_start", _find_checkpoint, plan=_find_checkpoint, retries
 @contextmanager
 def recorded(execution: StageExecution) -> Iterator[StageRun]:
     """The stage's run with reports to MLflow, and with the stable checkpoints that it may resume from."""
-    from tasks.tracking.mlflow_store import MlflowStore
+    from tasks.tracking.mlflow_address import MlflowStore
     from tasks.tracking.runs import open_run
 
     shards, _, network, config, *_ = execution.args

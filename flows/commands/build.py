@@ -15,14 +15,15 @@ from flows.presets import configure, described
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest, difference
 from tasks.engine.paths import artifacts_root
-from tasks.engine.stage import Engine, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Stage
 from tasks.engine.step import Step
 from tasks.engine.store import Store
 from tasks.running.console import Console
 from tasks.running.planner import Planned, Planner
 from tasks.services.environment import configure_environment
-from tasks.tracking.mlflow_store import VERDICT_TAG, MlflowStore, RegistryUnreachable
-from tasks.tracking.registry import find_version
+from tasks.tracking.mlflow_address import VERDICT_TAG, MlflowStore, RegistryUnreachable
+from tasks.tracking.read_registry import find_version
 
 if TYPE_CHECKING:
     from slm_model.evaluation.score_card import Evaluation

@@ -14,8 +14,8 @@ from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.store import Store
 from tasks.running.console import Console
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import all_versions, list_models, version_of
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.read_registry import all_versions, list_models, version_of
 
 
 def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:

@@ -15,8 +15,8 @@ from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console
 from tasks.services.environment import configure_environment
 from tasks.tracking.bundle_files import bundle_folder, find_model
-from tasks.tracking.mlflow_store import CHAMPION, MlflowStore
-from tasks.tracking.registry import aliased, list_versions, previous_champion, registered, version_of
+from tasks.tracking.mlflow_address import CHAMPION, MlflowStore
+from tasks.tracking.read_registry import aliased, list_versions, previous_champion, registered, version_of
 from tasks.tracking.release import ReleaseConfig
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
     bundle_folder(store, version_of(store, options.reference))  # a version whose files are gone is no champion
-    from tasks.tracking.connection import registration_lock
-    from tasks.tracking.registration import set_alias
+    from tasks.tracking.mlflow_client import registration_lock
+    from tasks.tracking.write_registry import set_alias
 
     with registration_lock(store.root):
         version = version_of(store, options.reference)
@@ -118,8 +118,8 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Make the champion before the present one champion again."""
     configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
-    from tasks.tracking.connection import registration_lock
-    from tasks.tracking.registration import set_alias
+    from tasks.tracking.mlflow_client import registration_lock
+    from tasks.tracking.write_registry import set_alias
 
     registered(store, options.name)
     with registration_lock(store.root):

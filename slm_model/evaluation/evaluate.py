@@ -15,6 +15,7 @@ from slm_model.checkpoint import Checkpoint
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import Split, Splits
 from slm_model.errors import Stopped, UserError
+from slm_model.evaluation.bits_per_byte import UNKNOWN_BITS, SideScores, StoryScore
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.figures import draw_score_card
 from slm_model.evaluation.intervals import bits_per_byte_interval
@@ -23,7 +24,6 @@ from slm_model.evaluation.minimal_pairs import VERSION, minimal_pairs, pair_scor
 from slm_model.evaluation.score_card import NUMERICS, PICTURE, Evaluation, EvaluationFacts, Phenomenon, ScoreCard
 from slm_model.evaluation.scoring import TokenScores, score_texts, score_tokens, side_scores, stride
 from slm_model.evaluation.story_measures import measure, words_of
-from slm_model.evaluation.story_score import UNKNOWN_BITS, SideScores, StoryScore
 from slm_model.generation.generator import Generator
 from slm_model.manifest import OBSERVATIONS
 from slm_model.networks.base import Network

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slm_model.evaluation.bits_per_byte import SideScores
 from slm_model.evaluation.score_card import Phenomenon, ScoreCard
-from slm_model.evaluation.story_score import SideScores
 from slm_model.reporting.plots import BLUE, COLOURS, GREY, ORANGE, four_panels, new_figure, style, to_png
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 from slm_model.data.stories import story_numbers
 from slm_model.errors import UserError
+from slm_model.evaluation.bits_per_byte import StoryScore, bits_per_byte
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.score_card import EvaluationFacts, Interval
-from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from slm_model.evaluation.bits_per_byte import StoryScore
 from slm_model.evaluation.score_card import Interval
-from slm_model.evaluation.story_score import StoryScore
 
 LEVEL = 0.95
 RESAMPLED_AT_ONCE = 2**20  # draws in memory together

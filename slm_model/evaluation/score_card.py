@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from slm_model.artifact import Artifact, Facts
-from slm_model.evaluation.story_score import SideScores, StoryScore
+from slm_model.evaluation.bits_per_byte import SideScores, StoryScore
 from slm_model.generation.config import Story
 from slm_model.manifest import OBSERVATIONS
 from slm_model.record import Record

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm_model.evaluation.story_score import PositionLoss, SideScores, StoryScore, bits_per_byte
+from slm_model.evaluation.bits_per_byte import PositionLoss, SideScores, StoryScore, bits_per_byte
 from slm_model.networks.base import Network
 from slm_model.tokenizer.base import Tokenizer
 

@@ -65,8 +65,8 @@ def walk(
 
     Raises UserError if no story, or more than one, has such an id.
     """
+    from slm_model.evaluation.bits_per_byte import StoryScore, bits_per_byte
     from slm_model.evaluation.scoring import score_tokens
-    from slm_model.evaluation.story_score import StoryScore, bits_per_byte
     from slm_model.generation.generator import Generator
 
     side, story_id = _find_in_splits(splits, story_id or _default_story(stories, splits))

@@ -18,7 +18,8 @@ from slm_model.shards.config import ShardConfig
 from slm_model.shards.token_shards import TokenShards, TokenShardsFacts, token_dtype
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.batch_encoder import BatchEncoder
-from slm_model.tokenizer.vocab import TOKENIZER, Vocab, open_tokenizer
+from slm_model.tokenizer.kinds import open_tokenizer
+from slm_model.tokenizer.vocab import TOKENIZER, Vocab
 
 
 def shard(out: Path, splits: Splits, vocab: Vocab, config: ShardConfig, run: StageRun) -> TokenShards:

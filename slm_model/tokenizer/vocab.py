@@ -1,26 +1,15 @@
-"""Vocab, the artifact of the build_vocab stage; and how its ``tokenizer.json`` is opened, of any kind."""
+"""Vocab, the artifact of the build_vocab stage."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from slm_model.artifact import Artifact, Facts
-from slm_model.config import Config
-from slm_model.errors import UserError
 from slm_model.tokenizer.base import Tokenizer
-from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
-from slm_model.tokenizer.tokenizer_json import EVERY_CHARACTER
+from slm_model.tokenizer.kinds import open_tokenizer
 
 TOKENIZER = "tokenizer.json"
-KINDS: dict[str, type[Config]] = {
-    "char": CharConfig,
-    "word": WordConfig,
-    "bpe": BpeConfig,
-    "wordpiece": WordPieceConfig,
-}
 
 
 class VocabFacts(Facts):
@@ -53,28 +42,3 @@ class Vocab(Artifact):
 
     def tokenizer(self) -> Tokenizer:
         return open_tokenizer(self.file(TOKENIZER))
-
-
-def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json`` that one of our kinds has saved. Raises UserError for any other file."""
-    remedy = "wanted a tokenizer.json that the build_vocab stage has left"
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {remedy}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
-    try:
-        config = KINDS[_kind_of(document)]()
-        tokenizer: Tokenizer = config.implementation().open_json(document)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no tokenizer of ours ({error!r}): {remedy}") from None
-    return tokenizer
-
-
-def _kind_of(document: Any) -> str:
-    """The kind, by the document's own structure: the library leaves no room for a name of ours."""
-    model = str(document["model"]["type"])
-    if model == "WordLevel":
-        return "char" if document["pre_tokenizer"]["pattern"]["Regex"] == EVERY_CHARACTER else "word"
-    return model.lower()

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 
 from slm_model.errors import Stopped
+from slm_model.evaluation.bits_per_byte import StoryScore, bits_per_byte
 from slm_model.evaluation.scoring import score_tokens
-from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from slm_model.networks.base import Network

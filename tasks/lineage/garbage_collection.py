@@ -10,8 +10,8 @@ from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import MANIFEST, Manifest
 from tasks.engine.store import Store, last_used
 from tasks.lineage.ancestors import Name, needed
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import all_versions
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.read_registry import all_versions
 
 LEFTOVERS = {
     "partial": "half-written by a run that is gone",

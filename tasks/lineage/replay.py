@@ -11,7 +11,7 @@ from tasks.engine.store import Store
 from tasks.lineage.trace import other_code
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.bundle_process import ask_bundle
-from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.version import Version
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
 from tasks.lineage.trace import Link, aliases_of, manifests_in
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
-from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.version import Version
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import Name, needed
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
-from tasks.tracking.mlflow_store import DIGEST, MlflowStore
-from tasks.tracking.registry import page_of_version
+from tasks.tracking.mlflow_address import DIGEST, MlflowStore
+from tasks.tracking.read_registry import page_of_version
 from tasks.tracking.version import Version
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slm_model.reporting.markdown import blocks, picture, plain, quote, table
 from tasks.engine.step import Step, StepResult
 from tasks.lineage.ancestors import learned_elsewhere
-from tasks.tracking.registry import page_of_version
+from tasks.tracking.read_registry import page_of_version
 
 if TYPE_CHECKING:
     from slm_model.artifact import Artifact
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slm_model.evaluation.score_card import Evaluation
     from slm_model.shards.token_shards import TokenShards
     from slm_model.tokenizer.vocab import Vocab
-    from tasks.engine.stage import Engine
+    from tasks.engine.run_or_reuse import Engine
     from tasks.tracking.release import Decision, Release
 
 

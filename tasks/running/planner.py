@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slm_model.manifest import Recipe
-from tasks.engine.stage import Engine, Reached, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Reached, Stage
 from tasks.engine.step import Step
 
 

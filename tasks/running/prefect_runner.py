@@ -29,12 +29,13 @@ from prefect.states import Completed
 
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
-from tasks.engine.stage import Engine, Observer, Outcome, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Observer, Outcome, Stage
 from tasks.engine.step import Step, StepResult
 from tasks.running.current_observer import Observers
 from tasks.running.pages import loss_page
 from tasks.running.runner import Runner
-from tasks.tracking.mlflow_store import RegistryUnreachable
+from tasks.tracking.mlflow_address import RegistryUnreachable
 
 
 class PrefectRunner(Runner):

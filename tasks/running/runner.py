@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from slm_model.errors import ArtifactDamaged
-from tasks.engine.stage import Engine, Reached, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Reached, Stage
 from tasks.engine.step import Step, StepResult
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from slm_model.errors import UserError
 from slm_model.manifest import MANIFEST
-from tasks.tracking.connection import file_lock, global_uri, quiet_mlflow, translate_errors
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.mlflow_client import file_lock, global_uri, quiet_mlflow, translate_errors
 from tasks.tracking.mlflow_rest import MlflowRest
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import version_of
+from tasks.tracking.read_registry import version_of
 from tasks.tracking.version import Version, local_path
 
 if TYPE_CHECKING:

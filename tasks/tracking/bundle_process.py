@@ -1,6 +1,6 @@
 """A bundle's own code and model, run in a process of its own: whatever became of this checkout, it scores as it did.
 
-pyfunc_model.py is the program, registration.py writes the bundle:
+pyfunc_model.py is the program, write_registry.py writes the bundle:
 
     MLmodel, pyfunc_model.py, requirements.txt, code/slm_model/, artifacts/<train key>/
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from slm_model.errors import UserError
 
 if TYPE_CHECKING:
-    from slm_model.evaluation.story_score import StoryScore
+    from slm_model.evaluation.bits_per_byte import StoryScore
 
 PROGRAM = Path(__file__).with_name("pyfunc_model.py")
 
@@ -35,7 +35,7 @@ def score_with_bundle(bundle: Path, texts: Sequence[str], device: str = "cpu") -
 
     Raises BundleFailed if that code fails, or returns another number of scores than texts.
     """
-    from slm_model.evaluation.story_score import StoryScore
+    from slm_model.evaluation.bits_per_byte import StoryScore
 
     columns = ask_bundle(bundle, "text", texts, {"mode": "score"}, device)
     rows = zip(*(columns[name] for name in ("nats", "num_tokens", "num_bytes", "unknown_bytes")), strict=True)

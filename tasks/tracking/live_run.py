@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from slm_model.errors import Stopped
-from tasks.tracking.mlflow_store import RegistryUnreachable
+from tasks.tracking.mlflow_address import RegistryUnreachable
 
 SHARE = 1 / 150  # of the time is spent in calls: a slow store is called less often, with more reports at once
 LONGEST_PAUSE = 60.0  # seconds between two writes, or between two tries while the store does not answer

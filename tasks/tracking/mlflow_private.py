@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.tracking.mlflow_store import RegistryUnreachable
+from tasks.tracking.mlflow_address import RegistryUnreachable
 from tasks.tracking.version import Version, moment
 
 # The columns that are read here.

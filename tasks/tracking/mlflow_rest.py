@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.tracking.mlflow_store import RegistryUnreachable
+from tasks.tracking.mlflow_address import RegistryUnreachable
 from tasks.tracking.version import Version, moment
 
 ELSEWHERE = "see to that server, or have MLFLOW_TRACKING_URI name another registry"

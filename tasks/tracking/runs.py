@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.tracking.connection import configure_mlflow_env, connect, quiet_mlflow, translate_errors
 from tasks.tracking.live_run import LiveRun, Point
-from tasks.tracking.mlflow_store import KEY, MlflowStore
+from tasks.tracking.mlflow_address import KEY, MlflowStore
+from tasks.tracking.mlflow_client import configure_mlflow_env, connect, quiet_mlflow, translate_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.tracking.mlflow_store import AUDIT, BITS_PER_BYTE, KEY, LINEAGE, REASONS, VERDICT
+from tasks.tracking.mlflow_address import AUDIT, BITS_PER_BYTE, KEY, LINEAGE, REASONS, VERDICT
 
 
 @dataclass(frozen=True)

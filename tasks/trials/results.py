@@ -14,7 +14,7 @@ from slm_model.networks.config import training_flops_per_token
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
-    from tasks.tracking.mlflow_store import MlflowStore
+    from tasks.tracking.mlflow_address import MlflowStore
 
 EXPERIMENT = "slm trials"
 PARENT = "mlflow.parentRunId"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import aliased
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.read_registry import aliased
 from tests.e2e.conftest import SMALL, run_slm
 
 pytestmark = pytest.mark.slow

@@ -36,7 +36,8 @@ from tasks.clean import clean
 from tasks.download import download
 from tasks.engine.paths import REPOSITORY
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, NullObserver, Stage
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import NullObserver, Stage
 from tasks.resolve import pin
 from tasks.shard import shard
 from tasks.split import split

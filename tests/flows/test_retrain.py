@@ -25,8 +25,8 @@ from tasks.lineage.garbage_collection import removable
 from tasks.lineage.trace import trace_version
 from tasks.running.pages import retrain_page
 from tasks.tracking.bundle_process import BundleFailed
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registry import list_versions, version_of
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.read_registry import list_versions, version_of
 from tasks.tracking.release import Decision
 from tests.e2e.conftest import SMALL
 

@@ -16,7 +16,7 @@ from flows.config import PipelineConfig
 from flows.pipeline import pipeline
 from slm_model import api
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine
+from tasks.engine.run_or_reuse import Engine
 from tasks.running.runner import Runner
 from tasks.tracking.release import Release
 from tests.e2e.conftest import SMALL

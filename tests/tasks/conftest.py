@@ -19,7 +19,7 @@ from slm_model.digests import hash_file, hash_json
 from slm_model.networks.config import TransformerConfig
 from slm_model.tokenizer import char
 from slm_model.tokenizer.config import CharConfig
-from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.mlflow_address import MlflowStore
 from tests.made_artifacts import finish
 from tests.tasks.engine.toy import Toy
 
@@ -29,7 +29,7 @@ STORIES = ["Once upon a time there was a cat.", "The dog ran to the park, and sa
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without a run: made once, since that takes seconds, and copied for each test."""
-    from tasks.tracking.connection import connect
+    from tasks.tracking.mlflow_client import connect
 
     root = tmp_path_factory.mktemp("template")
     store = MlflowStore(root, f"sqlite:///{root}/mlflow.db")

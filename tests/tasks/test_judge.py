@@ -20,14 +20,14 @@ from flows.presets import configure
 from slm_model.errors import UserError
 from slm_model.evaluation.gate import PRECISION, Verdict
 from slm_model.manifest import InputRef, read_manifest, seal_manifest
-from tasks.engine.stage import Engine
+from tasks.engine.run_or_reuse import Engine
 from tasks.engine.step import StepResult
 from tasks.judge import compare_versions, contender, judge_model, record_seed_variance, seed_variance_of
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
 from tasks.tracking.bundle_process import BundleFailed
-from tasks.tracking.mlflow_store import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore
-from tasks.tracking.registry import aliased, find_version, list_versions
+from tasks.tracking.mlflow_address import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore
+from tasks.tracking.read_registry import aliased, find_version, list_versions
 from tasks.tracking.release import ReleaseConfig
 from tasks.tracking.version import Version
 from tests.e2e.conftest import SMALL

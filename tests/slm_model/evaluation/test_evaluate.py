@@ -14,12 +14,12 @@ import pytest
 
 from slm_model.checkpoint import TRAINING_STORIES
 from slm_model.errors import Stopped, UserError
+from slm_model.evaluation.bits_per_byte import bits_per_byte
 from slm_model.evaluation.config import EvaluateConfig
 from slm_model.evaluation.evaluate import evaluate
 from slm_model.evaluation.figures import draw_score_card
 from slm_model.evaluation.score_card import Evaluation
 from slm_model.evaluation.scoring import score_texts
-from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.manifest import content_digest
 from slm_model.reporting.markdown import picture

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from slm_model.evaluation.bits_per_byte import PositionLoss, SideScores
 from slm_model.evaluation.figures import draw_loss_by_position, draw_score_card, draw_training_curve
 from slm_model.evaluation.score_card import Interval, Memorisation, Phenomenon, ScoreCard, StoryMeasures
-from slm_model.evaluation.story_score import PositionLoss, SideScores
 
 HISTORY: list[dict[str, Any]] = [{"step": step, "train/loss": 5 / step} for step in range(1, 100)]
 HISTORY[50]["val/loss"] = 1.0

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from slm_model.errors import ArtifactDamaged
+from slm_model.evaluation.bits_per_byte import StoryScore, bits_per_byte
 from slm_model.evaluation.config import EvaluateConfig, GateConfig
 from slm_model.evaluation.evaluate import context_free_bits_per_byte, evaluate, num_misspelt
 from slm_model.evaluation.gate import Contender, decide
@@ -22,7 +23,6 @@ from slm_model.evaluation.memorisation import copied_from, measure_memorisation
 from slm_model.evaluation.score_card import EvaluationFacts
 from slm_model.evaluation.scoring import score_texts
 from slm_model.evaluation.story_measures import measure
-from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.generation.config import SamplingConfig
 from slm_model.networks.base import Network
 from slm_model.shards.token_shards import SplitTokens

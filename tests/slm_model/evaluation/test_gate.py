@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from slm_model.data.stories import story_numbers
+from slm_model.evaluation.bits_per_byte import StoryScore
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.gate import Contender, OtherTestSet, SeedVariance, Verdict, decide
 from slm_model.evaluation.score_card import EvaluationFacts
 from slm_model.evaluation.scoring import score_texts
-from slm_model.evaluation.story_score import StoryScore
 from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig
 from slm_model.training.train import train

@@ -10,8 +10,8 @@ import pytest
 import scipy
 
 from slm_model.evaluation import intervals
+from slm_model.evaluation.bits_per_byte import StoryScore, bits_per_byte
 from slm_model.evaluation.intervals import bits_per_byte_interval, difference_interval, wilson_interval
-from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 
 
 def story(bits: float, num_bytes: int) -> StoryScore:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from slm_model.evaluation import scoring as score
+from slm_model.evaluation.bits_per_byte import StoryScore, bits_per_byte
 from slm_model.evaluation.scoring import position_losses, score_texts, score_tokens, side_scores, stride, windows
-from slm_model.evaluation.story_score import StoryScore, bits_per_byte
 from slm_model.networks.base import Cache, Network
 from slm_model.networks.config import GruConfig, TransformerConfig
 from slm_model.tokenizer import bpe, char, word

@@ -17,7 +17,7 @@ from slm_model.errors import UserError
 from slm_model.tokenizer.base import UNKNOWN, Tokenizer
 from slm_model.tokenizer.batch_encoder import BatchEncoder
 from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
-from slm_model.tokenizer.vocab import open_tokenizer
+from slm_model.tokenizer.kinds import open_tokenizer
 
 STORIES = [
     "Once upon a time, there was a little girl named Lily. She didn't like the rain.\n\n\"Look!\" said Tom's dog.",

@@ -20,7 +20,8 @@ from slm_model.data.sources.config import FilesSource
 from slm_model.errors import ArtifactDamaged
 from slm_model.stage_run import StageRun
 from slm_model.training.stable_checkpoint import StableCheckpoint
-from tasks.engine.stage import Engine, NullObserver, Outcome
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import NullObserver, Outcome
 from tasks.engine.store import Store
 from tasks.running.estimate import estimate
 from tasks.running.planner import Planner

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from slm_model.checkpoint import Checkpoint
 from slm_model.errors import UserError
+from slm_model.evaluation.bits_per_byte import bits_per_byte
 from slm_model.evaluation.scoring import score_texts
-from slm_model.evaluation.story_score import bits_per_byte
 from slm_model.networks.config import GruConfig
 from slm_model.stage_run import StageRun
 from slm_model.training.config import TrainConfig

@@ -13,16 +13,17 @@ import pytest
 from slm_model.checkpoint import Checkpoint
 from slm_model.data.stories import Splits, SplitsFacts
 from slm_model.errors import Stopped, UserError
+from slm_model.evaluation.bits_per_byte import StoryScore
 from slm_model.evaluation.config import GateConfig
 from slm_model.evaluation.gate import Contender, compare_models
-from slm_model.evaluation.story_score import StoryScore
 from slm_model.shards.config import ShardConfig
 from slm_model.shards.shard import shard
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.tokenizer.vocab import Vocab
 from slm_model.training.train import train
-from tasks.engine.stage import Engine, NullObserver
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import NullObserver
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors, warm_start_of
 from tasks.running.planner import Planner

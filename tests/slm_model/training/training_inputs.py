@@ -38,7 +38,8 @@ from slm_model.training.config import TrainConfig
 from slm_model.training.train import train
 from tasks import train as train_task
 from tasks.engine.recipe import manifest_of
-from tasks.engine.stage import Engine, NullObserver, Observer, Outcome, StageExecution
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import NullObserver, Observer, Outcome, StageExecution
 from tasks.train import with_stable_checkpoints
 
 A = TypeVar("A", bound=Artifact)

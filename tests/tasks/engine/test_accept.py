@@ -9,7 +9,7 @@ import pytest
 
 from slm_model.errors import UserError
 from slm_model.manifest import read_manifest
-from tasks.engine.stage import Engine
+from tasks.engine.run_or_reuse import Engine
 from tests.tasks.engine.toy import Toy, flip
 
 
@@ -143,7 +143,7 @@ def test_a_disk_that_becomes_full_while_accepting_leaves_nothing_half_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("shutil.copy2", full)
-    monkeypatch.setattr("tasks.engine.stage.records_of", full)
+    monkeypatch.setattr("tasks.engine.run_or_reuse.records_of", full)
     with pytest.raises(UserError, match="became full"):
         accept(toy)
     assert toy.folders("numbers") == [made.key]

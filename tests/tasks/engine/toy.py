@@ -20,7 +20,8 @@ from slm_model.artifact import Artifact
 from slm_model.config import Config
 from tasks.engine.code_digest import CodeBase
 from tasks.engine.placement import Placement
-from tasks.engine.stage import Engine, Outcome, Stage, load
+from tasks.engine.run_or_reuse import Engine
+from tasks.engine.stage import Outcome, Stage, load
 from tasks.engine.store import Store
 
 REPOSITORY = Path(__file__).parents[3]

@@ -18,9 +18,9 @@ from slm_model.errors import UserError
 from tasks.engine.store import Store
 from tasks.lineage import garbage_collection as gc
 from tasks.lineage.garbage_collection import Removable, removable
-from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_address import MlflowStore, RegistryUnreachable
 from tasks.tracking.version import Version
-from tests.tasks.engine.test_stage_races import assert_only_whole_folders, hanging, ready, wait_for
+from tests.tasks.engine.test_races import assert_only_whole_folders, hanging, ready, wait_for
 from tests.tasks.engine.toy import Toy, environment
 
 DAY = 86400.0

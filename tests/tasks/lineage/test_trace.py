@@ -13,11 +13,11 @@ from slm_model.manifest import content_digest, read_manifest, seal_manifest
 from tasks.engine.store import Store, records_of
 from tasks.lineage.trace import trace_version
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
-from tasks.tracking.mlflow_store import DIGEST, MlflowStore
-from tasks.tracking.registration import register_version
-from tasks.tracking.registry import list_versions
+from tasks.tracking.mlflow_address import DIGEST, MlflowStore
+from tasks.tracking.read_registry import list_versions
 from tasks.tracking.runs import RunDescription, fill_run
 from tasks.tracking.version import Version
+from tasks.tracking.write_registry import register_version
 
 
 @pytest.fixture

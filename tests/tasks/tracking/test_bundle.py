@@ -25,10 +25,10 @@ from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from tasks.tracking.bundle_files import bundle_folder
 from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
-from tasks.tracking.connection import quiet_mlflow
-from tasks.tracking.mlflow_store import MlflowStore
-from tasks.tracking.registration import register_version, requirements
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.mlflow_client import quiet_mlflow
 from tasks.tracking.runs import RunDescription, fill_run
+from tasks.tracking.write_registry import register_version, requirements
 
 PROMPTS = ["Once upon", "The dog"]
 TEXTS = ["Lily saw a big red ball.", "Zoë sat.", "The dog ran. " * 20]

@@ -15,8 +15,8 @@ import pytest
 
 from slm_model.errors import Stopped
 from tasks.tracking import live_run
-from tasks.tracking.connection import connect
-from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_address import MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_client import connect
 from tasks.tracking.runs import Dataset, RunDescription, fill_run, is_drawn, open_run
 
 COUNTS = {"num_stories": 3, "num_tokens": 100, "num_bytes": 90}
@@ -241,7 +241,7 @@ def test_processes_that_start_at_once_share_one_new_store(tmp_path: Path) -> Non
     root = tmp_path / "new"
     program = (
         "import sys; from pathlib import Path\n"
-        "from tasks.tracking.registry import MlflowStore; from tasks.tracking.runs import *\n"
+        "from tasks.tracking.read_registry import MlflowStore; from tasks.tracking.runs import *\n"
         f"store = MlflowStore(Path({str(root)!r}), 'sqlite:///{root}/mlflow.db')\n"
         "with open_run(store, RunDescription(sys.argv[1], sys.argv[1])) as run: run.log(1, {'train/loss': 1.0})\n"
         "print(run.run_id)\n"

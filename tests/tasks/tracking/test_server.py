@@ -14,11 +14,11 @@ import pytest
 from slm_model.checkpoint import open_checkpoint
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
 from tasks.tracking.bundle_process import score_with_bundle
-from tasks.tracking.connection import connect
-from tasks.tracking.mlflow_store import CHAMPION, MlflowStore, RegistryUnreachable
-from tasks.tracking.registration import register_version, set_alias
-from tasks.tracking.registry import aliased, find_version, list_models, list_versions
+from tasks.tracking.mlflow_address import CHAMPION, MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_client import connect
+from tasks.tracking.read_registry import aliased, find_version, list_models, list_versions
 from tasks.tracking.runs import Dataset, RunDescription, fill_run, open_run
+from tasks.tracking.write_registry import register_version, set_alias
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from slm_model.checkpoint import Checkpoint, CheckpointConfig, CheckpointFacts
 from slm_model.errors import UserError
 from slm_model.networks.config import TransformerConfig
 from slm_model.reporting.html import to_html
-from tasks.tracking.connection import connect
-from tasks.tracking.mlflow_store import MlflowStore
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.mlflow_client import connect
 from tasks.tracking.runs import RunDescription, keep_files, open_run
 from tasks.trials.reports import scaling_report, sweep_report
 from tasks.trials.results import EXPERIMENT, Result, keep_result, ranked

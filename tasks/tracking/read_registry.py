@@ -1,6 +1,6 @@
 """Which models are registered: versions with their aliases and tags, read in milliseconds without importing MLflow.
 
-``slm run`` asks here whether there is anything to do, ``slm generate`` for the champion. registration.py writes.
+``slm run`` asks here whether there is anything to do, ``slm generate`` for the champion. write_registry.py writes.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from slm_model.errors import UserError
+from tasks.tracking.mlflow_address import CHAMPION, CHAMPION_SINCE, MlflowStore
 from tasks.tracking.mlflow_private import MlflowDatabase
 from tasks.tracking.mlflow_rest import MlflowRest
-from tasks.tracking.mlflow_store import CHAMPION, CHAMPION_SINCE, MlflowStore
 from tasks.tracking.version import Version
 
 OF_TRAININGS = "?workflowType=machine_learning"  # else MLflow shows a run among what it has for GenAI

@@ -20,10 +20,9 @@ import pytest
 from slm_model.checkpoint import open_checkpoint
 from slm_model.errors import UserError
 from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
-from tasks.tracking.connection import connect, registration_lock
-from tasks.tracking.mlflow_store import CHALLENGER, CHAMPION, REFERENCE, MlflowStore, RegistryUnreachable
-from tasks.tracking.registration import register_version, set_alias, set_model_tag, set_tags
-from tasks.tracking.registry import (
+from tasks.tracking.mlflow_address import CHALLENGER, CHAMPION, REFERENCE, MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_client import connect, registration_lock
+from tasks.tracking.read_registry import (
     Version,
     aliased,
     find_version,
@@ -33,6 +32,7 @@ from tasks.tracking.registry import (
     previous_champion,
 )
 from tasks.tracking.runs import Dataset, RunDescription, fill_run
+from tasks.tracking.write_registry import register_version, set_alias, set_model_tag, set_tags
 from tests.e2e.conftest import environment, slm_command
 
 
@@ -194,7 +194,8 @@ def test_asking_takes_milliseconds_and_does_not_import_mlflow(store: MlflowStore
         columns = "workspace, name, version, key, value"
         database.executemany(f"INSERT INTO model_version_tags ({columns}) VALUES (?, ?, ?, ?, ?)", rows)
     program = (
-        "import sys, time; from pathlib import Path; from tasks.tracking.registry import MlflowStore, find_version\n"
+        "import sys, time; from pathlib import Path\n"
+        "from tasks.tracking.read_registry import MlflowStore, find_version\n"
         f"store = MlflowStore(Path({str(store.root)!r}), {store.uri!r})\n"
         "began = time.process_time(); version = find_version(store, 'tales', 'key-1')\n"
         "print(version.number, time.process_time() - began, 'mlflow' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Write model versions with their bundles, aliases and tags to MLflow's registry. registry.py reads them."""
+"""Write model versions with their bundles, aliases and tags to MLflow's registry. read_registry.py reads them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.engine.paths import REPOSITORY
 from tasks.tracking.bundle_process import PROGRAM
-from tasks.tracking.connection import connect, global_uri, quiet_mlflow, translate_errors
-from tasks.tracking.mlflow_store import AUDIT, CHALLENGER, CHAMPION, CHAMPION_SINCE, KEY, VERDICT, MlflowStore
-from tasks.tracking.registry import aliased, find_version, list_versions
+from tasks.tracking.mlflow_address import AUDIT, CHALLENGER, CHAMPION, CHAMPION_SINCE, KEY, VERDICT, MlflowStore
+from tasks.tracking.mlflow_client import connect, global_uri, quiet_mlflow, translate_errors
+from tasks.tracking.read_registry import aliased, find_version, list_versions
 from tasks.tracking.runs import DIGEST_LENGTH, Dataset
 from tasks.tracking.version import Version
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from filelock import FileLock
 
+from tasks.tracking.mlflow_address import MlflowStore, RegistryUnreachable
 from tasks.tracking.mlflow_private import CONNECTION_LOGGER
-from tasks.tracking.mlflow_store import MlflowStore, RegistryUnreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
