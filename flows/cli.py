@@ -198,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     options = top.parse_args(rest)
     signal.signal(signal.SIGTERM, _terminated)
     from slm_model.errors import Stopped, UserError
+    from slm_model.visible import one_line
 
     function = options.command.replace("-", "_")
     try:
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         if (said := not_ours(error)) is None:
             raise
-        print(f"slm: {said}", file=sys.stderr)
+        print(f"slm: {one_line(said)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except (KeyboardInterrupt, Stopped, _Terminated):
         again = f"; `{shlex.join(['slm', *arguments])}` resumes from there" if options.resumes else ""

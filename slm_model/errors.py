@@ -7,16 +7,24 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from slm_model.visible import one_line
+
 
 class UserError(ValueError):
-    """A mistake that the user can correct. One line: what was found, what was wanted, the remedy."""
+    """A mistake that the user can correct. One line: what was found, what was wanted, the remedy.
+
+    The message may quote files and answers of other programs: it is made one visible line of a sensible length.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ArtifactDamaged(Exception):
     """The bytes of a finished artifact are not those that its stage left there."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(one_line(f"{path}: {reason}"))
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[Any, ...]:  # it crosses process borders

@@ -19,7 +19,7 @@ from tasks.engine.run_or_reuse import Engine
 from tasks.engine.stage import Stage
 from tasks.engine.step import Step
 from tasks.engine.store import Store
-from tasks.running.console import Console
+from tasks.running.console import Console, say
 from tasks.running.planner import Planned, Planner
 from tasks.services.environment import configure_environment
 from tasks.tracking.mlflow_address import VERDICT_TAG, MlflowStore, RegistryUnreachable
@@ -112,7 +112,7 @@ def accept(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         raise UserError(f"{options.stage} needs the result of a stage that will run: accept or run that one first")
     word = accepted[0].accepted
     assert word is not None
-    print(f"{options.stage}: {word.from_key} taken over as {accepted[0].key}; differs: {'; '.join(word.differs)}")
+    say(f"{options.stage}: {word.from_key} taken over as {accepted[0].key}; differs: {'; '.join(word.differs)}")
     return 0
 
 
@@ -129,13 +129,13 @@ def verify(options: argparse.Namespace, settings: dict[str, Any]) -> int:
             size += sum(record.size for record in found.files)
         damaged, whole = damaged + bool(reasons), whole + (not reasons)
         for reason in reasons:
-            print(f"damaged  {folder.parent.name}/{folder.name}: {reason}")
+            say(f"damaged  {folder.parent.name}/{folder.name}: {reason}")
     if options.stage and not whole + damaged:
         there = ", ".join(sorted({folder.parent.name for folder, _ in store.everything()})) or "none"
         raise UserError(f"no artifact of a stage {options.stage!r} is in {store.root}: there are those of {there}")
-    print(f"{whole} whole, {damaged} damaged, {size / 1e6:,.1f} MB hashed")
+    say(f"{whole} whole, {damaged} damaged, {size / 1e6:,.1f} MB hashed")
     if damaged:
-        print("the next run sets a damaged one aside and makes it again")
+        say("the next run sets a damaged one aside and makes it again")
     return 1 if damaged else 0
 
 

@@ -13,7 +13,7 @@ from slm_model.manifest import Manifest
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
 from tasks.engine.store import Store
-from tasks.running.console import Console
+from tasks.running.console import Console, say
 from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.read_registry import all_versions, list_models, version_of
 
@@ -80,15 +80,15 @@ def replay(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     for number, story in found.stories.items():
         if options.story in (None, number):
             said = "the same, byte for byte" if story.same else "DIFFERS"
-            print(f"{number:>4}  {story.where:<12} {story.prompt[:40]!r:<44} {said}")
+            say(f"{number:>4}  {story.where:<12} {story.prompt[:40]!r:<44} {said}")
         if options.story == number:
-            print(story.generated if story.same else f"recorded: {story.recorded}\ngenerated now: {story.generated}")
+            say(story.generated if story.same else f"recorded: {story.recorded}\ngenerated now: {story.generated}")
     differ = sum(not story.same for story in found.stories.values())
-    print(f"{version.name}: {len(found.stories) - differ} of {len(found.stories)} recorded stories came out the same")
+    say(f"{version.name}: {len(found.stories) - differ} of {len(found.stories)} recorded stories came out the same")
     for reason in found.changed if differ else []:
-        print(f"  may be why: {reason}")
+        say(f"  may be why: {reason}")
     if differ and not found.changed:
-        print("  torch, processor, threads and code are what they were: the model or the record was changed")
+        say("  torch, processor, threads and code are what they were: the model or the record was changed")
     return 1 if differ else 0
 
 
@@ -106,11 +106,11 @@ def gc(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         num_bytes += one.num_bytes if gone else 0
         said = one.reason if gone else "left: a run uses it"
         age = f"{(now - one.used) / 86400:8.1f} days {one.num_bytes / 1e6:12,.1f} MB"
-        print(f"{one.stage:<12}{one.folder.name:<50}{age}  {said}")
+        say(f"{one.stage:<12}{one.folder.name:<50}{age}  {said}")
     if options.yes:
-        print(f"{num_bytes / 1e6:,.1f} MB removed")
+        say(f"{num_bytes / 1e6:,.1f} MB removed")
     else:
-        print(f"{num_bytes / 1e6:,.1f} MB may go" + (": `slm gc --yes` removes them" if found else ""))
+        say(f"{num_bytes / 1e6:,.1f} MB may go" + (": `slm gc --yes` removes them" if found else ""))
     return 0
 
 

@@ -12,7 +12,7 @@ from flows.presets import checked
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
-from tasks.running.console import Console
+from tasks.running.console import Console, say
 from tasks.services.environment import configure_environment
 from tasks.tracking.bundle_files import bundle_folder, find_model
 from tasks.tracking.mlflow_address import CHAMPION, MlflowStore
@@ -42,15 +42,15 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     from slm_model.generation.generator import Generator
 
     generator = Generator(network, tokenizer)
-    print(f"[{name}]", file=sys.stderr)
+    say(f"[{name}]", file=sys.stderr)
     _tell_what_is_not_read(options.prompt, network, tokenizer)
     if options.num == 1:
         for piece in generator.stream(options.prompt, sampling):
-            print(piece, end="", flush=True)
-        print()
+            say(piece, end="")
+        say()
         return 0
     for number, story in enumerate(generator.in_batches([options.prompt], sampling, options.num)):
-        print(("\n" if number else "") + story.text, flush=True)
+        say(("\n" if number else "") + story.text)
     return 0
 
 
@@ -60,10 +60,10 @@ def _tell_what_is_not_read(prompt: str, network: Network, tokenizer: Tokenizer) 
     text = normalise(prompt)
     if (dropped := 1 + len(tokenizer.encode(text)) - network.context) > 0:
         what = f"the first {dropped:,} tokens of the prompt are beyond its context of {network.context:,}"
-        print(f"slm: {what} and were not read: a shorter prompt is read whole", file=sys.stderr)
+        say(f"slm: {what} and were not read: a shorter prompt is read whole", file=sys.stderr)
     if unknown := tokenizer.unknown_bytes(text):
         what = f"{unknown:,} of the prompt's {len(text.encode()):,} bytes are in no word of its vocabulary"
-        print(f"slm: {what}: it read them as unknown", file=sys.stderr)
+        say(f"slm: {what}: it read them as unknown", file=sys.stderr)
 
 
 def models(options: argparse.Namespace, settings: dict[str, Any]) -> int:
@@ -107,10 +107,10 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         version = version_of(store, options.reference)
         before = aliased(store, version.model_name, options.alias)
         if before == version:
-            print(f"{version.name} is {options.alias} already: nothing was changed")
+            say(f"{version.name} is {options.alias} already: nothing was changed")
             return 0
         set_alias(store, version, options.alias, options.why)
-    print(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before else ""))
+    say(f"{version.name} is {options.alias}" + (f", {before.name} no longer" if before else ""))
     return 0
 
 
@@ -129,7 +129,7 @@ def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
                 f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
             )
         set_alias(store, before, CHAMPION, options.why)
-    print(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
+    say(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
     return 0
 
 
@@ -143,8 +143,8 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
     found, num_stories = compare_versions(store, *versions, ReleaseConfig())
     way = "better" if found.difference < 0 else "worse"
     sure = found.interval is not None and found.interval.low * found.interval.high > 0
-    print(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
-    print(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
-    print(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
-    print(f"{versions[0].name} is {way}" if sure else "the difference is within the noise of these stories")
+    say(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
+    say(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
+    say(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
+    say(f"{versions[0].name} is {way}" if sure else "the difference is within the noise of these stories")
     return 0

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from functools import partial
 from typing import Any
 
 from slm_model.errors import UserError
 from tasks.engine.paths import artifacts_root
-from tasks.running.console import Console
+from tasks.running.console import Console, say
 from tasks.services.environment import configure_environment
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
@@ -22,7 +21,7 @@ def up(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
     root = artifacts_root()
     configure_environment(root)
-    Up(root, options.prefect_port, options.mlflow_port, options.reruns, lambda line: print(line, flush=True)).run()
+    Up(root, options.prefect_port, options.mlflow_port, options.reruns, say).run()
     return 0
 
 
@@ -35,7 +34,6 @@ def supervise(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if not url:
         raise UserError("PREFECT_API_URL names no server whose runs to look after; `slm up` looks after its own")
     (root / "runs").mkdir(parents=True, exist_ok=True)
-    say = partial(print, flush=True)
     supervisor = Supervisor(PrefectApi(url), root, options.reruns, say, sees_processes=False)
     supervisor.say(f"looking after the runs of {url} that leave their artifacts in {root}")
     while True:
