@@ -8,7 +8,11 @@ JOBS ?= logical
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check format screenshots story lock clean
+.PHONY: help run test test-all check format screenshots story lock clean FORCE
+
+# The programs of an environment have its path in them: one that was copied or moved with the checkout is made again.
+MADE_AT := $(shell sed -n '1s,^\#!\(.*\)/bin/python.*,\1,p' $(BIN)/slm 2>/dev/null)
+MOVED := $(if $(MADE_AT),$(filter-out $(realpath $(VENV)),$(or $(realpath $(MADE_AT)),gone)))
 
 help:
 	@echo "make run       build a model from the bundled stories and print what it tells (no network once installed)"
@@ -19,8 +23,9 @@ help:
 	@echo "make story     record the story at the head of the README again"
 	@echo "make clean     remove the environment and caches; artifacts/ stays"
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock pyproject.toml $(if $(MOVED),FORCE)
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.11, or name another with PYTHON=..." >&2; exit 2; }
+	$(if $(MOVED),rm -rf $(VENV))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r requirements.lock
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --no-build-isolation -e .

@@ -199,9 +199,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     from slm_model.errors import Stopped, UserError
     from slm_model.visible import one_line
+    from tasks.engine.paths import copied_environment
 
     function = options.command.replace("-", "_")
     try:
+        if wrong := copied_environment():
+            raise UserError(wrong)
         sys.exit(getattr(import_module(f"flows.commands.{options.module}"), function)(options, settings))
     except UserError as error:
         print(f"slm: {error}", file=sys.stderr)

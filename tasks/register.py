@@ -248,7 +248,7 @@ def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: 
     tags = {
         BITS_PER_BYTE: f"{evaluation.facts.test_bits_per_byte:.6f}",
         "slm.test_digest": evaluation.facts.test_digest,
-        "slm.folder": str(model.folder),
+        "slm.folder": f"{model.stage}/{model.key}",  # below the artifacts folder, which may move
         DIGEST: model.digest,
         LINEAGE: json.dumps({stage: manifest.key for stage, manifest in made_from.items()}),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 from slm_model.errors import UserError
@@ -27,6 +28,19 @@ def artifacts_root() -> Path:
     if wrong:
         raise UserError(f"{root} {wrong}: name a folder for the artifacts in SLM_ARTIFACTS")
     return root
+
+
+def copied_environment() -> str | None:
+    """What is wrong if this program came along with a copy of a checkout: it would run the code of the first checkout,
+    on the artifacts of that one."""
+    program = Path(sys.argv[0]).resolve()
+    environment, running = program.parent.parent, Path(sys.prefix).resolve()
+    if environment == running or not (environment / "pyvenv.cfg").is_file():
+        return None
+    return (
+        f"{program} runs the environment {running}, since it was copied from there, and with it the code and the "
+        f"artifacts of {REPOSITORY}: `make run` in {environment.parent} makes an environment of its own"
+    )
 
 
 def not_ours(error: OSError) -> str | None:

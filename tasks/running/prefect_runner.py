@@ -150,7 +150,8 @@ class PrefectObserver(Observer):
             self._progress = None
         how = "cached" if outcome.cached else f"made in {outcome.seconds:.1f} s"
         figure = outcome.stage.headline(outcome.artifact)
-        get_run_logger().info("%s: %s: %s (%s)", outcome.stage.name, how, figure, outcome.artifact.folder)
+        stage, key = outcome.stage.name, outcome.artifact.key
+        get_run_logger().info("%s: %s: %s (%s/%s)", stage, how, figure, stage, key)
 
     def noted(self, name: str, text: str, seconds: float | None) -> None:
         get_run_logger().info("%s: %s", name, text)

@@ -18,6 +18,9 @@ from slm_model.numerics.compiler import lack_of_compiler
 from tasks.engine.paths import REMEDY
 from tasks.engine.placement import num_cores
 from tasks.services.environment import running_up
+from tasks.tracking.mlflow_address import MLFLOW_ARTIFACTS, MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_private import MlflowDatabase
+from tasks.tracking.read_registry import all_versions
 
 LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes
 Level = Literal["ok", "warning", "error"]
@@ -40,6 +43,7 @@ def examine(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     yield writable(root)
     yield disk(root)
     yield from databases(root)
+    yield from registry(root)
     yield from listeners(root, ports)
     yield compiler()
     yield device()
@@ -116,6 +120,32 @@ def databases(root: Path) -> Iterator[Finding]:
                 ", and the next `slm run` registers its model again" if path.name == "mlflow.db" else ""
             )
             yield Finding(name, "error", f"{said}, {size}", remedy)
+
+
+def registry(root: Path) -> Iterator[Finding]:
+    """Whether all that MLflow's database names is in this folder."""
+    name, store = "registry", MlflowStore(root, f"sqlite:///{root}/mlflow.db")
+    database = MlflowDatabase.of(store)
+    if database is None or not database.path.exists():
+        return
+    try:
+        formers, versions = database.former_roots(), all_versions(store)
+    except RegistryUnreachable:  # ``databases`` says why
+        return
+    if formers:
+        found = f"was copied or moved from {', '.join(formers)}, and its addresses are read as of {root}"
+        yield Finding(name, "warning", found, "the next `slm run` or `slm up` rewrites them")
+    lost = [version.name for version in versions if version.lost]
+    elsewhere = [v.name for v in versions if v.bundle and not v.bundle.is_relative_to(root / MLFLOW_ARTIFACTS)]
+    if lost:
+        yield Finding(
+            name, "error", f"the files of {', '.join(lost)} are gone", "`slm run` with its settings registers it again"
+        )
+    if elsewhere:
+        found = f"the files of {', '.join(elsewhere)} are outside of {root}"
+        yield Finding(name, "warning", found, "a copy of this folder will not have them")
+    if not (formers or lost or elsewhere):
+        yield Finding(name, "ok", f"{len(versions)} model versions, each with its files in {root}")
 
 
 def listeners(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:

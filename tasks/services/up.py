@@ -26,6 +26,8 @@ from tasks.services.prefect_api import PrefectApi
 from tasks.services.prefect_server import prefect_server
 from tasks.services.run_lock import running_processes
 from tasks.services.supervisor import LOOK_SECONDS, Supervisor, lives
+from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.mlflow_client import move_in
 
 CHECKPOINT_SECONDS = 60.0  # for runs to reach a point from which they can resume
 MAX_STARTS = 20  # of one service within STEADY_SECONDS: then it is given up
@@ -127,6 +129,7 @@ class Up:
 
     def _bring_up(self) -> None:
         *servers, worker = self.services
+        move_in(MlflowStore(self.root, f"sqlite:///{self.root}/mlflow.db"))
         self.say("starting Prefect's and MLflow's servers ...")
         for server in servers:
             server.log.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ REASONS = "slm.reasons"
 LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it was made from, by stage; its checkpoint's content
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
+MLFLOW_ARTIFACTS = "mlflow-artifacts"  # the folder of MLflow's own artifacts, below that of all artifacts
 SEED_VARIANCE = "slm.spread"  # on a registered model: how much trainings differ that differ only in their seed
 
 
@@ -48,5 +49,10 @@ class MlflowStore:
 
     @property
     def artifacts(self) -> Path:
-        """Where MLflow's own artifacts stand, unless a server keeps them."""
-        return self.root / "mlflow-artifacts"
+        """Where MLflow's own artifacts are, unless a server keeps them."""
+        return self.root / MLFLOW_ARTIFACTS
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether its database is in the artifacts folder, and so is copied and moved with it."""
+        return self.database is not None and self.database.parent.resolve() == self.root.resolve()

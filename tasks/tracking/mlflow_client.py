@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from filelock import FileLock
 
 from tasks.tracking.mlflow_address import MlflowStore, RegistryUnreachable
-from tasks.tracking.mlflow_private import CONNECTION_LOGGER
+from tasks.tracking.mlflow_private import CONNECTION_LOGGER, MlflowDatabase
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,14 +25,25 @@ R = TypeVar("R")
 
 
 def connect(store: MlflowStore) -> MlflowClient:
-    """A client of the store. A SQLite database is made first if there is none: by one process, while others wait."""
+    """A client of the store. A SQLite database is made first if there is none, and brought to the artifacts folder that
+    it is in: by one process, while others wait."""
     configure_mlflow_env()
     from mlflow import MlflowClient
 
-    if store.database is None:
+    database = MlflowDatabase.of(store)
+    if database is None:
         return MlflowClient(store.uri, store.uri)
-    with file_lock(store.database.parent, store.database.name):
-        return MlflowClient(store.uri, store.uri)
+    with _database_lock(database.path):
+        client = MlflowClient(store.uri, store.uri)
+        database.move_in()
+        return client
+
+
+def move_in(store: MlflowStore) -> None:
+    """Rewrite the addresses of a store whose artifacts folder was copied or moved, before somebody else opens it."""
+    if (database := MlflowDatabase.of(store)) and database.path.exists():
+        with _database_lock(database.path):
+            database.move_in()
 
 
 def translate_errors(function: Callable[P, R]) -> Callable[P, R]:
@@ -55,6 +66,10 @@ def translate_errors(function: Callable[P, R]) -> Callable[P, R]:
 def registration_lock(root: Path) -> FileLock:
     """Held by a run that registers and by a person who moves an alias: what is read under it stays true."""
     return file_lock(root, "register")
+
+
+def _database_lock(database: Path) -> FileLock:
+    return file_lock(database.parent, database.name)
 
 
 def file_lock(folder: Path, name: str) -> FileLock:

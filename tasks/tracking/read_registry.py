@@ -103,4 +103,4 @@ def page_of_run(uri: str, run_id: str) -> str:
 
 
 def _reader(store: MlflowStore) -> MlflowDatabase | MlflowRest:
-    return MlflowDatabase(store.database) if store.database else MlflowRest(store.uri)
+    return MlflowDatabase.of(store) or MlflowRest(store.uri)

@@ -24,6 +24,7 @@ from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.models import Model
 
 # What a bundle's code imports.
 LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch")
@@ -128,7 +129,7 @@ def _log_model(
         with tempfile.TemporaryDirectory() as temporary, quiet_mlflow() as mlflow:
             folder = f"{temporary}/bundle"
             described = mlflow.models.Model(
-                artifact_path=model.artifact_location, model_uuid=model.model_id, model_id=model.model_id, run_id=run_id
+                artifact_path=name, model_uuid=model.model_id, model_id=model.model_id, run_id=run_id
             )
             mlflow.pyfunc.save_model(
                 folder,
@@ -140,11 +141,21 @@ def _log_model(
                 pip_requirements=requirements(),
                 mlflow_model=described,
             )
+            _forget_places(described)
+            described.save(f"{folder}/MLmodel")
             client.log_model_artifacts(model.model_id, folder)
         status = "READY"
     finally:
         client.finalize_logged_model(model.model_id, status)
     return str(model.model_id)
+
+
+def _forget_places(described: Model) -> None:
+    """Replace the absolute paths of where a bundle's parts came from, which MLflow notes and never reads, by names."""
+    flavor = described.flavors["python_function"]
+    flavor["model_code_path"] = PROGRAM.name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
 
 
 def _log_model_metrics(

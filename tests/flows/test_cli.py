@@ -26,6 +26,21 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_command_that_was_copied_with_its_checkout_refuses_to_run_the_first_checkout(tmp_path: Path) -> None:
+    environment = tmp_path / "copy" / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "pyvenv.cfg").touch()
+    command = environment / "bin" / "slm"
+    command.write_text(f"#!{sys.executable}\nfrom flows.cli import main\nmain()\n")
+    command.chmod(0o755)
+    done = subprocess.run([command, "models"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"`make run` in {tmp_path / 'copy'} makes an environment of its own" in done.stderr
+    (environment / "pyvenv.cfg").unlink()  # a command that is in no environment, as in ~/bin
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
