@@ -16,7 +16,16 @@ from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_dupli
 from slm_model.data.config import SplitConfig
 from slm_model.data.parquet import PartWriter, read_batches, read_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import SPLITS, STORIES_PER_PART, Split, Splits, SplitsFacts, Stories, story_numbers
+from slm_model.data.stories import (
+    ONE_FILE_ONE_STORY,
+    SPLITS,
+    STORIES_PER_PART,
+    Split,
+    Splits,
+    SplitsFacts,
+    Stories,
+    story_numbers,
+)
 from slm_model.digests import hash_json
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
@@ -65,7 +74,7 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
         found = f"{stories.facts.num_stories:,} stories are" if stories.facts.num_stories > 1 else "1 story is"
         raise UserError(
             f"{found} too few to share out ({' and '.join(empty)} would be empty): "
-            "add stories, or raise --split.validation_share and --split.test_share"
+            f"add stories ({ONE_FILE_ONE_STORY}), or raise --split.validation_share and --split.test_share"
         )
     facts = SplitsFacts(
         num_stories=num_stories,

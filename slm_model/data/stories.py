@@ -18,6 +18,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 STORIES_PER_PART = 8192  # the unit of parallel work: some 7 MB of text, half a second of cleaning
+ONE_FILE_ONE_STORY = "a text file is one story unless it has a separator: name it with --source.separator"
 
 
 def id_of_text(text: str) -> str:

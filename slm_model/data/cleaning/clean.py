@@ -24,7 +24,16 @@ from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_dupli
 from slm_model.data.config import CleanConfig
 from slm_model.data.parquet import FileWriter, read_table, write_table
 from slm_model.data.parts import map_parts
-from slm_model.data.stories import RawStories, Stories, StoriesFacts, id_of_text, quantiles, story_id, story_numbers
+from slm_model.data.stories import (
+    ONE_FILE_ONE_STORY,
+    RawStories,
+    Stories,
+    StoriesFacts,
+    id_of_text,
+    quantiles,
+    story_id,
+    story_numbers,
+)
 from slm_model.digests import hash_file, hash_json
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
@@ -73,7 +82,8 @@ def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Sto
 
     if not lengths:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejected.most_common())
-        raise UserError(f"all {rejected.total():,} stories were rejected ({reasons}): see what --clean can allow")
+        hint = f"; {ONE_FILE_ONE_STORY}" if rejected["too_long"] else ""
+        raise UserError(f"all {rejected.total():,} stories were rejected ({reasons}): see what --clean can allow{hint}")
     facts = StoriesFacts(
         num_raw=raw.facts.num_stories,
         num_stories=lengths.total(),

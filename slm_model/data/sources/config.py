@@ -95,7 +95,8 @@ class StorygenSource(Config):
 
 
 class FilesSource(Config):
-    """The user's own files: Parquet, JSON lines, CSV, or text with a separator; the last three also gzipped."""
+    """The user's own files: Parquet, JSON (lines or an array), CSV, or text with a separator; all but Parquet also
+    gzipped."""
 
     kind: Literal["files"] = "files"
     path: str | None = Field(
@@ -110,7 +111,12 @@ class FilesSource(Config):
         description="A file, a folder or a glob pattern of held-out stories. None: by the files' names.",
     )
     text_column: str = Field("text", min_length=1, description="Column (or JSON key) that holds the story.")
-    separator: str = Field("<|endoftext|>", min_length=1, description="What stands between two stories in a text file.")
+    separator: str = Field(
+        "<|endoftext|>",
+        min_length=1,
+        description="What separates two stories of a text file; \\n is a line end (LF or CRLF), \\\\ a backslash. A "
+        "text file without it is one story.",
+    )
     num_stories: int | None = Field(None, ge=1, description="Training stories to take, from the first. None: all.")
     num_validation_stories: int | None = Field(
         None, ge=1, description="Held-out stories to take, from the first. None: all."
@@ -138,6 +144,12 @@ class HubSource(Config):
         description="The dataset's held-out split. None: hold out a share of the training one.",
     )
     text_column: str = Field("text", min_length=1, description="Column that holds the story.")
+    separator: str = Field(
+        "<|endoftext|>",
+        min_length=1,
+        description="What separates two stories of a text file; \\n is a line end (LF or CRLF), \\\\ a backslash. A "
+        "text file without it is one story.",
+    )
     num_stories: int | None = Field(
         40_000,
         ge=1,

@@ -17,7 +17,7 @@ from slm_model.data.sources.config import (
     file_label,
     first,
 )
-from slm_model.data.sources.file_formats import SUFFIXES, format_of, open_stories
+from slm_model.data.sources.file_formats import SUFFIXES, StoryReader, format_of
 from slm_model.digests import hash_file, hash_json
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
@@ -49,19 +49,21 @@ def resolve(
 
 def read(source: PinnedSource, config: FilesSource, run: StageRun) -> Iterator[TextBatch]:
     """The stories of all files, split by split. Raises UserError for a file that is not what it was or says it is."""
+    reader = StoryReader(config.text_column, config.separator)
     for split in ("train", "validation", "test"):
         num_stories = config.num_stories if split == "train" else config.num_validation_stories
         numbered = [(i, file) for i, file in enumerate(source.files) if file.split == split]
-        yield from first(num_stories, chain.from_iterable(_read_file(i, file, config) for i, file in numbered))
+        yield from first(num_stories, chain.from_iterable(_read_file(i, file, reader) for i, file in numbered))
 
 
-def _read_file(index: int, file: PinnedFile, config: FilesSource) -> Iterator[TextBatch]:
-    path, row = Path(file.path), 0
-    if not path.is_file() or hash_file(path) != file.sha256:
+def _read_file(index: int, pinned: PinnedFile, reader: StoryReader) -> Iterator[TextBatch]:
+    path, row = Path(pinned.path), 0
+    if not path.is_file() or hash_file(path) != pinned.sha256:
         raise UserError(f"{path} is not the file that it was when the run began: leave it in peace and run again")
-    for texts in open_stories(path, file.format, config.text_column, config.separator):
-        yield TextBatch(file.split, file_label(index), row, texts)
-        row += len(texts)
+    with path.open("rb") as file:
+        for texts in reader.read(file, pinned.format, str(path)):
+            yield TextBatch(pinned.split, file_label(index), row, texts)
+            row += len(texts)
 
 
 def _find(pattern: str, setting: str) -> dict[str, Path]:
@@ -69,7 +71,7 @@ def _find(pattern: str, setting: str) -> dict[str, Path]:
     try:
         path = Path(pattern).expanduser()
         if path.is_file():
-            if format_of(path) is None:
+            if format_of(path.name) is None:
                 raise UserError(f"{path} is of no known format: wanted {', '.join(SUFFIXES)} (the text ones also .gz)")
             return {path.name: path}
         if path.is_dir():
@@ -81,7 +83,7 @@ def _find(pattern: str, setting: str) -> dict[str, Path]:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, ~nobody, a pattern with ** in a name
         raise UserError(f"--source.{setting} {pattern!r} cannot be looked up: {error}") from None
-    found = {file.relative_to(root).as_posix(): file for file in paths if file.is_file() and format_of(file)}
+    found = {file.relative_to(root).as_posix(): file for file in paths if file.is_file() and format_of(file.name)}
     found = {name: file for name, file in found.items() if not any(part.startswith(".") for part in Path(name).parts)}
     if not found:
         formats = ", ".join(SUFFIXES)
@@ -101,6 +103,6 @@ def _pin(split: SourceSplit, name: str, path: Path, hashes: MutableMapping[str, 
     sha256 = hashes.get(key) or hash_file(path)
     if time.time_ns() - stat.st_ctime_ns > 2_000_000_000:  # a file this young could yet change within the clock's tick
         hashes[key] = sha256
-    kind = format_of(path)
+    kind = format_of(path.name)
     assert kind is not None
     return PinnedFile(split=split, format=kind, sha256=sha256, name=name, path=str(path.resolve()), size=stat.st_size)

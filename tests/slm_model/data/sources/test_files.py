@@ -174,6 +174,12 @@ def test_a_gzip_file_that_is_none_is_refused(damage: object, tmp_path: Path) -> 
         ("a.jsonl", '{"text": "One."}\n{"tetx": "Two."}\n', r"a.jsonl, line 2: no column 'text' \(it has 'tetx'\)"),
         ("a.jsonl", '{"text": "\\ud83d"}\n', r"a.jsonl, line 1: holds half a surrogate pair"),
         ("a.jsonl", "[" * 100_000, r"a.jsonl, line 1: not JSON"),
+        ("a.json", '[{"text": "One."},\n{"text": ["Two."]}]', r"a.json, line 2: 'text' holds a list, wanted text"),
+        ("a.json", '[{"text": "One."},\n2]', r"a.json, line 2: a JSON int, wanted an array of objects or of texts"),
+        ("a.json", '[{"text": "One."}\n{"text": "Two."}]', r"a.json, line 2: not JSON \('{' where ']' is wanted\)"),
+        ("a.json", '[{"text": "One."},\n{"text": "Two."', r"a.json, line 2: not JSON \(Expecting ',' delimiter\)"),
+        ("a.json", '[{"text": "One."}]\n{"text": "Two."}', r"a.json, line 2: not JSON \(text after the array\)"),
+        ("a.json", '[\n{"text": "One.", "text": "Two."}]', r"a.json, line 2: 2 columns 'text'"),
         ("a.jsonl", '{"text": "One."}\n{"text": "Two.", "text": "Three."}\n', r"a.jsonl, line 2: 2 columns 'text'"),
         ("a.csv", 'id,text\n1,"One\ntwo."\n2\n', r"a.csv, line 4: 1 field, and the header has 2"),
         ("a.csv", "text,id\nOne.,1\nTwo.\n", r"a.csv, line 3: 1 field, and the header has 2"),
@@ -213,6 +219,35 @@ def test_a_separator_is_found_wherever_the_reading_is_cut(
     assert [row["text"] for row in rows(raw)] == stories
 
 
+@pytest.mark.parametrize("typed", [r"\n\n", "\n\n", "\r\n\r\n"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_line_end_of_a_separator_is_of_either_kind_and_may_be_typed_as_an_escape(
+    typed: str, line_end: str, tmp_path: Path
+) -> None:
+    stories = ["One.", f"Two,{line_end}and more.", "Three."]
+    (tmp_path / "a.txt").write_bytes((line_end * 2).join(stories).encode())
+    assert [row["text"] for row in rows(fetch(tmp_path, tmp_path / "a.txt", separator=typed))] == stories
+
+
+def test_a_backslash_in_a_separator_is_typed_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.\\newpage Two.")
+    raw = fetch(tmp_path, tmp_path / "a.txt", separator=r"\\newpage")
+    assert [row["text"] for row in rows(raw)] == ["One.", " Two."]
+
+
+@pytest.mark.parametrize("layout", ['["One.", "Two [2]."]', '[\n {"text": "One.", "n": [1]},\n {"text": "Two [2]."}]'])
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("mark", ["", "\ufeff \n"])
+def test_a_json_array_is_read_as_json_lines_are(
+    layout: str, chunk: int, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "CHUNK_BYTES", chunk)
+    (tmp_path / "a.json").write_text(mark + layout)
+    raw = fetch(tmp_path, tmp_path / "a.json")
+    assert [row["text"] for row in rows(raw)] == ["One.", "Two [2]."]
+    assert [row["origin"] for row in rows(raw)] == ["file 0:0", "file 0:1"]
+
+
 def test_a_text_file_without_its_separator_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +265,7 @@ def test_a_text_file_without_its_separator_is_refused_before_it_fills_the_memory
         ("a.jsonl.gz", '{"text": ""}\n'),
         ("a.jsonl.gz", "\n"),
         ("a.csv.gz", "text\n"),
+        ("a.json.gz", '[""' + ', ""' * 999_999 + "]"),
         ("a.csv.gz", "text\n\n\n\n\n\n\n"),
     ],
 )
