@@ -5,17 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 
-def prepared_dataset(dataset: str, config_name: str, commit: str) -> Any:
-    """The builder over a dataset's prepared files in the library's cache, which may not be there: see ``cache_dir``.
-
-    It streams what it reads, where the documented ``as_dataset`` maps all of it into memory.
-    """
-    from datasets.packaged_modules.cache.cache import Cache
-
-    name = dataset.rpartition("/")[2]
-    return Cache(dataset_name=name, repo_id=dataset, config_name=config_name, hash=commit)
-
-
 def http_error() -> type[Exception]:
     """Any error of the HTTP library under `huggingface_hub`, a refused connection too: which one depends on the
     version."""
@@ -30,5 +19,5 @@ def commit_of(builder: Any) -> str:
 
 
 def data_files_of(builder: Any) -> dict[str, list[str]]:
-    """The files that a builder will read, by split. They may be replaced by local ones before it does."""
+    """The addresses of the files that a builder would read, by split."""
     return cast(dict[str, list[str]], builder.config.data_files)

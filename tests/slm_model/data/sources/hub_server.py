@@ -37,6 +37,7 @@ class Hub(ThreadingHTTPServer):
         self.served: list[tuple[str, int, int]] = []
         self.cuts: list[tuple[str, int, bool]] = []  # file, bytes, whether by a reset
         self.altered: set[str] = set()
+        self.missing: set[str] = set()  # files that are listed and answer 404
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -121,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
         return entry
 
     def resolve(self, path: Path, commit: str, name: str) -> None:
-        if not path.is_file():
+        if not path.is_file() or path.name in self.server.missing:
             self.refuse(404, "EntryNotFound")
             return
         data, headers = path.read_bytes(), {"X-Repo-Commit": commit}

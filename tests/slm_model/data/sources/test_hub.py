@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -44,8 +46,7 @@ for i, job in enumerate(json.load(sys.stdin)):
         source = PinnedSource(**job["pin"]) if "pin" in job else resolve(config)
         result = {"pin": source.model_dump()}
         if job.get("fetch", True):
-            resume = Path(job["resume"]) if "resume" in job else None
-            raw = download(Path(sys.argv[1]) / str(i), source, config, StageRun(resume=resume))
+            raw = download(Path(sys.argv[1]) / str(i), source, config, StageRun())
             digest = sha256(b"".join(part.read_bytes() for part in raw.parts())).hexdigest()
             rows = [row for part in raw.parts() for row in read_table(part).to_pylist()]
             result |= {"facts": raw.facts.model_dump(), "first": rows[0], "last": rows[-1], "digest": digest}
@@ -140,9 +141,11 @@ def test_what_is_wrong_is_named_with_its_remedy(hub: Hub, folder: Path) -> None:
         r"no dataset 'someone/nothing' at http://127.0.0.1:\d+: check --source.dataset": job("someone/nothing"),
         r"someone/TinyTales has no revision 'v9': check --source.revision": job(revision="v9"),
         r"someone/TinyTales has no revision 'c{40}': check --source.revision": job(revision="c" * 40),
-        r"no column 'story' \(it has 'title', 'text'\): see --source.text_column": job(text_column="story"),
-        r"no split 'training' \(it has 'train', 'validation'\)": job(train_split="training"),
-        r"no split 'held' ": job(validation_split="held"),
+        r"no column 'story' \(it has 'title', 'text'\): name the right one with --source.text_column": job(
+            text_column="story"
+        ),
+        r"no split 'training' \(it has 'train', 'validation'\): see --source.train-split": job(train_split="training"),
+        r"no split 'held' .*: see --source.validation-split": job(validation_split="held"),
         r"someone/gated is gated: accept its terms on the hub and set HF_TOKEN": job("someone/gated"),
         r"'a/b/c' is no name of a dataset": job("a/b/c"),
         r"SourceUnreachable: someone/broken could not be fetched.*503.*slm run quick": job("someone/broken"),
@@ -198,47 +201,129 @@ def test_a_broken_connection_costs_neither_a_story_nor_what_was_fetched(
 
 
 @pytest.mark.slow
-def test_a_download_that_failed_goes_on_from_its_resume_folder(
+def test_a_download_that_failed_is_resumed_by_the_next_one(
     hub: Hub, folder: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
-    job = {"config": WHOLE, "resume": str(tmp_path / "resume")}
-    half = tmp_path / "resume" / "data" / TRAIN
-    half.parent.mkdir(parents=True)
-    bytes_there = (folder / "old" / "data" / TRAIN).read_bytes()
-    half.write_bytes(bytes_there[:7000])
+    hub.cuts[:] = [(TRAIN, 7000, False), *[(TRAIN, 0, False)] * 4]
+    [failed] = ask(hub.endpoint, tmp_path, {"config": WHOLE})
+    assert failed["error"].startswith(f"SourceUnreachable: {REPO}/data/{TRAIN} could not be fetched"), failed
+    assert not hub.cuts
     hub.served.clear()
-    assert ask(hub.endpoint, tmp_path, job) == undisturbed[1:]
-    assert (TRAIN, 7000, len(bytes_there)) in hub.served and (TRAIN, 0, len(bytes_there)) not in hub.served
+    assert ask(hub.endpoint, tmp_path, {"config": WHOLE}) == undisturbed[1:]
+    size = (folder / "old" / "data" / TRAIN).stat().st_size
+    assert [(start, stop) for name, start, stop in hub.served if name == TRAIN] == [(7000, size)]
 
 
 @pytest.mark.slow
 def test_bytes_other_than_the_hub_declares_are_refused_and_not_kept(
     hub: Hub, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
-    job = {"config": WHOLE, "resume": str(tmp_path / "resume")}
     hub.altered.add(TRAIN)
     try:
-        [found] = ask(hub.endpoint, tmp_path, job)
+        [found] = ask(hub.endpoint, tmp_path, {"config": WHOLE})
     finally:
         hub.altered.clear()
-    assert found["error"].startswith(f"SourceUnreachable: data/{TRAIN} of {REPO} at aaaaaaaa (main) came with other")
+    assert found["error"].startswith(f"SourceUnreachable: {REPO}/data/{TRAIN} at aaaaaaaa came with other bytes")
     assert "was thrown away: run again" in found["error"]
-    assert ask(hub.endpoint, tmp_path, job) == undisturbed[1:]
+    assert ask(hub.endpoint, tmp_path, {"config": WHOLE}) == undisturbed[1:]
 
 
 @pytest.mark.slow
-def test_a_slice_whose_bytes_make_no_sense_is_an_error_with_a_remedy(hub: Hub, tmp_path: Path) -> None:
-    path = hub.commits[OLD] / "data" / TRAIN
-    good = path.read_bytes()
-    path.write_bytes(good[:-100] + bytes(100))
-    try:
-        found = ask(hub.endpoint, tmp_path, {"config": SLICE}, {"config": WHOLE})
-    finally:
-        path.write_bytes(good)
-    for error in found:
-        assert (
-            error["error"].startswith(f"SourceUnreachable: {REPO} cannot be read (") and "run again" in error["error"]
-        )
+def test_a_damaged_file_in_the_cache_is_fetched_again(
+    hub: Hub, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    ask(hub.endpoint, tmp_path, {"config": WHOLE})
+    for path in (tmp_path / "hf" / "assets").rglob("files/*"):
+        if path.stat().st_size:
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert ask(hub.endpoint, tmp_path, {"config": WHOLE}) == undisturbed[1:]
+
+
+def revision(hub: Hub, folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
+    """A job that reads the training split of a new commit, which has these files."""
+    commit = f"{len(hub.commits):040x}"
+    for name, content in files.items():
+        path = folder / commit / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    hub.commits[commit] = folder / commit
+    config = {"dataset": REPO, "revision": commit, "validation_split": None, "num_stories": None}
+    return {"config": config}
+
+
+def parquet(**columns: list[Any]) -> bytes:
+    pq.write_table(pa.table(columns), buffer := pa.BufferOutputStream())
+    return buffer.getvalue().to_pybytes()
+
+
+def card(text: str) -> bytes:
+    return f"---\n{text}\n---\n".encode()
+
+
+LINES = b"".join(b'{"text": "Story %d."}\n' % i for i in range(20))
+
+
+def test_only_the_text_column_of_a_file_has_to_be_right(hub: Hub, tmp_path: Path) -> None:
+    wrong_sizes = "dataset_info: {features: [{name: text, dtype: string}], splits: [{name: train, num_examples: 99}]}"
+    wrong_features = "dataset_info: {features: [{name: text, dtype: int64}, {name: other, dtype: string}]}"
+    cases: list[tuple[int, dict[str, bytes]]] = [
+        (3, {"train-0.parquet": parquet(text=["a", "b"]), "train-1.parquet": parquet(id=[1], text=["c"])}),
+        (3, {"train/a.parquet": parquet(text=["a"], n=[1]), "train/b.parquet": parquet(text=["b", "c"], n=["x", "y"])}),
+        (20, {"train.jsonl": LINES, "README.md": card(wrong_sizes)}),
+        (20, {"train.jsonl": LINES, "README.md": card(wrong_features)}),
+        (20, {"train-0.jsonl": LINES, "train-1.jsonl": b""}),
+        (20, {"train.jsonl.gz": gzip.compress(LINES)}),
+        (2, {"train.json": b'[{"text": "a"}, {"text": "b"}]'}),
+        (2, {"train.txt": b"One.\nTwo.\n<|endoftext|>\nThree.\n\nFour.\n<|endoftext|>\n"}),
+        (20, {"data/train #1%20\u00e9.jsonl": LINES}),
+    ]
+    jobs = [revision(hub, tmp_path, files) for _, files in cases]
+    streamed = [{"config": {**job["config"], "num_stories": 10**6}} for job in jobs]
+    found = ask(hub.endpoint, tmp_path, *streamed, *jobs)
+    for (num_stories, files), in_ranges, whole in zip(cases, found[: len(jobs)], found[len(jobs) :], strict=True):
+        assert whole == in_ranges, files
+        assert whole.get("facts", whole)["num_stories"] == num_stories, (files, whole)
+
+
+def test_what_is_wrong_in_a_file_of_the_hub_is_one_line_and_not_tried_again(hub: Hub, tmp_path: Path) -> None:
+    good = parquet(text=["a"] * 500)
+    cases: dict[str, dict[str, bytes]] = {
+        r"TinyTales/b/train.parquet: column 'text' holds int64, wanted text": {"b/train.parquet": parquet(text=[1])},
+        r"TinyTales/train.jsonl, line 21: not JSON": {"train.jsonl": LINES + b'{"text": "x\n' + LINES},
+        r"TinyTales/train.jsonl, line 21: 'text' holds a list, wanted text": {
+            "train.jsonl": LINES + b'{"text": ["x"]}\n'
+        },
+        r"TinyTales/train.csv: byte 8 \(0xE9\) is not UTF-8": {"train.csv": b"text\nCaf\xe9.\n"},
+        r"TinyTales/train.csv, line 3: 3 fields, and the header has 2": {"train.csv": b"text,id\na,1\nb, c,2\n"},
+        r"the datasets library cannot open someone/TinyTales \(.*scripts are no.*TinyTales.py\).*as Parquet": {
+            "TinyTales.py": b"",
+            "train.jsonl": LINES,
+        },
+        r"cannot open someone/TinyTales \(\w+Error: while parsing": {
+            "README.md": card("configs: [a: b: c"),
+            "train.jsonl": LINES,
+        },
+        r"cannot open someone/TinyTales \(ValueError: .*Strung": {
+            "README.md": card("dataset_info: {features: [{name: text, dtype: strung}]}"),
+            "train.jsonl": LINES,
+        },
+        r"cannot open someone/TinyTales \(JSONDecodeError": {"dataset_infos.json": b"{", "train.jsonl": LINES},
+        r"cannot open someone/TinyTales \(EmptyDatasetError": {"README.md": b"# Nothing"},
+        r"TinyTales/train.jsonl.gz is not readable as gzip": {"train.jsonl.gz": gzip.compress(LINES)[:-9]},
+        r"TinyTales/train.parquet is not readable as Parquet": {"train.parquet": good[: len(good) // 2]},
+        r"TinyTales/train.arrow is of no format that is read here .*refs/convert/parquet": {"train.arrow": b"x"},
+        r"TinyTales/train.jsonl.zst is of no format that is read here": {"train.jsonl.zst": b"x"},
+        r"http://127.0.0.1:\d+ does not give someone/TinyTales/train-1.jsonl \(404": {
+            "train-0.jsonl": LINES,
+            "train-1.jsonl": LINES,
+        },
+    }
+    hub.missing.add("train-1.jsonl")
+    found = ask(hub.endpoint, tmp_path, *(revision(hub, tmp_path, files) for files in cases.values()))
+    for pattern, result in zip(cases, found, strict=True):
+        assert re.match(f"UserError: .*{pattern}", result.get("error", "")), (pattern, result)
+        assert "\n" not in result["error"]
+    assert sum("GET" in request and "train-1.jsonl" in request for request in hub.requests) == 1
 
 
 @pytest.mark.slow
@@ -272,4 +357,4 @@ def test_a_configuration_is_chosen_by_name_or_the_names_are_listed(hub: Hub, tmp
         readme.write_text(plain)
     assert (long["facts"]["num_stories"], short["facts"]["num_stories"]) == (2000, 3000)
     for found in (without, wrong):
-        assert "'short', 'long'" in found["error"] and found["error"].endswith("see --source.config-name")
+        assert "'short', 'long'" in found["error"] and "see --source.config-name" in found["error"]

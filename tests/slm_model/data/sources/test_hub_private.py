@@ -9,20 +9,9 @@ from pathlib import Path
 import datasets
 
 import slm_model
-from slm_model.data.sources.hub_private import commit_of, data_files_of, http_error, prepared_dataset
+from slm_model.data.sources.hub_private import commit_of, data_files_of, http_error
 
-COMMIT = "0" * 40
 REMEDY = "an upgrade moved it: mend slm_model/data/sources/hub_private.py"
-
-
-def test_the_builder_over_prepared_files_names_their_folder_and_streams_them() -> None:
-    try:
-        builder = prepared_dataset("owner/tales", "default", COMMIT)
-    except (ImportError, TypeError) as error:
-        raise AssertionError(f"datasets' Cache: {REMEDY}") from error
-    folder = Path(builder.cache_dir)
-    assert folder.parts[-4:] == ("owner___tales", "default", "0.0.0", COMMIT), f"Cache.cache_dir: {REMEDY}"
-    assert not folder.exists() and callable(builder.as_streaming_dataset), REMEDY
 
 
 def test_a_builder_knows_its_commit_and_its_files(tmp_path: Path) -> None:
