@@ -194,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"slm: {notice}", file=sys.stderr)
         arguments[0] = new
     top = parser()
+    if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
+        top.error(f"the argument {bad!r} is not UTF-8: a file of such a name must be renamed")
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
     signal.signal(signal.SIGTERM, _terminated)

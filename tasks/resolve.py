@@ -53,9 +53,13 @@ def _read_hashes(root: Path) -> MutableMapping[str, str]:
     return hashes
 
 
+def _line(source: PinnedSource) -> str:
+    return "; ".join(filter(None, [source.describe(), source.describe_files()]))
+
+
 def _run(engine: Engine, config: SourceConfig) -> StepResult[PinnedSource]:
     source = pin(config, engine.store.root, engine.placement.offline)
-    return StepResult(source, source.describe())
+    return StepResult(source, _line(source))
 
 
 def _plan(engine: Engine, config: SourceConfig) -> StepResult[PinnedSource] | str:
@@ -68,7 +72,7 @@ def _plan(engine: Engine, config: SourceConfig) -> StepResult[PinnedSource] | st
             source = sources.resolve(config, offline=True, last=last_pin(config, root))
         except UserError:
             return "the source has never been looked up"
-    return StepResult(source, source.describe())
+    return StepResult(source, _line(source))
 
 
 resolve = Step("resolve", _run, _plan, retries=2)

@@ -41,6 +41,13 @@ def test_a_command_that_was_copied_with_its_checkout_refuses_to_run_the_first_ch
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_an_argument_that_is_not_utf8_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "sample", "--source.path", "caf\udce9.txt"])  # as Python shows the byte 0xE9
+    assert left.value.code == 2
+    assert r"the argument 'caf\udce9.txt' is not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

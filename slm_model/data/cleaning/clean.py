@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,13 @@ def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Sto
             run.report(num_done, {"parts": len(parts) + num_parts, "of_parts": 2 * len(parts)})
     shutil.rmtree(scratch)
 
-    if not lengths:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejected.most_common())
-        hint = f"; {ONE_FILE_ONE_STORY}" if rejected["too_long"] else ""
-        raise UserError(f"all {rejected.total():,} stories were rejected ({reasons}): see what --clean can allow{hint}")
+    like_held_out = int(np.count_nonzero((instead >= 0) & (ranks > ranks[instead])))
+    refuse_empty(raw, by_split, out / "rejected.parquet", like_held_out)
     facts = StoriesFacts(
         num_raw=raw.facts.num_stories,
         num_stories=lengths.total(),
         rejected=dict(sorted(rejected.items())),
-        num_like_held_out=int(np.count_nonzero((instead >= 0) & (ranks > ranks[instead]))),
+        num_like_held_out=like_held_out,
         less_similar_than=config.near_duplicate_similarity if config.reject_near_duplicates else None,
         repaired=dict(sorted(repaired.items())),
         by_split=dict(sorted(by_split.items())),
@@ -97,6 +96,27 @@ def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Sto
     )
     assert facts.num_raw == facts.num_stories + sum(facts.rejected.values()), "a story was lost or counted twice"
     return Stories(out, facts)
+
+
+def refuse_empty(raw: RawStories, kept: Mapping[str, int], rejected: Path, like_held_out: int) -> None:
+    """Raise UserError if no story is kept: of all, of those to train on, or of those that the source holds out."""
+    held_out = [split for split in raw.facts.by_split if split != "train"]
+    for splits, what in ((["train", *held_out], ""), (["train"], "training "), (held_out, "held-out ")):
+        number = sum(raw.facts.by_split.get(split, 0) for split in splits)
+        if not number or any(kept.get(split) for split in splits):
+            continue
+        table = read_table(rejected, ["split", "reason"])
+        of_splits = table.filter(pc.is_in(table["split"], pa.array(splits)))
+        found = Counter(of_splits["reason"].to_pylist()).most_common()
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in found)
+        remedy = "see what --clean can allow"
+        if what == "training " and like_held_out:
+            remedy = f"{like_held_out:,} of them equal or resemble a held-out story: hold other stories out"
+        elif what == "held-out ":
+            remedy += ", or hold other stories out"
+        if any(reason == "too_long" for reason, _ in found):
+            remedy += f"; {ONE_FILE_ONE_STORY}"
+        raise UserError(f"all {number:,} {what}stories were rejected ({reasons}): {remedy}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ can always be traced to the very bytes it was made from. What a kind does stands
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -45,6 +45,7 @@ class PinnedSource(Record):
     dataset: str | None = None
     asked: str | None = None  # the moving name that became the revision
     files: tuple[PinnedFile, ...] = ()
+    unread: tuple[str, ...] = ()  # files there that are not read, each with the reason
     note: str | None = None  # how this pin came about, where that is out of the ordinary
 
     @property
@@ -68,9 +69,23 @@ class PinnedSource(Record):
             text = f"storygen {self.revision}"
         return f"{text}; {self.note}" if self.note else text
 
+    def describe_files(self) -> str:
+        """Which files are read as which split, and which are not read; empty for a source without files."""
+        kinds: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+        for file in self.files:
+            kinds[file.split].append(file.name)
+        kinds["not read"] = list(self.unread)
+        return "; ".join(f"{kind}: {few(names)}" for kind, names in kinds.items() if names)
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Names for one line: the first of them, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
 
 class TextBatch(NamedTuple):
-    """Consecutive stories of one split as a source has them."""
+    """Consecutive stories of one split as a source has them. Each split that is read has one, even without a story."""
 
     split: SourceSplit
     origin: str  # row i comes from f"{origin}:{first_row + i}"
@@ -102,13 +117,17 @@ class FilesSource(Config):
     path: str | None = Field(
         None,
         min_length=1,
-        description="A file, a folder or a glob pattern. In a folder or pattern, files named so (stories-valid.txt, "
-        "test-00000.parquet) are held out, unless validation_path is given.",
+        description="A file, a folder or a glob pattern.",
     )
     validation_path: str | None = Field(
         None,
         min_length=1,
         description="A file, a folder or a glob pattern of held-out stories. None: by the files' names.",
+    )
+    splits_by_name: bool = Field(
+        True,
+        description="Without a validation_path: divide the files of a folder or pattern by their names and folders as "
+        "the datasets library does (train/, test/, stories-valid.txt, eval.jsonl). False: all are for training.",
     )
     text_column: str = Field("text", min_length=1, description="Column (or JSON key) that holds the story.")
     separator: str = Field(
@@ -123,7 +142,7 @@ class FilesSource(Config):
     )
 
     module: ClassVar[str | None] = "slm_model.data.sources.files"
-    not_identity: ClassVar[frozenset[str]] = frozenset({"path", "validation_path"})
+    not_identity: ClassVar[frozenset[str]] = frozenset({"path", "validation_path", "splits_by_name"})
 
 
 class HubSource(Config):
@@ -179,6 +198,13 @@ def resolve(
     """
     pinned: PinnedSource = config.implementation().resolve(config, offline, last, {} if hashes is None else hashes)
     return pinned
+
+
+def no_stories(split: SourceSplit) -> TextBatch:
+    """The first batch of a split that is read."""
+    import pyarrow as pa
+
+    return TextBatch(split, "", 0, pa.array([], pa.string()))
 
 
 def file_label(index: int) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slm_model.data.sources.config import FilesSource, HubSource, few
 from slm_model.data.sources.json_array import items_of_array
 from slm_model.errors import UserError
 
@@ -40,11 +41,13 @@ def format_of(name: str) -> str | None:
 
 
 class StoryReader:
-    """Reads stories from files. ``separator``: of text files, as a user types it, so that ``\\n`` is a line end."""
+    """Reads stories from files, as the settings of a source say."""
 
-    def __init__(self, text_column: str, separator: str) -> None:
-        self.text_column = text_column
-        self.separator = re.sub(r"\\[nrt\\]", lambda escape: _ESCAPES[escape[0]], separator)
+    def __init__(self, config: FilesSource | HubSource) -> None:
+        self.text_column = config.text_column
+        self.separator = re.sub(r"\\[nrt\\]", lambda escape: _ESCAPES[escape[0]], config.separator)
+        self._is_default = config.separator == type(config).model_fields["separator"].default
+        self._unseparated: list[str] | None = []  # text files so far, until a separator is found
 
     def read(self, file: io.BufferedIOBase, kind: str, where: str) -> Iterator[pa.StringArray]:
         """The stories of an opened file in their order, as arrays of valid UTF-8; null where the file has none.
@@ -54,16 +57,55 @@ class StoryReader:
         if kind == "parquet":
             yield from _parquet(file, where, self.text_column)
             return
-        read = {"jsonl": _json, "csv": _csv, "txt": _text}[kind.removesuffix(".gz")]
         opened = Opened(where, file)
         if kind.endswith(".gz"):
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             opened = Opened(where, gzip.GzipFile(fileobj=file), max(64 * CHUNK_BYTES, MAX_UNPACKING * size))
+        stories: Iterator[str | None]
+        match kind.removesuffix(".gz"):
+            case "jsonl":
+                stories = _json(opened, self.text_column)
+            case "csv":
+                stories = _csv(opened, self.text_column)
+            case _:
+                stories = self._text(opened)
         try:
-            yield from _arrays(read(opened, self.separator if read is _text else self.text_column))
+            yield from _arrays(stories)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{where} is not readable as gzip, although its name says so ({error})") from None
+
+    def finish(self) -> None:
+        """Raise UserError if no text file had the separator that the user named."""
+        if self._unseparated and not self._is_default:
+            what = f"there is no {self.separator!r} in {few(self._unseparated)}"
+            raise UserError(f"{what}: name what separates the stories with --source.separator, or leave it out")
+
+    def _text(self, opened: Opened) -> Iterator[str]:
+        """What is between two separators is a story, except an empty text before the first or after the last one.
+
+        A line end in the separator is one of either kind, LF or CRLF.
+        """
+        if self._unseparated is not None:
+            self._unseparated.append(opened.where)
+        lines = re.split("\r?\n", self.separator)
+        mark = re.compile(b"\r?\n".join(re.escape(line.encode()) for line in lines))
+        held, offset = b"", 0  # where in the file ``held`` begins
+        while chunk := opened.file.read(CHUNK_BYTES):
+            opened.check_size(offset)
+            held, start = held + chunk, 0
+            for found in mark.finditer(held):
+                self._unseparated = None
+                piece = held[start : found.start()]
+                if offset + start or piece.strip(BYTE_ORDER_MARK + b" \r\n"):
+                    yield _decode(piece, opened.where, offset + start)
+                start = found.end()
+            held, offset = held[start:], offset + start
+            if len(held) > MAX_STORY_BYTES:
+                what = f"no {self.separator!r} between stories in {len(held) >> 20} MB from byte {offset}"
+                raise UserError(f"{opened.where}: {what}: name what separates them with --source.separator")
+        if held.strip(BYTE_ORDER_MARK + b" \r\n"):
+            yield _decode(held, opened.where, offset)
 
 
 class Opened(NamedTuple):
@@ -174,30 +216,6 @@ def _csv(opened: Opened, text_column: str) -> Iterator[str]:
                 raise UserError(f"{where}, line {rows.line_num}: {found}: put a text that holds a comma in quotes")
     except csv.Error as error:
         raise UserError(f"{where}, line {rows.line_num}: not CSV ({error})") from None
-
-
-def _text(opened: Opened, separator: str) -> Iterator[str]:
-    """What is between two separators is a story, except an empty text before the first or after the last one.
-
-    A line end in the separator is one of either kind, LF or CRLF.
-    """
-    lines = re.split("\r?\n", separator)
-    mark = re.compile(b"\r?\n".join(re.escape(line.encode()) for line in lines))
-    held, offset = b"", 0  # where in the file ``held`` begins
-    while chunk := opened.file.read(CHUNK_BYTES):
-        opened.check_size(offset)
-        held, start = held + chunk, 0
-        for found in mark.finditer(held):
-            piece = held[start : found.start()]
-            if offset + start or piece.strip(BYTE_ORDER_MARK + b" \r\n"):
-                yield _decode(piece, opened.where, offset + start)
-            start = found.end()
-        held, offset = held[start:], offset + start
-        if len(held) > MAX_STORY_BYTES:
-            what = f"no {separator!r} between stories in {len(held) >> 20} MB from byte {offset}"
-            raise UserError(f"{opened.where}: {what}: name what separates them with --source.separator")
-    if held.strip(BYTE_ORDER_MARK + b" \r\n"):
-        yield _decode(held, opened.where, offset)
 
 
 def _lines(opened: Opened) -> Iterator[tuple[int, str]]:

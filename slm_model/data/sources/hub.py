@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from slm_model.atomic_files import write_atomically
-from slm_model.data.sources.config import HubSource, PinnedSource, SourceSplit, SourceUnreachable, TextBatch, first
+from slm_model.data.sources.config import (
+    HubSource,
+    PinnedSource,
+    SourceSplit,
+    SourceUnreachable,
+    TextBatch,
+    first,
+    no_stories,
+)
 from slm_model.data.sources.file_formats import SUFFIXES, StoryReader, format_of
 from slm_model.data.sources.hub_files import AS_PARQUET, TIMEOUT_SECONDS, Files, HubFile, endpoint, errors_explained
 from slm_model.data.sources.hub_private import commit_of, data_files_of
@@ -77,10 +85,12 @@ def read(source: PinnedSource, config: HubSource, run: StageRun) -> Iterator[Tex
         if name not in of_split:
             present = ", ".join(repr(name) for name in of_split)
             raise UserError(f"{config.dataset} has no split {name!r} (it has {present}): see --source.{split}-split")
-    reader = StoryReader(config.text_column, config.separator)
+    reader = StoryReader(config)
     for split, name, num_stories in splits:
+        yield no_stories(split)
         texts = chain.from_iterable(_texts(file, reader, files, num_stories is None) for file in of_split[name])
         yield from first(num_stories, _in_one_count(texts, split, name))
+    reader.finish()
 
 
 def _in_one_count(all_texts: Iterator[pa.StringArray], split: SourceSplit, name: str) -> Iterator[TextBatch]:

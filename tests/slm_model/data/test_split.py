@@ -106,7 +106,7 @@ def test_the_side_of_a_story_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("num_stories", "error"),
     [
-        (1, r"1 story is too few to share out \(.* would be empty\): .*--split.validation_share"),
+        (1, r"1 story is too few to share out \(.* would be empty\): .*--source.separator.*--split.validation_share"),
         (3, r"3 stories are too few"),
     ],
 )

@@ -174,6 +174,29 @@ def test_when_all_stories_are_rejected_the_reasons_are_counted(tmp_path: Path) -
         clean(tmp_path / "out", raw, CleanConfig(), StageRun())
 
 
+def test_held_out_stories_of_which_none_is_kept_are_refused(tmp_path: Path) -> None:
+    good = [GOOD.format(i) for i in range(3)]
+    raw = raw_stories(tmp_path / "raw", [*good, ("x", "validation"), ("y", "validation")])
+    with pytest.raises(UserError, match=r"^all 2 held-out stories were rejected \(too_short 2\): .* hold other"):
+        clean(tmp_path / "out", raw, CleanConfig(), StageRun())
+    some = raw_stories(tmp_path / "some", [*good, ("x", "validation"), (GOOD.format("four"), "test")])
+    assert clean(tmp_path / "kept", some, CleanConfig(), StageRun()).facts.by_split == {"train": 3, "test": 1}
+
+
+def test_training_stories_that_only_copy_the_held_out_ones_are_refused_with_that_reason(tmp_path: Path) -> None:
+    good = [GOOD.format(i) for i in range(3)]
+    raw = raw_stories(tmp_path / "raw", [*good, "Short.", *((text, "validation") for text in good)])
+    error = r"^all 4 training stories were rejected \(exact_duplicate 3, too_short 1\): 3 of them equal or resemble"
+    with pytest.raises(UserError, match=error):
+        clean(tmp_path / "out", raw, CleanConfig(), StageRun())
+
+
+def test_a_story_that_is_too_long_may_be_a_text_without_separators(tmp_path: Path) -> None:
+    raw = raw_stories(tmp_path / "raw", [GOOD.format(1) * 1000])
+    with pytest.raises(UserError, match=r"all 1 stories were rejected \(too_long 1\): .*--source.separator"):
+        clean(tmp_path / "out", raw, CleanConfig(), StageRun())
+
+
 def test_progress_is_reported(tmp_path: Path) -> None:
     heard: list[tuple[int, Mapping[str, Any]]] = []
     run = StageRun(report=lambda step, values: heard.append((step, values)))

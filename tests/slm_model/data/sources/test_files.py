@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -309,13 +310,81 @@ def test_files_named_so_are_held_out(tmp_path: Path) -> None:
     splits = {row["text"].strip(): row["split"] for row in rows(fetch(tmp_path, folder))}
     assert splits == {
         "TinyStories-train.txt": "train",
-        "contest.csv": "train",
         "TinyStories-valid.txt": "validation",
         "latest_dev.csv": "validation",
         "test-00000.jsonl": "test",
     }
+    assert resolve(FilesSource(path=str(folder))).describe_files() == (
+        "train: TinyStories-train.txt; validation: TinyStories-valid.txt, latest_dev.csv; test: test-00000.jsonl; "
+        "not read: contest.csv (in no split by its name, as others are)"
+    )
+    every = fetch(tmp_path / "every", folder, splits_by_name=False)
+    assert every.facts.by_split == {"train": 5}
     one = fetch(tmp_path / "one", folder / "TinyStories-valid.txt")  # named by itself, it is what it is named for
     assert one.facts.by_split == {"train": 1}
+
+
+def test_folders_named_so_are_held_out(tmp_path: Path) -> None:
+    for split, number in {"train": 4, "validation": 1, "test": 2}.items():
+        (tmp_path / "data" / split).mkdir(parents=True)
+        written(tmp_path / "data" / split / "0.jsonl", [f"{split} {i}" for i in range(number)])
+    for path in (tmp_path / "data", f"{tmp_path}/data/*/0.jsonl"):
+        assert fetch(tmp_path, path).facts.by_split == {"train": 4, "validation": 1, "test": 2}
+
+
+def test_files_that_are_not_read_are_named_once(tmp_path: Path) -> None:
+    (tmp_path / "data" / "__MACOSX").mkdir(parents=True)
+    for name in ("a.tsv", "b.jsonl.zst", "c.md", "d.arrow", ".DS_Store", "dataset_info.json", "__MACOSX/a.txt"):
+        (tmp_path / "data" / name).write_text("{}")
+    for name in ("e.txt", "f.txt"):
+        written(tmp_path / "data" / name, ["One."])
+    pinned = resolve(FilesSource(path=str(tmp_path / "data")))
+    assert pinned.describe_files() == (
+        "train: e.txt, f.txt; not read: a.tsv (of no known format), b.jsonl.zst (of no known format), "
+        "c.md (of no known format), d.arrow (of no known format), dataset_info.json (it describes a dataset)"
+    )
+    (tmp_path / "data" / "a.tsv").unlink()
+    assert resolve(FilesSource(path=str(tmp_path / "data"))).digest == pinned.digest
+
+
+def test_many_files_are_named_in_one_short_line(tmp_path: Path) -> None:
+    for i in range(40):
+        written(tmp_path / f"{i:02}.txt", ["One."])
+    files = resolve(FilesSource(path=str(tmp_path))).describe_files()
+    assert files == "train: 00.txt, 01.txt, 02.txt, 03.txt, 04.txt and 35 more"
+
+
+def test_held_out_files_without_a_story_are_refused(tmp_path: Path) -> None:
+    train, empty = written(tmp_path / "tr.jsonl", STORIES), tmp_path / "va.jsonl"
+    for text, what in (("", "no story"), ('{"text": null}\n', "1 stories without any text")):
+        empty.write_text(text)
+        with pytest.raises(UserError, match=f"^va.jsonl holds {what} to hold out: check the text column"):
+            fetch(tmp_path, train, validation_path=str(empty))
+
+
+def test_a_separator_that_occurs_nowhere_is_refused(tmp_path: Path) -> None:
+    (folder := tmp_path / "data").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text("One.\n\nTwo.")
+    assert fetch(tmp_path / "one each", folder).facts.num_stories == 2
+    with pytest.raises(UserError, match=r"there is no '###' in .*a.txt, .*b.txt: name what separates"):
+        fetch(tmp_path, folder, separator="###")
+    (folder / "b.txt").write_text("One.###Two.")
+    assert fetch(tmp_path / "some", folder, separator="###").facts.num_stories == 3
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a file's name is always UTF-8")
+def test_a_name_that_is_not_utf8_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/caf\udce9.txt", "caf\udce9/a.txt", "b/caf\udce9.md"):  # as Python shows the byte 0xE9
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("One.")
+    for folder, path in (("a", "."), ("caf\udce9", "a.txt")):
+        monkeypatch.chdir(tmp_path / folder)
+        with pytest.raises(UserError, match=r"the name .*caf\\xe9.* is not UTF-8: rename it"):
+            resolve(FilesSource(path=path))
+    written(tmp_path / "b" / "b.txt", STORIES)
+    pinned = resolve(FilesSource(path=str(tmp_path / "b")))
+    assert pinned.describe_files() == r"train: b.txt; not read: caf\xe9.md (of no known format)"
 
 
 def test_a_held_out_path_is_taken_out_of_the_training_path(tmp_path: Path) -> None:

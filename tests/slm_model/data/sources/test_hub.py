@@ -315,7 +315,7 @@ def test_what_is_wrong_in_a_file_of_the_hub_is_one_line_and_not_tried_again(hub:
         r"TinyTales/train.jsonl.zst is of no format that is read here": {"train.jsonl.zst": b"x"},
         r"http://127.0.0.1:\d+ does not give someone/TinyTales/train-1.jsonl \(404": {
             "train-0.jsonl": LINES,
-            "train-1.jsonl": LINES,
+            "train-1.jsonl": LINES + LINES,
         },
     }
     hub.missing.add("train-1.jsonl")
