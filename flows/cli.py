@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``slm --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import keyword
 import os
 import shlex
 import signal
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     for title, module, add in (
         ("build a model", "build", _add_build),
         ("use and manage models", "models", _add_models),
+        ("exchange models with other systems", "formats", _add_formats),
         ("compare settings", "trials", _add_trials),
         ("see what was made from what", "lineage", _add_lineage),
         ("servers and environment", "services", _add_services),
@@ -118,6 +120,20 @@ def _add_models(command: Command) -> None:
     rollback.add_argument("name", help="registered model")
     for made in (promote, rollback):
         made.add_argument("--why", default=f"{made.prog.split()[-1]}, no reason given", help="kept on the version")
+
+
+def _add_formats(command: Command) -> None:
+    export = command("export", "write a model for transformers, llama.cpp, Ollama or llama2.c")
+    reference = "NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; `champion`: the newest champion"
+    export.add_argument("model", help=reference)
+    export.add_argument("out", help="the folder to make")
+    export.add_argument("--to", required=True, choices=["huggingface", "gguf", "llama2c"], help="the format")
+    text = "how GGUF stores matrices; default: f32, every bit of them"
+    export.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f32", help=text)
+    text = "licence of the stories, as the hub names it (cdla-sharing-1.0), for the model card"
+    export.add_argument("--data-license", default=None, metavar="NAME", help=text)
+    text = "upload the folder to this repository of the Hugging Face hub, made private if there is none"
+    export.add_argument("--push", default=None, metavar="REPO", help=text)
 
 
 def _add_trials(command: Command) -> None:
@@ -204,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     from tasks.engine.paths import copied_environment
 
     function = options.command.replace("-", "_")
+    function += "_" * keyword.iskeyword(function)  # import_
     try:
         if wrong := copied_environment():
             raise UserError(wrong)

@@ -38,11 +38,13 @@ class Config(BaseModel):
     not_identity: ClassVar[frozenset[str]] = frozenset()  # fields that an input's identity covers
 
     def identity(self) -> dict[str, Any]:
-        """The settings as JSON values, without those that cannot change what the stage leaves."""
+        """The settings as JSON values, without those that cannot change what the stage leaves.
+
+        A field with ``exclude_if`` is left out as it is from a dump: it is younger than results that are in use."""
         identity: dict[str, Any] = {}
-        for name in type(self).model_fields:
-            if name not in self.not_identity:
-                value = getattr(self, name)
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in self.not_identity and not (field.exclude_if and field.exclude_if(value)):
                 identity[name] = value.identity() if isinstance(value, Config) else value
         return identity
 

@@ -45,6 +45,7 @@ class Decoding:
         self.ended: Literal["eos", "stop", "max_tokens"] | None = None
         self.added = ""  # text after the prompt that no later token can change
         self._held = ""  # text after that, with which a stop string may begin
+        self._drop_blank = tokenizer.adds_blank and not self.prompt  # the one that it puts before every text
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # keeps the bytes of an unfinished character
 
     def add(self, token: int) -> None:
@@ -54,7 +55,10 @@ class Decoding:
             self.ended = "eos"
         elif len(self.ids) - self.prompt_length == self.options.max_tokens:
             self.ended = "max_tokens"
-        text = self._held + self._decoder.decode(self.tokenizer.token_bytes(token))
+        new = self._decoder.decode(self.tokenizer.token_bytes(token))
+        if self._drop_blank and new:
+            new, self._drop_blank = new.removeprefix(" "), False
+        text = self._held + new
         stops = [place for stop in self.options.stop if (place := text.find(stop)) >= 0]
         if stops:
             text, self.ended = text[: min(stops)], "stop"

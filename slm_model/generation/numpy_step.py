@@ -51,7 +51,7 @@ class TransformerStep:
         self.config, self.context = config, network.context
         weights = {name: cast(FloatArray, tensor.numpy()) for name, tensor in network.state_dict().items()}
         self.embed_VD = weights["embed_tokens.weight"]
-        self.unembed_DV = joined([self.embed_VD], weights["norm.weight"])
+        self.unembed_DV = joined([weights.get("lm_head.weight", self.embed_VD)], weights["norm.weight"])
         heads = config.num_heads, config.num_kv_heads
         cos_PK, sin_PK = (cast(FloatArray, network.get_buffer(name).numpy()) for name in ("cos_PK", "sin_PK"))
         self.cos_P2J, sin_P2J = (table.reshape(len(table), 2, -1) for table in (cos_PK, sin_PK))
@@ -73,8 +73,9 @@ class TransformerStep:
             out_ED, down_FD = joined([out]), joined([down])
             self.layers.append((qkv_DE, out_ED, gate_up_DF, down_FD))
             scale = np.float32(config.head_width**-0.5)  # of attention
-            q_K, k_K = own["self_attn.q_norm"] * scale, own["self_attn.k_norm"]
-            gains.append(np.repeat(np.stack([q_K, k_K]), heads, axis=0))
+            ones_K = np.ones(config.head_width, np.float32)
+            q_K, k_K = (own.get(f"self_attn.{name}_norm", ones_K) for name in "qk")
+            gains.append(np.repeat(np.stack([q_K * scale, k_K]), heads, axis=0))
         self.gains_LN2J = np.stack(gains).reshape(config.num_layers, sum(heads), 2, -1)
         self.swapped_LN2J = np.ascontiguousarray(self.gains_LN2J[:, :, ::-1])
 
@@ -100,7 +101,8 @@ class TransformerStep:
         x_BD: Any = self.embed_VD[list(tokens_B)]
         for layer, (qkv_DE, out_ED, gate_up_DF, down_FD) in enumerate(self.layers):
             qkv_BNK = times(self._normed(x_BD), qkv_DE, num_threads).reshape(rows, -1, c.head_width)
-            qk_BN2J = self._normed(qkv_BNK[:, :num_heads]).reshape(rows, num_heads, 2, -1)
+            qk_BNK = qkv_BNK[:, :num_heads]
+            qk_BN2J = (self._normed(qk_BNK) if c.qk_norm else qk_BNK).reshape(rows, num_heads, 2, -1)
             qk_BN2J = qk_BN2J * same_LN2J[layer] + qk_BN2J[:, :, ::-1] * other_LN2J[layer]
             qk_BNK = qk_BN2J.reshape(rows, num_heads, -1)
             keys_BGPK, values_BGPK = keys_LBGPK[layer], values_LBGPK[layer]

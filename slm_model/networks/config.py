@@ -10,7 +10,10 @@ from slm_model.config import Config
 
 
 class TransformerConfig(Config):
-    """A Transformer of the Qwen3 shape; names in brackets are those of a Qwen3 config."""
+    """A Transformer of the Qwen3 shape; names in brackets are those of a Qwen3 config.
+
+    ``exclude_if``: a field that is younger than models in use is left out at its default, so that their keys and files
+    stay as they are."""
 
     module: ClassVar[str | None] = "slm_model.networks.transformer"
 
@@ -25,6 +28,12 @@ class TransformerConfig(Config):
     rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary positions' wavelengths. [rope_theta]")
     norm_epsilon: float = Field(1e-6, gt=0, description="Added to the mean square in RMSNorm. [rms_norm_eps]")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each block's outputs dropped in training.")
+    qk_norm: bool = Field(
+        True, exclude_if=bool, description="Whether queries and keys are normed. Llama's shape does without."
+    )
+    tied_output: bool = Field(
+        True, exclude_if=bool, description="Whether the output layer is the embedding. [tie_word_embeddings]"
+    )
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> Self:

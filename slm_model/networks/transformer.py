@@ -1,4 +1,5 @@
 """A Transformer of the Qwen3 shape: RMSNorm, rotary positions, QK-norm, SwiGLU, grouped queries, tied embeddings.
+Without QK-norm it has Llama's shape, and the output layer may have its own weights.
 
 The weights carry Qwen3's names without its leading ``model.``, in Qwen3's shapes and conventions (rotary pairs are a
 head's two halves), so that an export copies them unchanged (Qwen3 technical report, arXiv:2505.09388).
@@ -45,7 +46,7 @@ class TransformerCache(Cache):
 
 
 class Transformer(Network):
-    """Embedding, blocks, norm, and the embedding once more as the output layer."""
+    """Embedding, blocks, norm, and the output layer: the embedding once more, unless the config says otherwise."""
 
     def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
         super().__init__(config.context, vocab_size)
@@ -53,6 +54,7 @@ class Transformer(Network):
         self.embed_tokens = Embedding(vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         self.norm = nn.RMSNorm(config.width, config.norm_epsilon)
+        self.lm_head = None if config.tied_output else Linear(config.width, vocab_size)
         cos_PK, sin_PK = rotary_tables(config)
         self.register_buffer("cos_PK", cos_PK, persistent=False)
         self.register_buffer("sin_PK", sin_PK, persistent=False)
@@ -63,7 +65,7 @@ class Transformer(Network):
 
     @property
     def output_weight(self) -> Tensor:
-        return self.embed_tokens.weight
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def compiled(self) -> Callable[[Tensor], Tensor]:
         """Block by block: as all have the same code, it is compiled once, in a fraction of the whole network's time."""
@@ -136,12 +138,14 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.width, config.num_kv_heads * config.head_width)
         self.v_proj = Linear(config.width, config.num_kv_heads * config.head_width)
         self.o_proj = Linear(config.num_heads * config.head_width, config.width)
-        self.q_norm = nn.RMSNorm(config.head_width, config.norm_epsilon)
-        self.k_norm = nn.RMSNorm(config.head_width, config.norm_epsilon)
+        self.q_norm = nn.RMSNorm(config.head_width, config.norm_epsilon) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_width, config.norm_epsilon) if config.qk_norm else None
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, cache: TransformerCache | None) -> Tensor:
-        q_BHTK = self.q_norm(self._heads(self.q_proj(x_BTD)).to(self.q_norm.weight.dtype))
-        k_BGTK = self.k_norm(self._heads(self.k_proj(x_BTD)).to(self.k_norm.weight.dtype))
+        q_BHTK, k_BGTK = self._heads(self.q_proj(x_BTD)), self._heads(self.k_proj(x_BTD))
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BHTK = self.q_norm(q_BHTK.to(self.q_norm.weight.dtype))
+            k_BGTK = self.k_norm(k_BGTK.to(self.k_norm.weight.dtype))
         v_BGTK = self._heads(self.v_proj(x_BTD))
         q_BHTK, k_BGTK = rotate(q_BHTK, cos_TK, sin_TK), rotate(k_BGTK, cos_TK, sin_TK)
         if cache is None or cache.length == 0:

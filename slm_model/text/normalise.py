@@ -59,12 +59,12 @@ def repair(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _spell(text: str) -> str:
     text = unicodedata.normalize("NFC", repair(text)[0])
-    text = _DASH_BETWEEN_WORDS.sub(" - ", text)
+    text = DASH_BETWEEN_WORDS.sub(" - ", text)
     return unicodedata.normalize("NFC", _ODD.sub(_spelling, text))  # again: what stood apart may have come together
 
 
 def _spelling(match: re.Match[str]) -> str:
-    return _SPELLINGS.get(match.group(), match.group())
+    return SPELLINGS.get(match.group(), match.group())
 
 
 # Bytes 0x80 to 0xFF as Windows-1252 shows them; Latin-1 and the five bytes that Windows-1252 leaves open show as C1.
@@ -95,14 +95,14 @@ _DAMAGE = re.compile(
     f"|Â(?!{_AFTER_CAPITAL}){_shown('A0-BF')}|Ã(?!{_AFTER_CAPITAL}){_ANY}"
 )
 
-_DASH_BETWEEN_WORDS = re.compile(r"(?<=[\w.,!?;:)])[ \t]*(?!(?<=\d)[–—―]\d)[–—―]+[ \t]*(?=\w)")
+DASH_BETWEEN_WORDS = re.compile(r"(?<=[\w.,!?;:)])[ \t]*(?!(?<=\d)[–—―]\d)[–—―]+[ \t]*(?=\w)")
 _ODD = re.compile(r"[^\n -~]")
 _BLANKS = [0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]
 _LINE_BREAKS = [0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029]
 _GONE = [*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0xFEFF]  # without width, or of no meaning in a text
 _GONE += [*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFE00, 0xFE10)]
 _GONE += [*range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080), *range(0xD800, 0xE000)]
-_SPELLINGS = {
+SPELLINGS = {
     **dict.fromkeys(map(chr, _GONE), ""),
     **dict.fromkeys(map(chr, _BLANKS), " "),
     **dict.fromkeys(map(chr, _LINE_BREAKS), "\n"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,25 +26,45 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # how an unknown piece is decoded
 Side = Literal["left", "right"]
 
 
+@dataclass(frozen=True)
+class Marks:
+    """Ids of the special tokens of a vocabulary from elsewhere. The end mark may be the beginning mark too."""
+
+    pad: int
+    bos: int
+    eos: int
+    unk: int | None = None
+    others: tuple[int, ...] = ()  # further ones that stand for no text
+
+
 AsciiStarts = Callable[["Bytes"], "NDArray[np.bool_]"]
 
 
 class Tokenizer(ABC):
     """From text to token ids and back; saved as a ``tokenizer.json`` that the `tokenizers` library opens too."""
 
+    adds_blank = False  # a text's tokens spell it with a blank before it, which decode takes off
+
     def __init__(
-        self, tokens: Sequence[str], token_bytes: Sequence[bytes], ascii_starts: AsciiStarts | None = None
+        self,
+        tokens: Sequence[str],
+        token_bytes: Sequence[bytes],
+        ascii_starts: AsciiStarts | None = None,
+        marks: Marks | None = None,
     ) -> None:
         """``tokens``: the vocabulary as its file has it, by id; ``token_bytes``: what each of them stands for.
 
         ``ascii_starts``: where in ASCII bytes the pre-tokens begin, which are encoded independently. The bytes have no
         two blanks side by side, and each control character is a pre-token. None: not known.
+        ``marks``: the special tokens. None: those that have the names of ours.
         """
         ids = {token: index for index, token in enumerate(tokens)}
+        marks = marks or Marks(ids[PAD], ids[BOS], ids[EOS], ids.get(UNK))
         self.tokens = list(tokens)
-        self.pad_id, self.bos_id, self.eos_id = ids[PAD], ids[BOS], ids[EOS]
-        self.unk_id: int | None = ids.get(UNK)
-        self.special_ids = tuple(ids[special] for special in SPECIALS if special in ids)
+        self.pad_id, self.bos_id, self.eos_id = marks.pad, marks.bos, marks.eos
+        self.unk_id: int | None = marks.unk
+        special = {marks.pad, marks.bos, marks.eos, *marks.others, *({marks.unk} - {None})}
+        self.special_ids = tuple(sorted(index for index in special if index is not None))
         self.ascii_starts = ascii_starts
         self._bytes = list(token_bytes)
         for special_id in self.special_ids:
@@ -67,7 +88,8 @@ class Tokenizer(ABC):
         Bytes that are not UTF-8 come out as U+FFFD. To decode token by token, feed ``token_bytes`` to an incremental
         UTF-8 decoder: a character may be spelt by several tokens.
         """
-        return b"".join([self._bytes[index] for index in ids]).decode("utf-8", "replace")
+        text = b"".join([self._bytes[index] for index in ids]).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.adds_blank else text
 
     def token_bytes(self, index: int) -> bytes:
         """What a token stands for: nothing for a special token, U+FFFD for the unknown one."""

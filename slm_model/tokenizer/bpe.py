@@ -46,12 +46,18 @@ def build(texts: Iterable[str], config: BpeConfig) -> Tokenizer:
 
 
 def open_json(document: Any) -> Tokenizer:
-    """Raises KeyError for a vocabulary that cuts texts another way."""
-    if document["pre_tokenizer"] != BYTE_LEVEL:
+    """Raises KeyError for a vocabulary that is not of bytes. One from elsewhere may cut texts in another way."""
+    steps = document["pre_tokenizer"] or {}
+    if not any(
+        step["type"] == BYTE_LEVEL["type"] for step in [*steps.get("pretokenizers", []), *([steps] * bool(steps))]
+    ):
         raise KeyError(BYTE_LEVEL["type"])
     byte_of = bytes_by_character()
-    token_bytes = [bytes(map(byte_of.__getitem__, token)) for token in tokens_of(document)]
-    return HuggingFaceTokenizer(document, token_bytes, gpt2_starts)
+    token_bytes = [
+        bytes(map(byte_of.__getitem__, token)) if byte_of.keys() >= set(token) else token.encode()
+        for token in tokens_of(document)
+    ]
+    return HuggingFaceTokenizer(document, token_bytes, gpt2_starts if steps == BYTE_LEVEL else None)
 
 
 def gpt2_starts(buffer: Bytes) -> NDArray[np.bool_]:

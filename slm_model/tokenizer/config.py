@@ -58,6 +58,13 @@ class WordPieceConfig(SampleConfig):
     min_count: int = Field(2, ge=1, description="Times a character, and a pair to be merged, must occur.")
 
 
+class SentencePieceConfig(Config):
+    """BPE of characters that falls back on bytes, as Llama 2 has it: only imported models have it."""
+
+    module: ClassVar[str | None] = "slm_model.tokenizer.sentencepiece"
+    kind: Literal["sentencepiece"] = "sentencepiece"
+
+
 class KeptConfig(Config):
     """The vocabulary of a registered model, kept as it is: nothing is learned."""
 

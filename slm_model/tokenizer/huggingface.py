@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from slm_model.tokenizer.base import AsciiStarts, Tokenizer
-from slm_model.tokenizer.tokenizer_json import to_text, tokens_of
+from slm_model.tokenizer.tokenizer_json import marks_of, to_text, tokens_of
 
 # Stories are encoded in parallel by processes that each have their parts; the library's own threads would fight them,
 # and do not survive a fork. To use them anyway, set the variable to true.
@@ -23,7 +23,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(
         self, document: dict[str, Any], token_bytes: Sequence[bytes], ascii_starts: AsciiStarts | None
     ) -> None:
-        super().__init__(tokens_of(document), token_bytes, ascii_starts)
+        super().__init__(tokens_of(document), token_bytes, ascii_starts, marks_of(document))
         self._document = to_text(document)
         self._library = tokenizers.Tokenizer.from_str(self._document)
 

@@ -9,7 +9,7 @@ from typing import Any
 from slm_model.config import Config
 from slm_model.errors import UserError
 from slm_model.tokenizer.base import Tokenizer
-from slm_model.tokenizer.config import BpeConfig, CharConfig, WordConfig, WordPieceConfig
+from slm_model.tokenizer.config import BpeConfig, CharConfig, SentencePieceConfig, WordConfig, WordPieceConfig
 from slm_model.tokenizer.tokenizer_json import EVERY_CHARACTER
 
 KINDS: dict[str, type[Config]] = {
@@ -17,23 +17,30 @@ KINDS: dict[str, type[Config]] = {
     "word": WordConfig,
     "bpe": BpeConfig,
     "wordpiece": WordPieceConfig,
+    "sentencepiece": SentencePieceConfig,
 }
+
+REMEDY = "wanted a tokenizer.json that the build_vocab stage has left"
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a ``tokenizer.json`` that one of our kinds has saved. Raises UserError for any other file."""
-    remedy = "wanted a tokenizer.json that the build_vocab stage has left"
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: {remedy}") from None
+        raise UserError(f"{path} is missing: {REMEDY}") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
+        raise UserError(f"{path} is not JSON ({error}): {REMEDY}") from None
+    return open_document(document, path)
+
+
+def open_document(document: Any, path: Path) -> Tokenizer:
+    """The tokenizer in the content of a ``tokenizer.json``; ``path``: for errors, as of ``open_tokenizer``."""
     try:
         config = KINDS[_kind_of(document)]()
         tokenizer: Tokenizer = config.implementation().open_json(document)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no tokenizer of ours ({error!r}): {remedy}") from None
+        raise UserError(f"{path} is no tokenizer of ours ({error!r}): {REMEDY}") from None
     return tokenizer
 
 
@@ -42,4 +49,4 @@ def _kind_of(document: Any) -> str:
     model = str(document["model"]["type"])
     if model == "WordLevel":
         return "char" if document["pre_tokenizer"]["pattern"]["Regex"] == EVERY_CHARACTER else "word"
-    return model.lower()
+    return "sentencepiece" if document["model"].get("byte_fallback") else model.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from slm_model.tokenizer.base import SPECIALS, UNK, UNKNOWN
+from slm_model.tokenizer.base import BOS, EOS, PAD, SPECIALS, UNK, UNKNOWN, Marks
 
 Document = dict[str, Any]
 EVERY_CHARACTER = r"[\s\S]"  # the pattern by which a vocabulary of characters is known from one of words
@@ -42,6 +42,34 @@ def tokenizer_json(model: Document, pre_tokenizer: Document, decoders: list[Docu
         "decoder": {"type": "Sequence", "decoders": [*specials, *decoders]},
         "model": model,
     }
+
+
+OTHERS = "<others>"
+
+
+def with_marks(document: Document, tokens: list[str], marks: Marks) -> Document:
+    """The document with the special tokens of a vocabulary from elsewhere, where the library keeps such a list: in a
+    template that adds none of them to a text."""
+    ids = {PAD: [marks.pad], BOS: [marks.bos], EOS: [marks.eos], OTHERS: list(marks.others)}
+    ids |= {UNK: [marks.unk]} if marks.unk is not None else {}
+    sequences: list[Document] = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    special = {
+        name: {"id": name, "ids": found, "tokens": [tokens[index] for index in found]}
+        for name, found in ids.items()
+        if found
+    }
+    template = {"type": "TemplateProcessing", "single": sequences[:1], "pair": sequences, "special_tokens": special}
+    return document | {"post_processor": template}
+
+
+def marks_of(document: Document) -> Marks | None:
+    """The special tokens that ``with_marks`` wrote. None: those that have the names of ours."""
+    template = document.get("post_processor")
+    if template is None:
+        return None
+    ids = {name: one["ids"] for name, one in template["special_tokens"].items()}
+    unk = ids[UNK][0] if UNK in ids else None
+    return Marks(ids[PAD][0], ids[BOS][0], ids[EOS][0], unk, tuple(ids.get(OTHERS, ())))
 
 
 def to_text(document: Document) -> str:

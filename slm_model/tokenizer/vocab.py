@@ -15,7 +15,7 @@ TOKENIZER = "tokenizer.json"
 class VocabFacts(Facts):
     """A vocabulary in numbers. Those after ``measured_on_bytes`` are measured on validation stories."""
 
-    kind: Literal["char", "word", "bpe", "wordpiece"]
+    kind: Literal["char", "word", "bpe", "wordpiece", "sentencepiece"]
     vocab_size: int
     tokenizer_sha256: str  # of tokenizer.json: what shards and models are tied to
     pad_id: int

@@ -42,6 +42,7 @@ NOT_IMPORTED_EXTRAS = {
     "ruff": "a program",
     "types-psutil": "types for mypy",
     "types-pyyaml": "types for mypy",
+    "xllamacpp": "imported by pytest.importorskip",
 }
 NOT_DECLARED = {"litgpt": "a peer that wants an older torch: whoever measures it installs it beside"}
 
@@ -74,7 +75,9 @@ EXTRAS = {extra: names(requirements) for extra, requirements in PROJECT["optiona
 
 
 def test_what_the_product_imports_is_declared() -> None:
-    missing = imported_by("flows", "tasks", "slm_model") - DECLARED - EXTRAS["dask"] - EXTRAS["postgres"]
+    missing = (
+        imported_by("flows", "tasks", "slm_model") - DECLARED - EXTRAS["dask"] - EXTRAS["postgres"] - EXTRAS["formats"]
+    )
     assert not missing, "add them to [project] dependencies"
 
 

@@ -25,7 +25,7 @@ ORDER = (
     ("tasks.lineage", "tasks.services", "tasks.trials"),
     ("tasks.tracking",),
     ("tasks.engine",),
-    ("slm_model.training",),
+    ("slm_model.formats", "slm_model.training"),
     ("slm_model.evaluation",),
     ("slm_model.generation",),
     ("slm_model.checkpoint", "slm_model.data.report"),

@@ -22,6 +22,8 @@ CONFIGS = [
     TransformerConfig(context=CONTEXT, width=24, num_layers=3, num_heads=6, num_kv_heads=2, head_width=6),
     TransformerConfig(context=CONTEXT, width=24, num_layers=1, num_heads=3, num_kv_heads=3, norm_epsilon=0.1),
     TransformerConfig(context=CONTEXT, width=24, num_layers=2, num_heads=5, num_kv_heads=1, rope_base=50.0),
+    TransformerConfig(context=CONTEXT, width=24, num_layers=2, num_kv_heads=4, head_width=6, qk_norm=False),
+    TransformerConfig(context=CONTEXT, width=24, num_layers=2, head_width=8, tied_output=False),
 ]
 
 

@@ -15,6 +15,9 @@ from slm_model.networks.config import GruConfig, LstmConfig, TransformerConfig
 VOCAB_SIZE, CONTEXT = 50, 24
 CONFIGS = {
     "transformer": TransformerConfig(context=CONTEXT, width=32, num_layers=2, head_width=8, hidden_width=48),
+    "llama": TransformerConfig(
+        context=CONTEXT, width=32, num_layers=2, head_width=8, hidden_width=48, qk_norm=False, tied_output=False
+    ),
     "gru": GruConfig(context=CONTEXT, width=16, hidden_width=24, num_layers=2),
     "lstm": LstmConfig(context=CONTEXT, width=16, hidden_width=24, num_layers=2),
 }
