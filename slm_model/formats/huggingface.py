@@ -18,6 +18,8 @@ from slm_model.generation.config import SamplingConfig
 from slm_model.networks.config import TransformerConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from slm_model.networks.base import Network
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -63,7 +65,7 @@ def read(source: Path) -> OutsideModel:
         raise UserError(f"{source} is no folder: wanted one with config.json, tokenizer.json and {WEIGHTS}")
     content = _read_json(source / "config.json")
     network = _our_network(content, source / "config.json")
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for path in _weight_files(source):
         try:
             weights |= {_our_name(name): value.float() for name, value in load_file(path).items()}

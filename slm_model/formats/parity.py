@@ -66,7 +66,8 @@ def measure_parity(
     """Compare a reader, given by its two functions, with the model. ``encode``: with the beginning mark."""
     same_ids = same_likeliest = num_tokens = 0
     largest = 0.0
-    nats, nats_there = [], []
+    nats: list[float] = []
+    nats_there: list[float] = []
     for story in stories:
         ids = [tokenizer.bos_id, *tokenizer.encode(story)]
         same_ids += encode(story) == ids

@@ -20,7 +20,7 @@ from slm_model.tokenizer.word_level import WordLevelTokenizer
 PRE = "gpt-2"  # ours cuts texts as GPT-2 does, by definition
 # How Qwen 2 and 3 cut a text, from their tokenizer.json.
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE_TOKENIZERS = {
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     PRE: BYTE_LEVEL,
     "qwen2": {"type": "Sequence", "pretokenizers": [split_by(QWEN), BYTE_LEVEL | {"use_regex": False}]},
 }
@@ -98,7 +98,7 @@ def read_tokenizer(fields: dict[str, Any], path: Path) -> Tokenizer:
     if (characters := _characters(tokens, marks)) is not None:
         return WordLevelTokenizer(characters, EVERY_CHARACTER)
     merges = [merge.split(" ", 1) for merge in fields["tokenizer.ggml.merges"]]
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
+    model: dict[str, Any] = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
     model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
     model |= {"vocab": {token: index for index, token in enumerate(tokens)}, "merges": merges}
     document = tokenizer_json(model, PRE_TOKENIZERS[pre], [BYTE_LEVEL])

@@ -49,14 +49,15 @@ def _quiet() -> Iterator[Any]:
     """The library, without progress bars and advice."""
     import transformers
 
+    library: Any = transformers
     log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.ERROR)
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    bars = library.utils.logging.is_progress_bar_enabled()
+    library.utils.logging.disable_progress_bar()
     try:
-        yield transformers
+        yield library
     finally:
         log.setLevel(level)
         if bars:
-            transformers.utils.logging.enable_progress_bar()
+            library.utils.logging.enable_progress_bar()

@@ -71,7 +71,7 @@ def build_document(tokens: Sequence[str], scores: Sequence[float], marks: Marks)
     shown = [{"type": "Replace", "pattern": {"String": name}, "content": text} for name, text in sorted(names.items())]
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     decoders = [*shown, unblank, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
-    document = {
+    document: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
