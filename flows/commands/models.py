@@ -55,9 +55,9 @@ def generate(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def _tell_what_is_not_read(prompt: str, network: Network, tokenizer: Tokenizer) -> None:
-    from slm_model.text.normalise import normalise
+    from slm_model.generation.generator import prompt_form
 
-    text = normalise(prompt)
+    text = prompt_form(prompt)
     if (dropped := 1 + len(tokenizer.encode(text)) - network.context) > 0:
         what = f"the first {dropped:,} tokens of the prompt are beyond its context of {network.context:,}"
         say(f"slm: {what} and were not read: a shorter prompt is read whole", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pyarrow.compute as pc
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import RawStories
 from slm_model.text.normalise import normalise
+
+USUAL_TIMES = 16  # raw stories are shorter than so many times the cleaned one: longer ones are compared last
 
 
 def ids_starting_with(parts: Iterable[Path], prefix: str) -> list[str]:
@@ -36,10 +39,13 @@ def find_story(parts: Iterable[Path], story_id: str) -> tuple[Path, dict[str, An
 def find_raw_story(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict[str, Any] | None:
     """The raw story that became this one: part i of the clean stage holds what it kept of raw part i."""
     name = part.name.replace("stories-", "raw-")
-    for path in raw.parts():
-        if path.name == name:
+    for path in [path for path in raw.parts() if path.name == name]:
+        usual = USUAL_TIMES * len(cleaned["text"])
+        for least, most in ((0, usual), (usual + 1, math.inf)):
             for batch in read_batches(path, ["text", "split", "origin"]):
-                for row in batch.to_pylist():
-                    if row["split"] == cleaned["split"] and normalise(row["text"] or "") == cleaned["text"]:
+                lengths = pc.utf8_length(batch["text"])
+                of_length = pc.and_(pc.greater_equal(lengths, least), pc.less_equal(lengths, most))
+                for row in batch.filter(of_length).to_pylist():
+                    if row["split"] == cleaned["split"] and normalise(row["text"]) == cleaned["text"]:
                         return dict(row)
     return None

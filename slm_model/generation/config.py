@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from slm_model.config import Config
 
-StopString = Annotated[str, StringConstraints(min_length=1)]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
 class SamplingConfig(Config):
@@ -38,7 +38,9 @@ class SamplingConfig(Config):
     max_tokens: int = Field(256, ge=1, le=100_000, description="Most tokens to add to the prompt, with the end mark.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws: the same seed gives the same story.")
     stop: tuple[StopString, ...] = Field(
-        (), description="The story ends before the first of these texts that it would contain, across tokens too."
+        (),
+        max_length=100,
+        description="The story ends before the first of these texts that it would contain, across tokens too.",
     )
 
 

@@ -28,7 +28,16 @@ from slm_model.text.normalise import normalise
 from slm_model.tokenizer.base import Tokenizer
 
 DROP_FINISHED = 0.75  # share of unfinished stories at which the others leave the batch: leaving copies the cache
+MAX_PROMPT_CHARS = 100_000
 PREFILL_LOGITS = 2**24  # most logits in memory at once while a prompt is read (64 MiB)
+
+
+def prompt_form(prompt: str) -> str:
+    """A prompt as training stories are: normalised. Raises UserError for one that is too long to be looked at."""
+    if len(prompt) > MAX_PROMPT_CHARS:
+        found = f"the prompt has {len(prompt):,} characters, and {MAX_PROMPT_CHARS:,} is the most"
+        raise UserError(f"{found}: give its end, of which a model reads as much as fits its context")
+    return normalise(prompt)
 
 
 class Decoding:
@@ -36,7 +45,7 @@ class Decoding:
 
     def __init__(self, tokenizer: Tokenizer, prompt: str, context: int, options: SamplingConfig, index: int) -> None:
         self.tokenizer, self.options = tokenizer, options
-        self.prompt = normalise(prompt)
+        self.prompt = prompt_form(prompt)
         ids = [tokenizer.bos_id, *tokenizer.encode(self.prompt)]
         self.dropped_tokens = max(0, len(ids) - context)
         self.ids = tokenizer.truncate(ids, context, side="left")

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 
 def normalise(text: str) -> str:
     """The text in its one form; the form of that form is itself."""
     if not text.isascii():
-        while (spelled := _spell(text)) != text:  # once more where a removal brought new neighbours together
-            text = spelled
+        text = _settled(text)
     elif not text.replace("\n", "").isprintable():
         text = _ODD.sub(_spelling, text)
     while "  " in text:
@@ -45,22 +45,103 @@ def repair(text: str) -> tuple[str, tuple[str, ...]]:
     Portuguese sister) is left.
     """
     kinds: set[str] = set()
+    found = [(match.start(), match.group()) for match in _DAMAGE.finditer(text)] if not text.isascii() else []
+    if not found:
+        return text, ()
+    chain = _Chain(text)
+    while found:  # once more for each time that it was wrongly decoded
+        for start, sequence in found:
+            kinds.add("lost_byte" if len(sequence) == 2 and sequence[0] == "â" else "mojibake")
+            char = "”" if sequence in _LOST else bytes(map(_BYTES.__getitem__, sequence)).decode()
+            chain.replace(start, len(sequence), char)
+        found = list(chain.damage_near([start for start, _ in found]))
+    return str(chain), tuple(sorted(kinds))
 
-    def undo(match: re.Match[str]) -> str:
-        found = match.group()
-        kinds.add("lost_byte" if len(found) == 2 and found[0] == "â" else "mojibake")
-        return "”" if found in _LOST else bytes(map(_BYTES.__getitem__, found)).decode()
 
-    if not text.isascii():
-        while (mended := _DAMAGE.sub(undo, text)) != text:  # once more for each time that it was wrongly decoded
-            text = mended
-    return text, tuple(sorted(kinds))
+class _Chain:
+    """A text as a linked list of characters, so that all repairs together take time in proportion to its length.
+
+    A sequence that a repair has completed holds the new character or follows it: after the first search of the whole
+    text, only the neighbours of what was replaced are searched.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.chars = list(text)
+        self.after = list(range(1, len(text) + 1))
+        self.before = list(range(-1, len(text) - 1))
+
+    def __str__(self) -> str:
+        return "".join(self._from(0, len(self.chars)))
+
+    def replace(self, start: int, length: int, char: str) -> None:
+        """Put a character in the place of so many from ``start`` on."""
+        end = start
+        for _ in range(length):
+            end = self.after[end]
+        self.chars[start], self.after[start] = char, end
+        if end < len(self.chars):
+            self.before[end] = start
+
+    def damage_near(self, replaced: list[int]) -> Iterator[tuple[int, str]]:
+        """What a search of the whole text would find next: where it starts, and the sequence."""
+        searched = -1
+        for place in replaced:
+            first = place
+            for _ in range(_LONGEST - 1):
+                first = self.before[first] if self.before[first] >= 0 else first
+            while first < len(self.chars) and self.before[first] <= place:
+                step = self.after[first]
+                if first > searched:
+                    searched = first
+                    if self.chars[first] in _LEADS:
+                        context = self.chars[self.before[first]] if self.before[first] >= 0 else ""
+                        window = context + "".join(self._from(first, _LONGEST))
+                        if match := _DAMAGE.match(window, len(context)):
+                            yield first, match.group()
+                            for _ in range(len(match.group()) - 1):
+                                searched = self.after[searched]
+                first = step
+
+    def _from(self, place: int, most: int) -> Iterator[str]:
+        while place < len(self.chars) and most:
+            yield self.chars[place]
+            place, most = self.after[place], most - 1
+
+
+def _settled(text: str) -> str:
+    for _ in range(_MOST_PASSES):  # once more where a removal brought new neighbours together
+        if (spelled := _spell(text)) == text:
+            return text
+        text = spelled
+    return _settled(_NOT_ASCII.sub("\ufffd", text))  # damage hidden in damage on purpose: nothing says what was meant
 
 
 def _spell(text: str) -> str:
-    text = unicodedata.normalize("NFC", repair(text)[0])
+    text = _nfc(repair(text)[0])
     text = DASH_BETWEEN_WORDS.sub(" - ", text)
-    return unicodedata.normalize("NFC", _ODD.sub(_spelling, text))  # again: what stood apart may have come together
+    return _nfc(_ODD.sub(_spelling, text))  # again: what stood apart may have come together
+
+
+def _nfc(text: str) -> str:
+    """NFC in linear time: sorting a run of combining marks takes the square of its length, so a run is bounded first.
+
+    As in the Stream-Safe Text Format (UAX #15): a joiner without effect follows 30 marks. No language comes near that.
+    """
+    return unicodedata.normalize("NFC", _MANY_MARKS.sub(_divided, text))
+
+
+def _divided(match: re.Match[str]) -> str:
+    """A run of characters that are no letters, with a joiner wherever 30 combining marks in a row are followed by one
+    more."""
+    made, marks = [], 0
+    for char in match.group():
+        spelled_out = unicodedata.normalize("NFD", char)  # some of class 0 are two marks
+        marks = marks + len(spelled_out) if unicodedata.combining(spelled_out[0]) else 0
+        if marks > _MOST_MARKS:
+            made.append(_JOINER)
+            marks = len(spelled_out)
+        made.append(char)
+    return "".join(made)
 
 
 def _spelling(match: re.Match[str]) -> str:
@@ -81,6 +162,7 @@ def _shown(spans: str) -> str:
 
 
 _LOST = ("â€", "â\x80")
+_LEADS, _LONGEST = frozenset("âðïÂÃ"), 4  # how a sequence begins, and how many characters it may have
 _ANY = _shown("80-BF")
 # What may follow a word in capitals in sound text, as in "IRMÃ”".
 _AFTER_CAPITAL = _shown("85 8B 91-97 99 9B A0 AB BB")
@@ -94,7 +176,11 @@ _DAMAGE = re.compile(
     f"|(?<![A-ZÀ-ÖØ-Þ])(?:Â{_shown('A0-BF')}|Ã{_ANY})"
     f"|Â(?!{_AFTER_CAPITAL}){_shown('A0-BF')}|Ã(?!{_AFTER_CAPITAL}){_ANY}"
 )
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_MOST_PASSES = 16  # the genuine sample needs two
 
+_MOST_MARKS, _JOINER = 30, "\u034f"
+_MANY_MARKS = re.compile(rf"[^\w\x00-\x7f]{{{_MOST_MARKS + 1},}}")
 DASH_BETWEEN_WORDS = re.compile(r"(?<=[\w.,!?;:)])[ \t]*(?!(?<=\d)[–—―]\d)[–—―]+[ \t]*(?=\w)")
 _ODD = re.compile(r"[^\n -~]")
 _BLANKS = [0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]

@@ -23,6 +23,8 @@ with warnings.catch_warnings(record=True):  # MLflow warns at its own import, an
     from mlflow.pyfunc.model import PythonModel
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+    MAX_STORIES = 10_000
+
     class StoryModel(PythonModel):
         """Generates and scores stories."""
 
@@ -51,6 +53,9 @@ with warnings.catch_warnings(record=True):  # MLflow warns at its own import, an
             from slm_model.generation.config import SamplingConfig
 
             prompts = column(model_input, "prompt", mode)
+            if not 1 <= num * max(len(prompts), 1) <= MAX_STORIES:
+                wanted = f"{len(prompts):,} prompts and num {num:,}: 1 to {MAX_STORIES:,} stories a request"
+                raise MlflowException.invalid_parameter_value(wanted)
             try:
                 stories = self.generator.generate(prompts, SamplingConfig(**options), num)
             except ValueError as error:  # a setting out of bounds: the caller's mistake, not the server's
@@ -59,11 +64,17 @@ with warnings.catch_warnings(record=True):  # MLflow warns at its own import, an
 
 
 def column(model_input: pd.DataFrame, name: str, mode: str) -> list[str]:
-    """A column's texts. Raises MlflowException if there is none of that name."""
+    """A column's texts. Raises MlflowException if there is none of that name, or a row of it holds no text."""
     if name not in model_input.columns:
         found = ", ".join(map(str, model_input.columns)) or "none"
         raise MlflowException.invalid_parameter_value(f"mode {mode!r} reads the column {name!r}; columns: {found}")
-    return [str(text) for text in model_input[name]]
+    texts = list(model_input[name])
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            found = "is missing" if pd.api.types.is_scalar(text) and pd.isna(text) else f"is a {type(text).__name__}"
+            what = f"row {row}: the {name} {found}: mode {mode!r} wants a text in each row"
+            raise MlflowException.invalid_parameter_value(what)
+    return texts
 
 
 def check_code(own: Path) -> None:

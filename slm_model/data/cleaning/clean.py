@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from slm_model.data.cleaning.exact_duplicates import OUT, exact_duplicates
-from slm_model.data.cleaning.filters import reason_to_reject
+from slm_model.data.cleaning.filters import Reason, reason_to_reject
 from slm_model.data.cleaning.near_duplicates import Search, Sketched, near_duplicates, sketch
 from slm_model.data.config import CleanConfig
 from slm_model.data.parquet import FileWriter, read_table, write_table
@@ -45,6 +45,7 @@ STORY = pa.schema(
 )
 REJECTED = pa.schema([(name, pa.string()) for name in ("text", "split", "origin", "reason", "duplicate_of")])
 CLEANED = pa.schema([*STORY, ("origin", pa.string()), ("reason", pa.string())])
+MOST_TIMES_TOO_LONG = 16  # blank lines and wrong decodings make a text longer than it is, not so many times
 HELD_OUT, TRAINING = 0, 1  # ranks: of equal stories the lowest is kept
 
 
@@ -163,6 +164,16 @@ class Written(NamedTuple):
     rejected: Path
 
 
+def clean_story(found: str, config: CleanConfig) -> tuple[str, tuple[str, ...], Reason | None]:
+    """The normalised text, what was repaired, and why it is not kept. Of a text that is far too long only the
+    beginning is looked at and returned."""
+    if len(found) > MOST_TIMES_TOO_LONG * config.max_chars:
+        return normalise(found[: config.max_chars]), (), "too_long"
+    mended, repairs = repair(found)
+    text = normalise(mended)
+    return text, repairs, reason_to_reject(text, config)
+
+
 def clean_part(part: Part) -> Cleaned:
     """First pass over a part: each story independently. What an earlier run has left of it is read instead, if every
     byte is as it was written: after a crash of the machine a file may have its name and not its content."""
@@ -170,9 +181,7 @@ def clean_part(part: Part) -> Cleaned:
         raw = read_table(part.raw, ["text", "split", "origin"])
         columns: dict[str, list[Any]] = {name: [] for name in ("id", "text", "repairs", "reason")}
         for found in raw["text"].to_pylist():
-            mended, repairs = repair(found)
-            text = normalise(mended)
-            reason = reason_to_reject(text, part.config)
+            text, repairs, reason = clean_story(found, part.config)
             own_id = id_of_text(text)
             for column, value in zip(columns.values(), (own_id, text, repairs, reason), strict=True):
                 column.append(value)

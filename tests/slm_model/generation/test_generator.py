@@ -400,3 +400,19 @@ def test_what_only_began_like_a_stop_string_is_told_after_all() -> None:
 def test_a_stop_string_in_the_prompt_stops_nothing() -> None:
     generator = says(CHAR, "The cat", [*CHAR.encode(" was."), CHAR.eos_id])
     assert generator.generate(["The cat"], SamplingConfig(temperature=0, stop=("cat", "t w")))[0].ended == "eos"
+
+
+def test_a_prompt_too_long_to_be_looked_at_is_refused_at_once() -> None:
+    generator = Generator(network(CHAR), CHAR)
+    prompt = "Ã" + "ƒ" * 2_000_000
+    refused = "the prompt has 2,000,001 characters, and 100,000 is the most: give its end"
+    with pytest.raises(UserError, match=refused):
+        generator.generate([prompt], SamplingConfig())
+    with pytest.raises(UserError, match=refused):
+        next(generator.stream(prompt, SamplingConfig()))
+
+
+def test_stop_texts_are_bounded() -> None:
+    for stop in (("x" * 1001,), ("x",) * 101):
+        with pytest.raises(ValidationError, match="at most"):
+            SamplingConfig(stop=stop)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+import unicodedata
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -173,3 +175,39 @@ def test_no_damage_of_the_genuine_stories_survives_and_nothing_else_is_lost() ->
             words = re.findall(r"[a-zA-Z0-9]+", text.replace("œ", " "))  # œ: what damage leaves of an opening quote
             assert re.findall(r"[a-zA-Z0-9]+", form) == words
     assert num_repaired > 100
+
+
+def test_each_repair_may_complete_the_next() -> None:
+    for length in (1, 2, 3, 100):
+        assert repair("Ã" + "ƒ" * length) == ("Ã", ("mojibake",))
+
+
+MARKS = "\u0301\u0327"  # Unicode sorts them into the other order
+HOSTILE = {
+    "each repair completes the next": "Ã" + "ƒ" * 50_000,
+    "one letter with many marks": "a" + MARKS * 25_000,
+    "marks that are two marks": "\u0f71\u0f73" * 25_000,
+    "marks that come together": (MARKS * 14 + "\u200b") * 1500,
+    "each removal reveals the next": "â" * 6000 + "\u200b" + "€Œ" * 6000,
+    "a mark joins a letter after each removal": "a" * 6000 + "\u200b" + "\u0302€Œ" * 6000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_text_takes_no_more_than_its_share_of_time(kind: str) -> None:
+    began = time.process_time()
+    once = normalise(HOSTILE[kind])
+    assert time.process_time() - began < 8  # with the square of the length it took 15 s to 90 s
+    assert normalise(once) == once
+    assert repair(once) == (once, ())
+
+
+def test_text_that_hides_damage_in_damage_is_marked_as_lost() -> None:
+    assert "\ufffd" in normalise("â" * 50 + "\u200b" + "€Œ" * 50)
+
+
+def test_marks_that_a_language_has_remain_and_a_run_of_them_is_divided() -> None:
+    vietnamese, hebrew = "tiếng Việt", "בְּרֵאשִׁ֖ית"
+    assert normalise(f"{vietnamese} {hebrew}") == unicodedata.normalize("NFC", f"{vietnamese} {hebrew}")
+    assert normalise("q" + "\u0301" * 30) == "q" + "\u0301" * 30
+    assert normalise("q" + "\u0301" * 61) == "q" + "\u034f".join(["\u0301" * 30, "\u0301" * 30, "\u0301"])

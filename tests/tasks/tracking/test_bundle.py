@@ -115,6 +115,13 @@ def test_none_may_be_said(model: Any) -> None:
         ({"text": TEXTS}, {}, "reads the column 'prompt'; columns: text"),
         ({"prompt": PROMPTS}, {"mode": "score"}, "reads the column 'text'; columns: prompt"),
         (["Once upon"], {}, "reads the column 'prompt'"),
+        ({"text": ["One.", None, "Two."]}, {"mode": "score"}, "row 1: the text is missing"),
+        ({"text": [None]}, {"mode": "score"}, "row 0: the text is missing"),
+        ({"prompt": ["One", None]}, {}, "row 1: the prompt is missing"),
+        ({"prompt": ["One", float("nan")]}, {}, "row 1: the prompt is missing"),
+        ({"prompt": ["x" * 100_001]}, {}, "the prompt has 100,001 characters, and 100,000 is the most"),
+        ({"prompt": PROMPTS}, {"num": 1_000_000}, "1 to 10,000 stories a request"),
+        ({"prompt": PROMPTS}, {"num": 0}, "1 to 10,000 stories a request"),
     ],
 )
 def test_a_bad_request_is_said_to_be_one(model: Any, frame: Any, params: dict[str, Any], message: str) -> None:
@@ -126,6 +133,11 @@ def test_a_bad_request_is_said_to_be_one(model: Any, frame: Any, params: dict[st
 def test_rows_may_come_as_a_list(model: Any) -> None:
     rows = [{"prompt": prompt} for prompt in PROMPTS]
     assert list(model.predict(rows, params={"max_tokens": 9})["story"]) == tell(model, {"max_tokens": 9})
+
+
+def test_a_row_without_its_text_among_json_rows_is_named(model: Any) -> None:
+    with pytest.raises(MlflowException, match="row 1: the prompt is missing"):
+        model.predict([{"prompt": "Once"}, {"text": "One."}])
 
 
 def test_a_bundle_scores_as_the_library_does(bundle: Path, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from slm_model.data.cleaning import clean as clean_stage
 from slm_model.data.cleaning.clean import clean
-from slm_model.data.cleaning.filters import reason_to_reject
+from slm_model.data.cleaning.filters import has_markup, reason_to_reject
 from slm_model.data.config import CleanConfig
 from slm_model.data.parquet import read_table
 from slm_model.data.sources.config import FilesSource, StorygenSource, resolve
@@ -122,6 +125,34 @@ def test_what_is_rejected_is_kept_with_its_reason_and_place(tmp_path: Path) -> N
     assert result.facts.rejected == {"empty": 1, "exact_duplicate": 1, "too_short": 1}
     assert [path.name for path in result.parts()] == ["stories-00000.parquet", "stories-00001.parquet"]
     assert sorted(files(tmp_path / "out")) == ["rejected.parquet", "stories-00000.parquet", "stories-00001.parquet"]
+
+
+def test_of_a_text_far_too_long_the_beginning_is_looked_at_and_kept(tmp_path: Path) -> None:
+    config = CleanConfig()
+    hostile, padded = "Ã" + "ƒ" * 2_000_000, GOOD.format("Tom") + " " * 100_000
+    raw = raw_stories(tmp_path / "raw", [hostile, GOOD.format("Max"), padded])
+    began = time.process_time()
+    result = clean(tmp_path / "out", raw, config, StageRun())
+    assert time.process_time() - began < 20
+    assert result.facts.rejected == {"too_long": 1} and result.facts.num_stories == 2
+    [row] = rejected(result)
+    assert (row["reason"], row["origin"]) == ("too_long", "here:0")
+    assert len(row["text"]) <= config.max_chars
+
+
+LINES = st.text(st.sampled_from("<>/!a1 \n&;#*"), max_size=40)
+
+
+@given(LINES)
+def test_a_tag_is_found_wherever_a_line_has_one(text: str) -> None:
+    tag = re.search(r"</?[a-zA-Z!][^\n]*?>|&(?:#\w+|[a-zA-Z]+);|\*\*|^#+ ", text, re.MULTILINE)
+    assert has_markup(text) == (tag is not None)
+
+
+def test_tags_that_do_not_close_take_time_in_proportion_to_their_number() -> None:
+    began = time.process_time()
+    assert not has_markup("<a" * 100_000)
+    assert time.process_time() - began < 5  # looking from each to the end took 200 s
 
 
 def test_of_equal_stories_the_held_out_one_is_kept_then_the_first_across_parts(tmp_path: Path) -> None:
