@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import keyword
-import os
 import shlex
 import signal
 import sys
@@ -17,6 +16,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from flows.presets import value_of
+from tasks.running.output import Output, OutputLost
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -47,10 +47,11 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(commands=parsers.choices)
 
     def command(
-        module: str, name: str, text: str, settings: bool = False, resumes: bool = False
+        module: str, name: str, text: str, settings: bool = False, resumes: bool = False, acts: bool = False
     ) -> argparse.ArgumentParser:
         """``name``: also of its function in ``flows/commands/<module>.py``. ``settings``: it takes them, a preset, and
-        how a run is carried out. ``resumes``: after an interruption, the same command starts where it stopped."""
+        how a run is carried out. ``resumes``: after an interruption, the same command starts where it stopped.
+        ``acts``: it does more than print, so it continues where its output cannot be written."""
         made = parsers.add_parser(
             name,
             description=text,
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=EPILOG if settings else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(module=module, takes_settings=settings, resumes=resumes)
+        made.set_defaults(module=module, takes_settings=settings, resumes=resumes, acts=resumes or acts)
         if settings:
             made.add_argument(
                 "preset", nargs="?", help="a deployment of prefect.yaml; default: TinyStories, from the hub"
@@ -91,7 +92,7 @@ def _add_build(command: Command) -> None:
     plan = command("plan", "show what a run would do, stage by stage, and why", settings=True)
     for made in (run, plan):
         made.add_argument("--until", metavar="STAGE", help="the last stage to run, for instance shard")
-    accept = command("accept", "mark a cached result as still valid after a code change", settings=True)
+    accept = command("accept", "mark a cached result as still valid after a code change", settings=True, acts=True)
     accept.add_argument("--stage", required=True, help="the stage whose result is kept")
     verify = command("verify", "hash every byte of every artifact")
     verify.add_argument("stage", nargs="?", help="only this stage's artifacts")
@@ -113,10 +114,10 @@ def _add_models(command: Command) -> None:
     models = command("models", "list registered models with their aliases and verdicts")
     models.add_argument("name", nargs="?", help="only this registered model")
     models.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare version A with B on A's test stories")
-    promote = command("promote", "make a version champion or reference by hand, whatever the gate decided")
+    promote = command("promote", "make a version champion or reference by hand, whatever the gate decided", acts=True)
     promote.add_argument("reference", help="NAME/VERSION or NAME@ALIAS")
     promote.add_argument("--alias", choices=["champion", "reference"], default="champion")
-    rollback = command("rollback", "give the champion alias back to the previous champion")
+    rollback = command("rollback", "give the champion alias back to the previous champion", acts=True)
     rollback.add_argument("name", help="registered model")
     for made in (promote, rollback):
         made.add_argument("--why", default=f"{made.prog.split()[-1]}, no reason given", help="kept on the version")
@@ -167,15 +168,17 @@ def _add_lineage(command: Command) -> None:
     replay = command("replay", "generate a version's recorded stories again, with its own code, and compare every byte")
     replay.add_argument("reference", nargs="?", help="NAME, NAME/VERSION or NAME@ALIAS; default: the newest champion")
     replay.add_argument("--story", type=int, metavar="N", help="show the recorded story of this number")
-    gc = command("gc", "show the artifacts that no registered version and no recent run needs, or remove them")
+    text = "show the artifacts that no registered version and no recent run needs, or remove them"
+    gc = command("gc", text, acts=True)
     days = "keep what was used in the last N days; default: 14"
     gc.add_argument("--keep-days", type=float, default=14, metavar="N", help=days)
     gc.add_argument("--yes", action="store_true", help="remove them")
 
 
 def _add_services(command: Command) -> None:
-    up = command("up", "serve Prefect's and MLflow's pages and run what is started there, until Ctrl-C")
-    supervise = command("supervise", "start killed runs of the server at PREFECT_API_URL again, until Ctrl-C")
+    up = command("up", "serve Prefect's and MLflow's pages and run what is started there, until Ctrl-C", acts=True)
+    text = "start killed runs of the server at PREFECT_API_URL again, until Ctrl-C"
+    supervise = command("supervise", text, acts=True)
     doctor = command("doctor", "check the environment and show what to do; disk use by stage")
     for made in (up, doctor):
         made.add_argument("--prefect-port", type=partial(_number, 1, 65535), default=4200, metavar="N")
@@ -204,7 +207,18 @@ SAMPLING: tuple[tuple[str, type, str], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    output = Output()
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv), output)
+    except OutputLost:
+        status = 0  # as far as the command came; ``status`` reports the rest
+    except SystemExit as left:  # argparse's
+        status = left.code if isinstance(left.code, int) else 0
+    sys.exit(output.status(status))
+
+
+def _run(arguments: list[str], output: Output) -> int:
+    """Parse, and call the command; a user's mistake is one line. Its exit status."""
     if arguments and (new := OLD_NAMES.get(arguments[0])):
         notice = f"`slm {arguments[0]}` is now called `slm {new}`: the old name works until the next release"
         print(f"slm: {notice}", file=sys.stderr)
@@ -214,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         top.error(f"the argument {bad!r} is not UTF-8: a file of such a name must be renamed")
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
+    output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes
     signal.signal(signal.SIGTERM, _terminated)
     from slm_model.errors import Stopped, UserError
     from slm_model.visible import one_line
@@ -224,25 +239,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         if wrong := copied_environment():
             raise UserError(wrong)
-        sys.exit(getattr(import_module(f"flows.commands.{options.module}"), function)(options, settings))
+        status: int = getattr(import_module(f"flows.commands.{options.module}"), function)(options, settings)
+        return status
     except UserError as error:
         print(f"slm: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except BrokenPipeError:  # the reader of our output has closed it: not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return USER_ERROR
     except OSError as error:
         from tasks.engine.paths import not_ours
 
         if (said := not_ours(error)) is None:
             raise
         print(f"slm: {one_line(said)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        return USER_ERROR
     except (KeyboardInterrupt, Stopped, _Terminated):
         again = f"; `{shlex.join(['slm', *arguments])}` resumes from there" if options.resumes else ""
         print(f"\nslm: stopped; what was finished is kept{again}", file=sys.stderr)
-        sys.stderr.flush()
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
 
 
 def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[dict[str, Any], list[str]]:
