@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import keyword
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from flows.presets import value_of
+from tasks.engine.interruption import Interruptions
 from tasks.running.output import Output, OutputLost
 
 USER_ERROR = 2
@@ -206,10 +206,12 @@ SAMPLING: tuple[tuple[str, type, str], ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The console script."""
-    output = Output()
+    """The console script. Given ``argv``, it leaves the signals to its caller."""
+    output, interruptions = Output(), Interruptions()
+    if argv is None:
+        interruptions.listen()
     try:
-        status = _run(list(sys.argv[1:] if argv is None else argv), output)
+        status = _run(list(sys.argv[1:] if argv is None else argv), output, interruptions)
     except OutputLost:
         status = 0  # as far as the command came; ``status`` reports the rest
     except SystemExit as left:  # argparse's
@@ -217,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(output.status(status))
 
 
-def _run(arguments: list[str], output: Output) -> int:
+def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> int:
     """Parse, and call the command; a user's mistake is one line. Its exit status."""
     if arguments and (new := OLD_NAMES.get(arguments[0])):
         notice = f"`slm {arguments[0]}` is now called `slm {new}`: the old name works until the next release"
@@ -229,7 +231,6 @@ def _run(arguments: list[str], output: Output) -> int:
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
     output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes
-    signal.signal(signal.SIGTERM, _terminated)
     from slm_model.errors import Stopped, UserError
     from slm_model.visible import one_line
     from tasks.engine.paths import copied_environment
@@ -251,10 +252,15 @@ def _run(arguments: list[str], output: Output) -> int:
             raise
         print(f"slm: {one_line(said)}", file=sys.stderr)
         return USER_ERROR
-    except (KeyboardInterrupt, Stopped, _Terminated):
-        again = f"; `{shlex.join(['slm', *arguments])}` resumes from there" if options.resumes else ""
-        print(f"\nslm: stopped; what was finished is kept{again}", file=sys.stderr)
-        return INTERRUPTED
+    except (KeyboardInterrupt, Stopped):
+        pass
+    except Exception:
+        if not interruptions.happened:  # else it is of a clean-up that was interrupted in its turn
+            raise
+    interruptions.ignore()
+    again = f"; `{shlex.join(['slm', *arguments])}` resumes from there" if options.resumes else ""
+    print(f"\nslm: stopped; what was finished is kept{again}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[dict[str, Any], list[str]]:
@@ -277,14 +283,6 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
             value = following
         found[name.removeprefix("--")] = value_of(value)
     return found, rest
-
-
-class _Terminated(BaseException):
-    """SIGTERM, where nothing else handles it."""
-
-
-def _terminated(number: int, frame: Any) -> NoReturn:
-    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,11 +44,14 @@ def build(
 def under_prefect(terminal: Terminal | None, root: Path) -> Iterator[None]:
     """A Prefect server to run under, and a terminal that shows what runs."""
     from tasks.running.current_observer import observe_with
+    from tasks.services.prefect_api import PrefectApi
     from tasks.services.prefect_server import provide_prefect_server
+    from tasks.services.supervisor import close_killed_runs
 
     configure_environment(root)
     set_omp_wait_policy()
     provide_prefect_server(root)
+    close_killed_runs(PrefectApi(os.environ["PREFECT_API_URL"]), root)
     from prefect.context import SettingsContext, get_settings_context
     from prefect.settings import Settings
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextvars import copy_context
+from types import FrameType
 from typing import TypeVar
 
 from slm_model.errors import Stopped
@@ -13,6 +17,40 @@ from slm_model.errors import Stopped
 T = TypeVar("T")
 
 POLL_SECONDS = 0.2
+ONE_REQUEST_SECONDS = 1.0
+REQUESTS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+
+
+class Interruptions:
+    """Makes each request to leave a KeyboardInterrupt: Ctrl-C, a terminal that is closed, SIGTERM.
+
+    Requests within a second of another are one: a key that is pressed four times, or Ctrl-C in a terminal that is then
+    closed, would interrupt the clean-up that the first of them began.
+    """
+
+    def __init__(self) -> None:
+        self.requested = -math.inf
+        self._heard: list[signal.Signals] = []
+
+    @property
+    def happened(self) -> bool:
+        return self.requested > -math.inf
+
+    def listen(self) -> None:
+        for number in REQUESTS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's job in the background
+                signal.signal(number, self._request)
+                self._heard.append(number)
+
+    def ignore(self) -> None:
+        """For the end of the process: what is left takes seconds at most."""
+        for number in self._heard:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        before, self.requested = self.requested, time.monotonic()
+        if self.requested - before > ONE_REQUEST_SECONDS:
+            raise KeyboardInterrupt
 
 
 def run_interruptibly(work: Callable[[Callable[[], bool]], T]) -> T:

@@ -166,6 +166,32 @@ class Supervisor:
         self._reported = {i: run["state_name"] for i, run in runs.items() if run["state_type"] not in FINAL}
 
 
+def close_killed_runs(api: PrefectApi, root: Path) -> None:
+    """Crash the runs of a server that were started in a terminal and killed, and remove their files.
+
+    Where ``slm up`` runs, its supervisor does so; elsewhere the next run does. Runs of a deployment are left to a
+    supervisor, which may run them again.
+    """
+    for path in sorted((root / "runs").glob("*")):
+        with suppress(OSError), probe_lock(path) as is_free:
+            if not is_free or lock_owner(path) is None:
+                continue
+            run = api.find(f"/flow_runs/{path.name}")
+            if run is None and "//127.0.0.1:" not in path.read_text():  # reported to a server of another machine
+                continue
+            if run and run["state_type"] in OPEN:
+                if run["deployment_id"]:
+                    continue
+                open_tasks = {
+                    "flow_runs": {"id": {"any_": [path.name]}},
+                    "task_runs": {"state": {"type": {"any_": OPEN}}},
+                }
+                for task in api.ask("POST", "/task_runs/filter", open_tasks):
+                    api.set_state("task_runs", task["id"], "CRASHED", "its process is gone")
+                api.set_state("flow_runs", path.name, "CRASHED", AGAIN)
+            path.unlink()
+
+
 def age(state: Run | None) -> float:
     """Seconds since a run entered its state; a server that was killed while it wrote the state has left none."""
     if state is None:

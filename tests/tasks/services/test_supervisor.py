@@ -12,7 +12,7 @@ import pytest
 
 from tasks.services.prefect_api import PrefectApi
 from tasks.services.run_lock import lock_file, probe_lock, running_processes
-from tasks.services.supervisor import AGAIN, Supervisor
+from tasks.services.supervisor import AGAIN, Supervisor, close_killed_runs
 
 HOLD = "import sys, time; from pathlib import Path; from tasks.services.run_lock import run_lock\n"
 WAIT = "with run_lock(Path(sys.argv[1]), 'run'): print('locked', flush=True); time.sleep(60)"
@@ -217,3 +217,29 @@ def test_a_task_that_no_process_works_on_is_ended_though_a_killed_server_left_no
 
     Supervisor(Torn((state, "")), tmp_path, 2, lambda line: None).look()
     assert ended == ["CRASHED"] * ends
+
+
+@pytest.mark.parametrize(
+    ("before", "deployment", "after", "stays"),
+    [
+        ("RUNNING", None, ["RUNNING", "CRASHED"], False),
+        ("CANCELLED", None, ["CANCELLED"], False),
+        ("RUNNING", "quick", ["RUNNING"], True),  # a supervisor may run it again
+    ],
+)
+def test_the_next_run_closes_a_killed_run_of_a_terminal(
+    killed: Path, before: str, deployment: str | None, after: list[str], stays: bool
+) -> None:
+    api = Recorder((before, ""), deployment=deployment)
+    close_killed_runs(api, killed)
+    assert [state["type"] for state in api.states] == after
+    assert lock_file(killed, "run").exists() is stays
+
+
+def test_the_next_run_leaves_a_run_that_lives(tmp_path: Path) -> None:
+    with taken_up(tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
+        api = Recorder(("RUNNING", ""), deployment=None)
+        close_killed_runs(api, tmp_path)
+        assert [state["type"] for state in api.states] == ["RUNNING"] and lock_file(tmp_path, "run").exists()
+        process.kill()
