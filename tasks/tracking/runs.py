@@ -26,7 +26,7 @@ FAILURE = "slm.failure"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow has no page of training runs
 INTERVAL = 2.0  # seconds between two writes
 METRICS_A_CALL, PARAMS_A_CALL = 1000, 100  # MLflow's limits
-DIGEST_LENGTH = 36  # MLflow's limit
+DIGEST_LENGTH, PARAM_LENGTH, TAG_LENGTH = 36, 6000, 8000  # MLflow's limits
 EXPERIMENT = "slm"
 
 
@@ -79,6 +79,14 @@ def is_drawn(name: str, step: int) -> bool:
     return not name.startswith("train/") or step % (1 << max(0, (step // 1000).bit_length() - 1)) == 0
 
 
+def fitting(value: str, length: int, key: str) -> str:
+    """The value, or as much of it as MLflow takes with a note that it is cut: MLflow would cut it and say nothing."""
+    if len(value) <= length:
+        return value
+    note = f" ... (cut: it has {len(value):,} characters; `slm show {key}` shows all of them)"
+    return value[: length - len(note)] + note
+
+
 @dataclass
 class _Run:
     """A run in the store."""
@@ -97,9 +105,13 @@ class _Run:
         experiment_id = _experiment(client, store, description.experiment)
         there = client.search_runs([experiment_id], f"tags.`{KEY}` = '{description.key}'", max_results=1)
         tags = {KEY: description.key, "mlflow.source.name": "slm", **description.tags}
+        tags = {name: fitting(value, TAG_LENGTH, description.key) for name, value in tags.items()}
         found = there[0] if there else client.create_run(experiment_id, started, tags, description.name)
         run_id = found.info.run_id
-        new = [Param(name, str(v)) for name, v in description.params.items() if name not in found.data.params]
+        params = {
+            name: fitting(str(value), PARAM_LENGTH, description.key) for name, value in description.params.items()
+        }
+        new = [Param(name, value) for name, value in params.items() if name not in found.data.params]
         for start in range(0, len(new), PARAMS_A_CALL):
             client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL])
         if description.datasets and not (found.inputs and found.inputs.dataset_inputs):

@@ -56,6 +56,17 @@ def test_a_run_shows_params_lineage_and_curves(store: MlflowStore) -> None:
     assert json.loads(trained_on.profile) == COUNTS
 
 
+def test_a_value_that_mlflow_would_cut_says_that_it_is_cut_and_where_all_of_it_is(store: MlflowStore) -> None:
+    long = RunDescription("key-2", "long", {"path": "p" * 9490, "fits": "f" * 6000}, {"slm.note": "n" * 9000})
+    with open_run(store, long) as run:
+        pass
+    found = connect(store).get_run(run.run_id).data
+    assert found.params["fits"] == "f" * 6000
+    for value, kept, length in ((found.params["path"], 6000, 9490), (found.tags["slm.note"], 8000, 9000)):
+        assert len(value) == kept
+        assert value.endswith(f" ... (cut: it has {length:,} characters; `slm show key-2` shows all of them)")
+
+
 def test_a_stopped_run_is_gone_on_with_and_no_point_is_written_twice(store: MlflowStore) -> None:
     with pytest.raises(Stopped), open_run(store, DESCRIPTION) as first:
         for step in range(1, 6):
