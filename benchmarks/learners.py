@@ -125,14 +125,14 @@ def learner(
     if candidate.ours:
         own = RECURRENT.get(candidate.kind, network)
         model: Network = own.implementation().build(own, vocab_size)
-        numerics = resolve(candidate.numerics, "auto", model.compiles, long)
+        numerics = resolve(candidate.numerics, model.compiles, long)
         with arithmetic(numerics):
             yield Ours(model, batches, config, numerics)
         return
     torch.manual_seed(config.seed)
     assert learning_rate is not None, "a peer has no default for so small a model"
     model = PEERS[candidate.kind](network, vocab_size)
-    numerics = resolve(candidate.numerics, "auto", True)
+    numerics = resolve(candidate.numerics, True)
     model.set_attention(explicit=numerics.attention == "explicit")
     loop = WithTrainer if candidate.kind == "Trainer" else PlainLoop
     yield loop(model, batches, learning_rate, numerics, candidate.given)

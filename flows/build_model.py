@@ -29,7 +29,7 @@ def build_model(config: PipelineConfig = PipelineConfig(), placement: Placement 
 
     Args:
         config: What is built. Every setting is part of the identity of what the stages leave.
-        placement: How it is carried out: workers, device, network. Changes no byte of the result.
+        placement: How it is carried out: workers, network. Changes no byte of the result.
     """
     set_omp_wait_policy()
     engine = Engine.at(artifacts_root(), placement, current_observer())

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
-from flows.presets import value_of
+from flows.presets import DEVICE_SETTINGS, value_of
 from tasks.engine.interruption import Interruptions
 from tasks.running.output import Output, OutputLost
 
@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument(
                 "--dask", metavar="ADDRESS", help="a Dask scheduler whose workers process the parts instead"
             )
-            made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+            devices = f"short for --{' and --'.join(DEVICE_SETTINGS)}; either of them given too has precedence"
+            made.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help=devices)
             made.add_argument("--offline", action="store_true", help="use the last pinned revision of the source")
         top.description = f"{top.description}\n  {name:<15}{text}"
         return made
@@ -231,6 +232,8 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
     output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes
+    if options.takes_settings and options.device:
+        settings = dict.fromkeys(DEVICE_SETTINGS, options.device) | settings
     from slm_model.errors import Stopped, UserError
     from slm_model.visible import one_line
     from tasks.engine.paths import copied_environment

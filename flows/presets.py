@@ -24,6 +24,7 @@ from tasks.engine.paths import REPOSITORY
 M = TypeVar("M", bound=BaseModel)
 
 DEFAULT = "tinystories-1m"
+DEVICE_SETTINGS = ("train.numerics.device", "evaluate.device")  # what `--device` stands for
 
 
 def deployments() -> dict[str, dict[str, Any]]:
@@ -41,7 +42,15 @@ def configure(preset: str | None, overrides: Mapping[str, Any]) -> PipelineConfi
     name = preset or DEFAULT
     if name not in known:
         raise UserError(f"there is no preset {name!r}: there are {', '.join(known)}{_perhaps(name, known)}")
-    settings: dict[str, Any] = json.loads(json.dumps(known[name]["parameters"].get("config", {})))
+    return _on_top_of(json.loads(json.dumps(known[name]["parameters"].get("config", {}))), overrides)
+
+
+def laid_over(config: PipelineConfig, overrides: Mapping[str, Any]) -> PipelineConfig:
+    """A config with other settings on top, as ``configure`` takes them."""
+    return _on_top_of(config.model_dump(mode="json"), overrides)
+
+
+def _on_top_of(settings: dict[str, Any], overrides: Mapping[str, Any]) -> PipelineConfig:
     for section, given in _nested(overrides).items():
         settings[section] = _laid_over(settings.get(section, {}), given, _section_default(section))
     return validated(settings)

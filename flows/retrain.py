@@ -68,7 +68,7 @@ def retrain(
     Args:
         config: What is built.
         retrain: When.
-        placement: How it is carried out: workers, device, network.
+        placement: How it is carried out: workers, network.
     """
     set_omp_wait_policy()
     model = f"slm.model.{config.release.model_name}"

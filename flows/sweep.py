@@ -49,7 +49,7 @@ def sweep(search: SweepConfig, placement: Placement = Placement()) -> Report:  #
 
     Args:
         search: What is tried.
-        placement: How it is carried out: workers, device, network.
+        placement: How it is carried out: workers, network.
     """
     with run_lock(artifacts_root(), flow_run.id):
         return carry_out(search, placement)
@@ -61,7 +61,7 @@ def scaling(search: ScalingConfig, placement: Placement = Placement()) -> Report
 
     Args:
         search: Which sizes, and for how long.
-        placement: How it is carried out: workers, device, network.
+        placement: How it is carried out: workers, network.
     """
     with run_lock(artifacts_root(), flow_run.id):
         return carry_out(search, placement)
@@ -83,7 +83,7 @@ def seed_variance(
     Args:
         config: What is built. train.seed is the first seed.
         num_seeds: Trainings, two or more.
-        placement: How it is carried out: workers, device, network.
+        placement: How it is carried out: workers, network.
     """
     if num_seeds < 2:
         raise UserError(f"the number of seeds is {num_seeds}: only two trainings or more can differ")

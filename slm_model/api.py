@@ -176,7 +176,7 @@ def run(
     config: PipelineConfig | str | None = None,
     *,
     num_workers: int | None = None,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None,
     offline: bool = False,
     progress: bool = False,
     **settings: Any,
@@ -184,7 +184,8 @@ def run(
     """Build, judge and register a model, as `slm run` does; finished stages are reused. Returns when it is done.
 
     ``config``: a preset's name with ``settings`` on top, as ``configure`` takes them, or a ``PipelineConfig`` without
-    any. ``num_workers``: processes for the data stages; None: one for each core. ``progress``: print a line for each
+    any. ``num_workers``: processes for the data stages; None: one for each core. ``device``: instead of that of the
+    settings ``train.numerics.device`` and ``evaluate.device``. ``progress``: print a line for each
     stage. The ``Release`` has name (NAME/VERSION), passed (the gate's decision), reasons and aliases.
 
     The run is a Prefect flow: of a running `slm up`, of the server that ``PREFECT_API_URL`` names, or of a server
@@ -195,14 +196,16 @@ def run(
     Raises UserError for what the caller can mend.
     """
     from flows.commands.context import build
-    from flows.presets import checked
+    from flows.presets import DEVICE_SETTINGS, checked, laid_over
     from tasks.engine.paths import artifacts_root
     from tasks.engine.placement import Placement
     from tasks.running.console import Console
     from tasks.running.terminal import Terminal
 
     whole, root = _whole(config, settings), artifacts_root()
-    placement = checked(Placement, {"num_workers": num_workers, "device": device, "offline": offline})
+    if device is not None:
+        whole = laid_over(whole, dict.fromkeys(DEVICE_SETTINGS, device))
+    placement = checked(Placement, {"num_workers": num_workers, "offline": offline})
     terminal = Terminal(Console(highlight=False)) if progress else None
     release = build(whole, placement, terminal, root, "python")
     assert release is not None, "without `until` a run ends with a release"

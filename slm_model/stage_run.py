@@ -25,7 +25,6 @@ class StageRun:
     """
 
     executor: Executor | None = None  # None: work in this process
-    device: str = "auto"
     report: Report = ignore_report
     should_stop: Callable[[], bool] = lambda: False
     resume: Path | None = None

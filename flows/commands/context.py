@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def placement_of(options: argparse.Namespace) -> Placement:
     """How the options have a run carried out. Raises UserError for what cannot be."""
-    names = {"num_workers": "workers", "dask": "dask", "device": "device", "offline": "offline", "until": "until"}
+    names = {"num_workers": "workers", "dask": "dask", "offline": "offline", "until": "until"}
     return checked(Placement, {name: getattr(options, option, None) for name, option in names.items()})
 
 

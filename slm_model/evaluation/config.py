@@ -38,6 +38,9 @@ class EvaluateConfig(Config):
     measured_sampling: SamplingConfig = Field(
         SamplingConfig(max_tokens=320), description="How the measured stories are drawn, their seed included."
     )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where the model scores and generates. auto: cuda, else mps, else cpu."
+    )
     num_resamples: int = Field(
         2000, ge=100, le=100_000, description="Resamples of the test stories for the interval of bits per byte."
     )

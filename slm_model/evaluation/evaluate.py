@@ -52,7 +52,7 @@ def evaluate(
             f"{shards.folder} holds test set {shards.facts.test_digest[:8]}, and {splits.folder} holds "
             f"{test_digest[:8]}: run the shard stage on that split"
         )
-    numerics = resolve(NumericsConfig(precision="fp32"), run.device, can_compile=False)
+    numerics = resolve(NumericsConfig(device=config.device, precision="fp32"), can_compile=False)
     with arithmetic(numerics):
         network, tokenizer = model.load(numerics.device)
         num_validation, num_test = (shards.facts.num_stories[side] for side in ("validation", "test"))

@@ -39,13 +39,12 @@ class Numerics(BaseModel):
     notes: tuple[str, ...] = ()  # what was asked for and is not possible
 
 
-def resolve(asked: NumericsConfig, placed: str, can_compile: bool, is_long: bool = False, context: int = 0) -> Numerics:
-    """The arithmetic to train with. ``placed``: the device of the stage's run, for settings that leave it open.
-    ``is_long``: long enough for a compilation to pay. ``context``: tokens a row.
+def resolve(asked: NumericsConfig, can_compile: bool, is_long: bool = False, context: int = 0) -> Numerics:
+    """The arithmetic to train with. ``is_long``: long enough for a compilation to pay. ``context``: tokens a row.
 
     Raises UserError as ``choose_device`` does. Compilation falls back, and a note says why.
     """
-    device = choose_device(asked, placed)
+    device = choose_device(asked)
     automatic = asked.compile == "auto" and is_long and can_compile and device != "mps"  # untried there
     wanted = asked.compile == "on" or automatic
     lack = None if can_compile else "torch.compile does not speed up a recurrent network"
@@ -85,9 +84,9 @@ def hindrance(recorded: Numerics) -> str | None:
     return None
 
 
-def choose_device(asked: NumericsConfig, placed: str) -> Device:
+def choose_device(asked: NumericsConfig) -> Device:
     """The device to train on. Raises UserError if this machine lacks it, or enough of it, or it lacks the precision."""
-    wanted = asked.device if asked.device != "auto" else placed
+    wanted = asked.device
     known: tuple[Device, ...] = ("cuda", "mps", "cpu")
     present = [device for device in known if _has(device)]
     device = next((device for device in present if wanted in (device, "auto")), None)

@@ -73,7 +73,7 @@ def launch_training(
     Raises Stopped after ``run.should_stop()``, the error of a rank that fails, and UserError if a rank was killed.
     """
     assert run.resume is not None
-    device = choose_device(config.numerics, run.device)
+    device = choose_device(config.numerics)
     with TemporaryDirectory(prefix="slm-ranks-") as name:
         folder = Path(name)
         (folder / "job").write_bytes(pickle.dumps(Job(shards, vocab, network, config, warm_start, device, run.resume)))
@@ -210,13 +210,12 @@ def _train(job: Job, ranks: Ranks, folder: Path, send: Callable[..., None]) -> s
         world_size=ranks.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    run = StageRun(device=job.device, should_stop=lambda: ranks.all_reduce_max((folder / "stop").exists()) > 0)
+    run = StageRun(should_stop=lambda: ranks.all_reduce_max((folder / "stop").exists()) > 0)
     if ranks.rank == 0:
         handler = logging.Handler()
         handler.emit = lambda record: send(level=record.levelno, text=record.getMessage())  # type: ignore[method-assign]
         logging.getLogger("slm_model").addHandler(handler)
         run = StageRun(
-            device=run.device,
             should_stop=run.should_stop,
             report=lambda step, values: send(step=step, values=dict(values)),
             resume=job.resume,

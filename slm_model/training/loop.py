@@ -74,8 +74,8 @@ def run_training(
             numerics = plan.numerics
         else:
             long = is_long(config, batches, model.num_parameters)
-            found = _numerics_of_longest(stable_checkpoints, run.device)
-            found = found or resolve(config.numerics, run.device, model.compiles, long, model.context)
+            found = _numerics_of_longest(stable_checkpoints)
+            found = found or resolve(config.numerics, model.compiles, long, model.context)
             numerics = ranks.broadcast(found)
             for note in numerics.notes:
                 log.warning(note)
@@ -98,13 +98,11 @@ def run_training(
             return loop
 
 
-def _numerics_of_longest(stable_checkpoints: StableCheckpoints | None, device: str) -> Numerics | None:
+def _numerics_of_longest(stable_checkpoints: StableCheckpoints | None) -> Numerics | None:
     """The arithmetic of the longest stable checkpoint that can be resumed on this machine."""
     for checkpoint in stable_checkpoints or ():
         numerics = Numerics.model_validate(checkpoint.facts.numerics)
         reason = hindrance(numerics)
-        if device not in ("auto", numerics.device):
-            reason = f"{device} was asked for, and it was trained on {numerics.device}"
         if reason is None:
             return numerics
         log.warning("the stable checkpoint of step %d is not used: %s", checkpoint.facts.steps, reason)
@@ -173,8 +171,9 @@ class TrainingLoop:
             "train/tokens": self.step * tokens,
         }
         self._log(HISTORY, measured)
-        self._log(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds)})
-        self.run.report(self.step, measured | self.speedometer.update(seconds, self.plan.total_steps - self.step))
+        speed = self.speedometer.update(seconds, self.plan.total_steps - self.step)
+        self._log(THROUGHPUT, {"seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds), **speed})
+        self.run.report(self.step, measured | speed)
 
     def _validate(self, validation: SplitTokens, tokenizer: Tokenizer) -> None:
         network = self.train_step.network

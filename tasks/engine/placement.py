@@ -16,7 +16,7 @@ from tasks.engine.local_workers import LocalWorkers
 
 
 class Placement(BaseModel):
-    """Workers, device and whether the network may be used."""
+    """Workers, and whether the network may be used. Not the device: it decides the last bits of weights and scores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe_bounds)
 
@@ -27,9 +27,6 @@ class Placement(BaseModel):
         None,
         description="Address of a Dask scheduler (tcp://host:8786) whose workers share the parts instead. They run the "
         "same code, and the artifacts folder stands on a disk that they share, under the same path.",
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="Where a stage computes if its own settings leave the choice open."
     )
     offline: bool = Field(False, description="Take the last pinned revision of a source that cannot be looked up.")
     until: Literal["download", "clean", "split", "build_vocab", "shard", "describe", "train", "evaluate"] | None = (

@@ -29,6 +29,7 @@ from tasks.engine.interruption import run_interruptibly
 from tasks.engine.placement import Placement
 from tasks.engine.recipe import code_of_this_process, manifest_of, opens_with, pinned, recipe_of, refuse_edited
 from tasks.engine.stage import A, NullObserver, Observer, Outcome, Stage, StageExecution, load
+from tasks.engine.step import StepResult
 from tasks.engine.store import Store, records_of
 
 
@@ -41,6 +42,7 @@ class Engine:
     placement: Placement = field(default_factory=Placement)
     observer: Observer = field(default_factory=NullObserver)
     found_damaged: set[Path] = field(default_factory=set)  # by readers
+    pinned: dict[tuple[str, tuple[Any, ...]], StepResult[Any]] = field(default_factory=dict)  # by step and arguments
     made_by: dict[str, str] = field(default_factory=dict)  # the run that this works for, as manifests name it
 
     @classmethod
@@ -166,7 +168,6 @@ class Engine:
 
                 run = StageRun(
                     executor=executor,
-                    device=self.placement.device,
                     report=lambda step, values: self.observer.progressed(stage, step, values),
                     resume=resume,
                 )

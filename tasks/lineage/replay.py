@@ -115,6 +115,8 @@ def _other_arithmetic(recorded: Mapping[str, Any]) -> list[str]:
 
     if not recorded:
         return ["it was not recorded what the evaluation was computed on"]
-    here = resolve(NumericsConfig(precision="fp32"), recorded["device"], can_compile=False).model_dump(mode="json")
+    here = resolve(NumericsConfig(device=recorded["device"], precision="fp32"), can_compile=False).model_dump(
+        mode="json"
+    )
     differ = [name for name in ("torch", "processor") if recorded[name] != here[name]]
     return [f"{name} was {recorded[name]}, is {here[name]}" for name in differ]

@@ -6,12 +6,17 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from flows.cli import main, parser
+from flows.config import PipelineConfig
+from flows.presets import configure
+from slm_model.stage_run import StageRun
+from tasks.engine.placement import Placement
 
 COMMAND = "import sys; from flows.cli import main; main(['settings'])"
 
@@ -68,6 +73,40 @@ def test_the_line_that_says_how_to_resume_can_be_pasted_into_a_shell(
     line = capsys.readouterr().err.strip()
     assert line.endswith(" resumes from there")
     assert shlex.split(line.split("`")[1]) == ["slm", *words]
+
+
+@pytest.mark.parametrize(
+    ("words", "training", "evaluation"),
+    [
+        ("", "auto", "auto"),
+        ("--device cuda", "cuda", "cuda"),
+        ("--device cuda --evaluate.device cpu", "cuda", "cpu"),
+        ("--device cuda --train.numerics.device auto", "auto", "cuda"),
+    ],
+)
+def test_the_device_is_a_setting_of_training_and_of_evaluation(
+    words: str, training: str, evaluation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[PipelineConfig] = []
+
+    def run(options: Any, settings: Any) -> int:
+        found.append(configure(options.preset, settings))
+        return 0
+
+    monkeypatch.setattr("flows.commands.build.run", run)
+    with pytest.raises(SystemExit):
+        main(["run", "quick", *words.split()])
+    [config], default = found, configure("quick", {})
+    assert (config.train.numerics.device, config.evaluate.device) == (training, evaluation)
+    same = (
+        config.train.identity() == default.train.identity(),
+        config.evaluate.identity() == default.evaluate.identity(),
+    )
+    assert same == (training == "auto", evaluation == "auto"), "another device is another key"
+
+
+def test_nothing_of_how_a_run_is_carried_out_names_a_device() -> None:
+    assert "device" not in {*Placement.model_fields, *(field.name for field in fields(StageRun))}
 
 
 def test_an_old_name_of_a_command_works_with_a_notice(

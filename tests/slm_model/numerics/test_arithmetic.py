@@ -26,7 +26,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("compiler")
 def test_a_long_training_is_compiled_and_a_short_one_is_not() -> None:
     def found(is_long: bool, context: int = 0, **asked: Any) -> tuple[bool, str]:
-        numerics = resolve(NumericsConfig(device="cpu", **asked), "cpu", True, is_long, context)
+        numerics = resolve(NumericsConfig(device="cpu", **asked), True, is_long, context)
         return numerics.compile, numerics.attention
 
     assert found(is_long=True) == (True, "explicit")
@@ -41,7 +41,7 @@ def test_products_are_in_bf16_only_where_the_cpu_has_instructions_for_it(monkeyp
     known = torch.cpu.get_capabilities()
 
     def found(**asked: Any) -> tuple[str, str]:
-        numerics = resolve(NumericsConfig(device="cpu", **asked), "cpu", True)
+        numerics = resolve(NumericsConfig(device="cpu", **asked), True)
         return numerics.precision, numerics.muon
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known | {"avx512_bf16": False})
@@ -55,7 +55,7 @@ def test_products_are_in_bf16_only_where_the_cpu_has_instructions_for_it(monkeyp
 
 def test_a_training_is_not_resumed_by_a_processor_with_other_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     known = torch.cpu.get_capabilities()
-    began = resolve(NumericsConfig(device="cpu"), "cpu", True)
+    began = resolve(NumericsConfig(device="cpu"), True)
     assert hindrance(began) is None
     for other in ({"avx512_bf16": not known.get("avx512_bf16")}, {"amx_bf16": True}, {"cpu_name": "a newer one"}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda other=other: known | other)
@@ -63,16 +63,16 @@ def test_a_training_is_not_resumed_by_a_processor_with_other_instructions(monkey
 
 
 def test_auto_is_fp32_uncompiled_on_a_cpu_and_on_the_device_of_the_run() -> None:
-    found = resolve(NumericsConfig(), "cpu", True)
+    found = resolve(NumericsConfig(device="cpu"), True)
     assert (found.device, found.precision, found.compile, found.notes) == ("cpu", "fp32", False, ())
     assert (found.num_threads, found.attention) == (torch.get_num_threads(), "fused")
-    assert resolve(NumericsConfig(device="cpu", num_threads=7), "auto", True).num_threads == 7
+    assert resolve(NumericsConfig(device="cpu", num_threads=7), True).num_threads == 7
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_is_not_here_is_refused() -> None:
     with pytest.raises(UserError, match=r"device 'cuda' was asked for, this machine has (mps, )?cpu: choose"):
-        resolve(NumericsConfig(device="cuda"), "cpu", True)
+        resolve(NumericsConfig(device="cuda"), True)
 
 
 def test_without_a_compiler_training_falls_back_and_records_the_reason(
@@ -80,11 +80,11 @@ def test_without_a_compiler_training_falls_back_and_records_the_reason(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    found = resolve(NumericsConfig(device="cpu", compile="on"), "cpu", True)
+    found = resolve(NumericsConfig(device="cpu", compile="on"), True)
     assert not found.compile
     assert found.notes == ("not compiled: no C++ compiler on PATH (g++)",)
-    assert resolve(NumericsConfig(device="cpu"), "cpu", True, is_long=True).notes == found.notes
-    assert resolve(NumericsConfig(device="cpu"), "cpu", True).notes == (), "a short training does not ask for it"
+    assert resolve(NumericsConfig(device="cpu"), True, is_long=True).notes == found.notes
+    assert resolve(NumericsConfig(device="cpu"), True).notes == (), "a short training does not ask for it"
 
 
 def test_a_compiler_without_pythons_headers_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_a_compiler_without_pythons_headers_is_not_used(monkeypatch: pytest.Monk
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    found = resolve(NumericsConfig(device="cpu", compile="on"), "cpu", True)
+    found = resolve(NumericsConfig(device="cpu", compile="on"), True)
     note = f"not compiled: {compiler} builds no Python extension: Python.h: No such file or directory"
     assert (found.compile, found.notes) == (False, (note,))
 
 
 def test_a_recurrent_network_is_not_compiled() -> None:
-    found = resolve(NumericsConfig(compile="on"), "cpu", False)
+    found = resolve(NumericsConfig(device="cpu", compile="on"), False)
     assert not found.compile and "recurrent" in found.notes[0]

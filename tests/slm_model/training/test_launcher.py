@@ -49,7 +49,7 @@ def train_step(inputs: Path, network: dict[str, Any], ranks: Ranks, **settings: 
     chosen = TypeAdapter[Any](NetworkConfig).validate_python(network)
     built = chosen.implementation().build(chosen, shards.facts.vocab_size)
     batches = PackedBatches(shards.load("train"), config.batch_size, built.context, config.seed)
-    return TrainStep(built, batches, config, resolve(config.numerics, "cpu", False), ranks=ranks)
+    return TrainStep(built, batches, config, resolve(config.numerics, False), ranks=ranks)
 
 
 def gradients(one: TrainStep) -> list[Tensor]:
@@ -246,14 +246,14 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused() -> None:
 def test_a_device_that_cannot_serve_so_many_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     with pytest.raises(UserError, match="an MPS device serves one process, not 2: set"):
-        choose_device(NumericsConfig(num_processes=2), "mps")
+        choose_device(NumericsConfig(num_processes=2, device="mps"))
     with pytest.raises(UserError, match="an MPS device has no fp64"):
-        choose_device(NumericsConfig(precision="fp64"), "mps")
-    assert choose_device(NumericsConfig(), "mps") == "mps"
+        choose_device(NumericsConfig(precision="fp64", device="mps"))
+    assert choose_device(NumericsConfig(device="mps")) == "mps"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UserError, match="num_processes is 3, each wants a GPU, and this machine has 2: lower it"):
-        choose_device(NumericsConfig(num_processes=3, device="cuda"), "auto")
+        choose_device(NumericsConfig(num_processes=3, device="cuda"))
 
 
 COMPILED = {"num_threads": 1, "compile": "on", "precision": "bf16"}

@@ -23,7 +23,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numerics(**asked: Any) -> Numerics:
-    return resolve(NumericsConfig.model_validate({"device": "cpu", "compile": "off"} | asked), "cpu", True)
+    return resolve(NumericsConfig.model_validate({"device": "cpu", "compile": "off"} | asked), True)
 
 
 def factors(kind: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,7 +42,7 @@ offsets, counts = np.arange(0, 100_001, 100), np.zeros(1000, np.uint32)
 side = SplitTokens(tokens, offsets, counts, counts, counts.astype(np.uint64))
 batches = PackedBatches(side, config.batch_size, network.context, 0)
 model = network.implementation().build(network, 512)
-numerics = resolve(config.numerics, "cpu", False)
+numerics = resolve(config.numerics, False)
 with arithmetic(numerics):
     train_step = TrainStep(model, batches, config, numerics)
     before = status("VmRSS")

@@ -78,7 +78,7 @@ def test_a_half_written_file_is_no_state(tmp_path: Path) -> None:
 
 def test_states_without_their_plan_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     resume = ResumeFolder(tmp_path)
-    numerics = resolve(NumericsConfig(), "cpu", True)
+    numerics = resolve(NumericsConfig(device="cpu"), True)
     resume.write_plan(Plan(identity="a", total_steps=9, budget="max_steps 9", numerics=numerics))
     resume.save(state(4))
     (plan,) = tmp_path.glob("plan-*")
