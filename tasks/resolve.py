@@ -75,4 +75,4 @@ def _plan(engine: Engine, config: SourceConfig) -> StepResult[PinnedSource] | st
     return StepResult(source, _line(source))
 
 
-resolve = Step("resolve", _run, _plan, retries=2)
+resolve = Step("resolve", _run, _plan, retries=2, pins=True)

@@ -42,4 +42,5 @@ class Step(Generic[T]):
     run: Callable[..., StepResult[T]]
     plan: Callable[..., StepResult[T] | str] | None = None
     retries: int = 0  # for what a second try may mend: a server out of reach
+    pins: bool = False  # it looks up what a name means now: once in a run, so that all of the run means the same
     inline: bool = False  # too short to be a task of its own in Prefect

@@ -65,7 +65,7 @@ class Planner:
     def _plan_step(self, step: Step[Any], args: tuple[Any, ...]) -> Line | None:
         if step.plan is None:
             return None
-        found = step.plan(self.engine, *args)
+        found = self.engine.pinned.get((step.name, args)) or step.plan(self.engine, *args)
         if isinstance(found, str):
             return Line(step.name, "will run", found)
         self.artifacts[step.name] = found.value

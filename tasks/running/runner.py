@@ -33,8 +33,12 @@ class Runner:
         if isinstance(step, Stage):
             outcome = self.engine.run(step, *args)
             return StepResult(outcome.artifact, cached=outcome.cached)
+        if step.pins and (pinned := self.engine.pinned.get((step.name, args))):
+            return pinned
         began = time.perf_counter()
         result = step.run(self.engine, *args)
+        if step.pins:
+            self.engine.pinned[step.name, args] = result
         if result.text:
             seconds = None if result.cached else time.perf_counter() - began
             self.engine.observer.noted(step.name, result.text, seconds)

@@ -18,11 +18,13 @@ from flows.retrain import RetrainRunner, carry_out, newer_stories, retrain
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.data.storygen.generate import stories
 from slm_model.errors import UserError
+from tasks.download import download
 from tasks.engine.placement import Placement
 from tasks.engine.step import StepResult
 from tasks.engine.store import Store
 from tasks.lineage.garbage_collection import removable
 from tasks.lineage.trace import trace_version
+from tasks.resolve import resolve
 from tasks.running.pages import retrain_page
 from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_address import MlflowStore
@@ -110,6 +112,27 @@ def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
     assert "## Drift" in retrain_page(decision)
     assert newer_stories(config) is None
     assert len(list_versions(MlflowStore.at(root), "nightly")) == 2
+
+
+def test_stories_that_come_during_a_night_are_left_to_the_next_one(config: PipelineConfig, tmp_path: Path) -> None:
+    pinned, told = list[str](), list[tuple[str, str, dict[str, Any]]]()
+
+    class Reading(RetrainRunner):
+        def execute(self, step: Any, args: tuple[Any, ...]) -> StepResult[Any]:
+            result = super().execute(step, args)
+            if step is resolve:
+                pinned.append(result.value.digest)
+                write(tmp_path, f"new{len(pinned)}", stories(0, 600 * len(pinned), 600 * len(pinned) + 10))
+            if step is download:
+                pinned.append(result.value.manifest.recipe.inputs[0].digest)
+                raise InterruptedError
+            return result
+
+    with pytest.raises(InterruptedError):
+        carry_out(config, RetrainConfig(), ALONE, Reading, lambda *event: told.append(event))
+    assert len(pinned) == 3 and len(set(pinned)) == 1
+    [(_, _, payload)] = told
+    assert payload["digest"] == pinned[0], "the event names the stories that are trained on"
 
 
 def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_nothing_changed(
