@@ -121,6 +121,10 @@ class Checkpoint(Artifact):
         """What each step left: step, tokens, train/loss and so on; val/loss where a validation was due."""
         return _lines(self.file(HISTORY))
 
+    def observations(self) -> list[dict[str, Any]]:
+        """How fast each step was: step, and the figures that the training reported of it."""
+        return [{k: v for k, v in line.items() if k == "step" or "/" in k} for line in _lines(self.file(THROUGHPUT))]
+
     def samples(self) -> list[dict[str, Any]]:
         """The sample stories of each validation: step, prompt, story."""
         return _lines(self.file(SAMPLES))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,9 @@ def _filled_run(
     assert model.manifest is not None
     recipe, commit = model.manifest.recipe, model.manifest.environment.get("git_commit")
     network, training = recipe.configs
-    history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in model.history()]
+    lines = [*model.history(), *model.observations()]
+    history = [(line["step"], {k: v for k, v in line.items() if "/" in k}) for line in lines]
+    history.sort(key=itemgetter(0))
     if shown.drift:
         history.append((model.facts.steps, shown.drift.numbers()))
     return fill_run(

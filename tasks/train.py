@@ -139,7 +139,7 @@ def _find_checkpoint(engine: Engine, reference: str) -> StepResult[Checkpoint]:
 
 
 # Looked up every time, since an alias moves.
-warm_start = Step("warm_start", _find_checkpoint, plan=_find_checkpoint, retries=2)
+warm_start = Step("warm_start", _find_checkpoint, plan=_find_checkpoint, retries=2, pins=True)
 
 
 @contextmanager
@@ -166,8 +166,7 @@ def recorded(execution: StageExecution) -> Iterator[StageRun]:
             if "resumed_from" in values:
                 execution.note("stable checkpoint", f"resumed from step {values['resumed_from']:,}", None)
             numbers = {name: value for name, value in values.items() if "/" in name and isinstance(value, int | float)}
-            if numbers:
-                tracked.log(step, numbers)
+            tracked.log(step, numbers)
 
         yield with_stable_checkpoints(replace(execution.run, report=report), execution)
 

@@ -130,7 +130,8 @@ class LiveRun:
             self._tried.set()
 
     def _write(self, recorded: Recorded, last: bool) -> None:
-        if time.perf_counter() - self._looked[0] >= SYSTEM_INTERVAL:
+        # At the end too, or a run would lack these figures if each of its processes lived for less than the interval.
+        if last or time.perf_counter() - self._looked[0] >= SYSTEM_INTERVAL:
             self.log(self._step, self._system())
         left = len(self._waiting)  # later reports wait for the next write, or writing to a slow store would never end
         while left:

@@ -1,6 +1,8 @@
 """What a person sees who builds a model and looks at it from the command line."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,12 @@ def test_verify_finds_a_flipped_bit_and_the_next_run_mends_it(built: Path, tmp_p
     assert run_slm(artifacts, "verify").returncode == 0
 
 
+def metrics(artifacts: Path) -> set[tuple[str, int]]:
+    """Each metric that MLflow has, with its number of points."""
+    with closing(sqlite3.connect(artifacts / "mlflow.db")) as database:
+        return set(database.execute("SELECT key, count(*) FROM metrics GROUP BY key"))
+
+
 def test_a_wiped_mlflow_database_is_filled_again_without_training(built: Path, tmp_path: Path) -> None:
     artifacts = tmp_path / "artifacts"
     shutil.copytree(built, artifacts)
@@ -117,6 +125,8 @@ def test_a_wiped_mlflow_database_is_filled_again_without_training(built: Path, t
     assert done.returncode == 0, done.stderr
     assert "✓ train       cached" in done.stdout
     assert "quick/1 is champion" in done.stdout
+    lost = {"system/cpu_percent", "system/peak_memory_mib"}  # which no artifact has: of the process that trained
+    assert {name for name, _ in metrics(built) - metrics(artifacts)} == lost and not metrics(artifacts) - metrics(built)
 
 
 def test_a_run_can_end_before_training(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,13 @@ def test_a_dead_worker_and_dead_servers_are_started_again(served: Up) -> None:
         time.sleep(0.5)
 
 
+def curves(artifacts: Path) -> set[str]:
+    """The names of the metrics that MLflow has of a training, without those of its data and its evaluation."""
+    with closing(sqlite3.connect(artifacts / "mlflow.db")) as database:
+        names = [name for (name,) in database.execute("SELECT DISTINCT key FROM metrics")]
+    return {name for name in names if name.startswith(("train/", "val/", "observations/", "system/"))}
+
+
 def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_undisturbed_one(
     served: Up, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -185,6 +193,7 @@ def test_killed_again_and_again_a_run_ends_with_the_weights_of_an_undisturbed_on
     run = served.until(run_id, {"COMPLETED", "FAILED", "CANCELLED"}, 120 + 30 * KILLS)
     assert run["state_type"] == "COMPLETED", (killed, served.said(), served.logs(run_id))
     assert weights(served.artifacts) == weights(config)
+    assert curves(served.artifacts) == curves(config), "killed or not, the same is shown"
     links = served.ask("POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
     assert {"model-version", "mlflow-run"} <= {link["key"] for link in links}
     end = time.monotonic() + 60

@@ -103,6 +103,8 @@ def test_a_training_reports_its_length_then_every_step(inputs: Path, tmp_path: P
     model = do_train(inputs, tmp_path, NETWORKS["gru"], TRAIN, run)
     assert heard[0] == (0, {"total_steps": 12})
     steps = [values for _, values in heard if "train/loss" in values]
+    observed = [{name: value for name, value in values.items() if "observations/" in name} for values in steps]
+    assert model.observations() == [{"step": step, **values} for step, values in enumerate(observed, 1)]
     for left, values in zip(reversed(range(12)), steps, strict=True):
         assert values.pop("observations/tokens_per_second") > 0
         assert 0 < values.pop("observations/mfu") < 1

@@ -182,6 +182,15 @@ def test_a_slow_store_is_written_to_less_often(monkeypatch: pytest.MonkeyPatch) 
     assert min(pauses) >= 0.3
 
 
+def test_a_process_that_lives_for_less_than_the_interval_measures_itself_too(store: MlflowStore) -> None:
+    for step in (5, 9):
+        with open_run(store, DESCRIPTION) as run:
+            run.log(step, {"train/loss": 1.0})
+        for name in ("system/cpu_percent", "system/peak_memory_mib"):
+            steps = [at for at, value in points(store, run.run_id or "", name) if value > 0]
+            assert steps == [5, 9][: 1 + (step == 9)], name
+
+
 def test_a_wiped_store_is_filled_from_the_artifacts_once(store: MlflowStore) -> None:
     history = [(step, {"train/loss": 10.0 - step}) for step in range(1, 5)]
     stories = [{"prompt": "Once", "story": "Once upon a time"}, {"prompt": "Tom", "story": "Tom sat"}]
