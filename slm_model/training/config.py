@@ -17,9 +17,13 @@ class OptimizerConfig(Config):
     matrices: Literal["muon", "adamw"] = Field(
         "muon", description="Optimizer of the matrices inside the blocks. A recurrent network is trained only by AdamW."
     )
-    matrix_learning_rate: float = Field(0.02, gt=0, description="Peak learning rate of Muon, reached after warm-up.")
+    matrix_learning_rate: float = Field(
+        0.02, gt=0, description="Learning rate of Muon; each step takes the schedule's share of it."
+    )
     momentum: float = Field(0.95, ge=0, lt=1, description="Decay of Muon's running mean of the gradient.")
-    learning_rate: float = Field(0.016, gt=0, description="Peak learning rate of AdamW, reached after warm-up.")
+    learning_rate: float = Field(
+        0.016, gt=0, description="Learning rate of AdamW; each step takes the schedule's share of it."
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's running mean.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient's running mean.")
     epsilon: float = Field(1e-8, gt=0, description="Added to the root of the squared gradient's running mean.")
@@ -28,16 +32,23 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """The learning-rate schedule: linear warm-up from zero, then decay to a floor at the last step."""
+    """The share of the learning rates that each step takes: the smaller of a linear warm-up from zero and a decay to a
+    floor. A decay over all steps begins before the warm-up ends: only a stable schedule comes to the whole rate."""
 
-    warmup_steps: int = Field(50, ge=0, description="Optimizer steps of linear warm-up from zero.")
+    warmup_steps: int = Field(
+        50,
+        ge=0,
+        description="Optimizer steps of linear warm-up from zero. Where the decay is over all steps, it takes over "
+        "before their end: with 50 of 300 steps a linear decay does at 0.86 of the learning rate, with 50 of 60 at "
+        "0.54.",
+    )
     decay: Literal["linear", "cosine", "stable"] = Field(
         "linear",
-        description="Shape of the decay: over all steps; stable: linear over the last decay_share of them, and a "
-        "training with a larger budget resumes from where the decay began.",
+        description="Shape of the decay: over all steps, from the first; stable: linear over the last decay_share of "
+        "them, and a training with a larger budget resumes from where the decay began.",
     )
     decay_share: float = Field(0.2, gt=0, le=1, description="Share of the steps that a stable schedule decays over.")
-    floor: float = Field(0.0, ge=0, le=1, description="Learning rate at the last step, as a share of the peak.")
+    floor: float = Field(0.0, ge=0, le=1, description="Share of the learning rate that the decay ends with.")
 
 
 class TrainConfig(Config):

@@ -9,8 +9,8 @@ from slm_model.training.config import ScheduleConfig
 
 
 def share_of_peak(config: ScheduleConfig, step: int, total_steps: int) -> float:
-    """The learning rates of step 0 to total_steps - 1, as a share of their peaks: the smaller of warm-up and decay, so
-    that any number of steps works."""
+    """The share of the learning rates that step 0 to total_steps - 1 take: the smaller of warm-up and decay, so that
+    any number of steps works."""
     warm = (step + 1) / (config.warmup_steps + 1)
     return min(warm, config.floor + (1 - config.floor) * _left(config, step, total_steps))
 
