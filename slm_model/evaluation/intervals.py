@@ -57,10 +57,8 @@ def _ratio_interval(
     return Interval(low=low, high=high)
 
 
-def wilson_interval(successes: float, num: int) -> Interval:
-    """95 % interval of a share: Wilson (1927, JASA 22:209), which is right near 0 and 1, and for few trials.
-
-    Ties count half a success, which `scipy.stats.binomtest` refuses."""
+def wilson_interval(successes: int, num: int) -> Interval:
+    """95 % interval of a share: Wilson (1927, JASA 22:209), which is right near 0 and 1, and for few trials."""
     z = _NORMAL.inv_cdf((1 + LEVEL) / 2)
     share = successes / num
     centre = (share + z**2 / (2 * num)) / (1 + z**2 / num)

@@ -2,9 +2,9 @@
 
 After BLiMP (Warstadt et al. 2020, arXiv:1912.00582) and Zorro (Huebner et al. 2021), with templates and words of our
 own in ``minimal_pairs.txt``. Templates come in twos. In a mirrored two what is right in one is wrong in the other, so a
-model that ignores the context scores exactly one half; where they are not mirrored, the two members have the same words
-in another order. A pair counts as right if the right member takes fewer bits in all, by the convention of scoring.py;
-equal bits count half.
+model that ignores the context scores one half at most; where they are not mirrored, the two members have the same words
+in another order. A pair counts as right if the right member takes fewer bits in all, by the convention of scoring.py.
+Equal bits are a failure, as in BLiMP: a model that cannot tell two sentences apart does not prefer the right one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slm_model.evaluation.score_card import Phenomenon
 DATA_FILES = ("minimal_pairs.txt",)
 VERSION = 1  # of the pairs; scores on other pairs are not comparable
 PAIRS_PER_PHENOMENON = 50
-TIE = 1e-4  # bits by which rounding parts equal ones, in float32 logits of some twenty tokens
+TIE = 1e-4  # bits by which rounding parts equal ones, in float32 logits of some twenty tokens: less is no preference
 
 
 class Pair(NamedTuple):
@@ -51,10 +51,9 @@ def minimal_pairs() -> tuple[Pair, ...]:
 
 def pair_scores(bits: Sequence[float]) -> list[Phenomenon]:
     """The score of each phenomenon. ``bits``: of the right and the wrong member of each pair in turn."""
-    right: dict[str, list[float]] = {}
+    right: dict[str, list[bool]] = {}
     for i, pair in enumerate(minimal_pairs()):
-        saved = bits[2 * i + 1] - bits[2 * i]
-        right.setdefault(pair.phenomenon, []).append(0.5 if abs(saved) < TIE else float(saved > 0))
+        right.setdefault(pair.phenomenon, []).append(bits[2 * i + 1] - bits[2 * i] >= TIE)
     return [
         Phenomenon(
             name=name, num_pairs=len(won), share=sum(won) / len(won), interval=wilson_interval(sum(won), len(won))

@@ -96,6 +96,6 @@ def test_a_difference_is_paired_story_by_story() -> None:
     ("successes", "num", "low", "high"),
     [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (45, 50, 0.7864, 0.9565)],
 )
-def test_wilsons_interval_is_that_of_the_tables(successes: float, num: int, low: float, high: float) -> None:
+def test_wilsons_interval_is_that_of_the_tables(successes: int, num: int, low: float, high: float) -> None:
     found = wilson_interval(successes, num)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)

@@ -129,10 +129,12 @@ def scored(network: Network) -> dict[str, Phenomenon]:
     return {phenomenon.name: phenomenon for phenomenon in found}
 
 
-def test_a_uniform_model_stands_at_chance_in_every_phenomenon() -> None:
-    for phenomenon in scored(UniformBytes(TOKENIZER)).values():
-        assert phenomenon.share == 0.5
-        assert phenomenon.interval.low < 0.37 and phenomenon.interval.high > 0.63
+def test_a_uniform_model_is_right_in_half_the_pairs_or_fewer_and_never_where_the_lengths_are_equal() -> None:
+    found = scored(UniformBytes(TOKENIZER))
+    for name, phenomenon in found.items():
+        lengths = [(len(pair.right), len(pair.wrong)) for pair in PAIRS if pair.phenomenon == name]
+        assert phenomenon.share == sum(right < wrong for right, wrong in lengths) / len(lengths) <= 0.5
+    assert {found[name].share for name in ("subject_verb", "there_is")} == {0.5}
 
 
 def test_a_bigram_knows_what_stands_side_by_side_and_nothing_farther_off() -> None:
@@ -146,11 +148,12 @@ def test_a_bigram_knows_what_stands_side_by_side_and_nothing_farther_off() -> No
     assert found["there_is"].share == 1.0
     assert found["there_is"].interval.low > 0.9
     for name in ("pronoun_gender", "reflexive", "tense", "negation", "plausible_feeling", "subject_verb_across"):
-        assert found[name].share == 0.5
+        assert found[name].share <= 0.5
 
 
-def test_a_pair_is_right_when_the_right_member_takes_fewer_bits_and_a_tie_counts_half() -> None:
-    bits = [1.0, 2.0] * 20 + [2.0, 2.0] * 10 + [3.0, 2.0] * (len(PAIRS) - 30)
+@pytest.mark.parametrize("apart", [0.0, 1e-5, -1e-5])
+def test_a_pair_is_right_when_the_right_member_takes_fewer_bits_and_a_tie_is_a_failure(apart: float) -> None:
+    bits = [1.0, 2.0] * 20 + [2.0, 2.0 + apart] * 10 + [3.0, 2.0] * (len(PAIRS) - 30)
     first, *others = pair_scores(bits)
-    assert (first.name, first.num_pairs, first.share) == (PAIRS[0].phenomenon, 50, 0.5)
+    assert (first.name, first.num_pairs, first.share) == (PAIRS[0].phenomenon, 50, 0.4)
     assert {other.share for other in others} == {0.0}
