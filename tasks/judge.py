@@ -52,6 +52,7 @@ def judge_model(
         scores=evaluation.per_story(),
         trained_on=model.training_stories(),
         resembling=_resembling(root, model.manifest, splits),
+        device=evaluation.numerics().get("device"),
     )
     by_alias = opponents(store, config.model_name, model.key)
     others = {version.name: version for version in by_alias.values()}
@@ -92,17 +93,18 @@ def contender(
 ) -> Contender:
     """A version, scored on the test stories of ``splits`` by the code in its own bundle.
 
-    ``evaluation``: of another model. If this version's own evaluation scored the same stories by the same code, its
-    scores are used. ``model``: the model it is compared with. Near duplicates of that model's training stories are
-    excluded already, so those of a version that was trained on a subset of them are not searched again.
-    Raises UserError if its bundle is gone, BundleFailed if that is damaged or its code fails.
+    ``evaluation``: of another model, whose device this one is scored on if this machine has it. If this version's own
+    evaluation scored the same stories by the same code, its scores are used. ``model``: the model it is compared with.
+    Near duplicates of that model's training stories are excluded already, so those of a version that was trained on a
+    subset of them are not searched again. Raises UserError if its bundle is gone, BundleFailed if that is damaged or
+    its code fails.
     """
     import numpy as np
 
     bundle = bundle_folder(store, version)
     try:
         manifest, trained_on = _open_training(bundle)
-        found = _own_scores(store, version, evaluation) or _score(bundle, splits)
+        scores, device = _own_scores(store, version, evaluation) or _score(bundle, splits, evaluation)
     except (BundleFailed, ArtifactDamaged) as error:
         also = f" ({', '.join(version.aliases)})" if version.aliases else ""
         raise BundleFailed(f"{version.name}{also} cannot be scored: {error}") from error
@@ -110,9 +112,10 @@ def contender(
     return Contender(
         version=version.name,
         test_digest=splits.facts.test_digest,
-        scores=found,
+        scores=scores,
         trained_on=trained_on,
         resembling=frozenset() if clean else _resembling(store.root, manifest, splits),
+        device=device,
     )
 
 
@@ -150,7 +153,10 @@ def record_seed_variance(store: MlflowStore, model_name: str, evaluations: Seque
     return spread
 
 
-def _own_scores(store: MlflowStore, version: Version, evaluation: Evaluation | None) -> dict[str, StoryScore] | None:
+Scored = tuple[dict[str, "StoryScore"], str | None]  # scores by story id, and the device that they were computed on
+
+
+def _own_scores(store: MlflowStore, version: Version, evaluation: Evaluation | None) -> Scored | None:
     """The scores that this version was evaluated with, if they are of the same stories and by the same code."""
     from slm_model.evaluation.score_card import Evaluation as EvaluationArtifact
 
@@ -161,7 +167,8 @@ def _own_scores(store: MlflowStore, version: Version, evaluation: Evaluation | N
     same_code = (mine.code, mine.libraries) == (theirs.code, theirs.libraries)
     if not same_code or found.facts["test_digest"] != evaluation.facts.test_digest:
         return None
-    return EvaluationArtifact.open(Store(store.root).folder("evaluate", found.key)).per_story()
+    own = EvaluationArtifact.open(Store(store.root).folder("evaluate", found.key))
+    return own.per_story(), own.numerics().get("device")
 
 
 def _open_training(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
@@ -176,16 +183,32 @@ def _open_training(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
     return manifest, np.load(path, allow_pickle=False)
 
 
-def _score(bundle: Path, splits: Splits) -> dict[str, StoryScore]:
-    return dict(zip(splits.ids("test"), score_with_bundle(bundle, list(splits.texts("test"))), strict=True))
+def _score(bundle: Path, splits: Splits, evaluation: Evaluation | None) -> Scored:
+    device = _device(evaluation.numerics().get("device", "auto") if evaluation else "auto")
+    scores = score_with_bundle(bundle, list(splits.texts("test")), device)
+    return dict(zip(splits.ids("test"), scores, strict=True)), device
+
+
+def _device(wanted: str) -> str:
+    """This device, or the one that a training would choose where this machine lacks it."""
+    from slm_model.numerics.arithmetic import choose_device
+    from slm_model.numerics.config import NumericsConfig
+
+    try:
+        return choose_device(NumericsConfig(), wanted)
+    except UserError:
+        return choose_device(NumericsConfig(), "auto")
 
 
 def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozenset[str] | None:
     """The test stories that are near duplicates of what a model, or one that it started from, was trained on. None:
-    some of that is gone. The split that the test stories are from has no near duplicates: splitting leaves them out."""
+    some of that is gone. The split that the test stories are from has no near duplicates: splitting leaves them out.
+    How similar these are is that split's own setting."""
     from slm_model.data.cleaning.resemblance import resembling
     from slm_model.data.config import SplitConfig
 
+    settings = splits.manifest.recipe.configs[0] if splits.manifest else {}
+    similarity = settings.get("held_out_similarity", SplitConfig().held_out_similarity)
     store, found = Store(root), frozenset[str]()
     while manifest:
         split = ancestors(manifest, store).get(splits.stage)
@@ -194,7 +217,6 @@ def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozen
             if own is None:
                 return None
             with tempfile.TemporaryDirectory(dir=root) as scratch:
-                similarity = SplitConfig().held_out_similarity
                 found |= resembling(splits.parts("test"), own.parts("train"), similarity, Path(scratch))
         earlier = next((i for i in manifest.recipe.inputs if i.stage == manifest.recipe.stage), None)
         if earlier is None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PRECISION = 1e-6  # bits per byte by which two scorings of one model may differ, batched otherwise or on another machine
 SPREADS = 2  # a margin is at least so many
+_GATE = "--release.gate"  # where the settings are that a verdict names
 
 
 class OtherTestSet(ValueError):
@@ -41,6 +42,7 @@ class Contender:
     scores: Mapping[str, StoryScore]  # by story id
     trained_on: NDArray[np.uint64] = field(default_factory=lambda: story_numbers([]))
     resembling: frozenset[str] | None = frozenset()  # test stories with a near duplicate in it; None: not searched
+    device: str | None = None  # that the scores were computed on; None: not recorded
 
 
 class SeedVariance(BaseModel):
@@ -74,6 +76,7 @@ class Comparison(BaseModel):
     bits_per_byte: float
     difference: float  # the challenger's less this model's
     interval: Interval | None  # of the difference, over the draw of the test stories; None: a loss is not finite
+    device: str | None = None  # that this model was scored on; None: not recorded
 
     def __str__(self) -> str:
         between = f" ({self.interval.low:+.4f} to {self.interval.high:+.4f})" if self.interval else ""
@@ -99,6 +102,7 @@ class Verdict(BaseModel):
     num_stories: int  # that all were compared on
     num_excluded: int  # test stories that one of them was trained on, or on a near duplicate
     num_resembling: int  # of those, the ones that are near duplicates and no more
+    device: str | None = None  # that the challenger was scored on; None: not recorded
 
 
 def decide(
@@ -151,6 +155,7 @@ def decide(
         num_stories=len(kept),
         num_excluded=num_excluded,
         num_resembling=num_resembling,
+        device=challenger.device,
     )
 
 
@@ -187,7 +192,9 @@ def _compare(mine: Sequence[StoryScore], other: Contender, kept: Sequence[str], 
     interval = None
     if math.isfinite(difference):
         interval = difference_interval(mine, theirs, config.num_resamples, config.bootstrap_seed)
-    return Comparison(version=other.version, bits_per_byte=value, difference=difference, interval=interval)
+    return Comparison(
+        version=other.version, bits_per_byte=value, difference=difference, interval=interval, device=other.device
+    )
 
 
 def _check_same_stories(challenger: Contender, other: Contender) -> None:
@@ -213,7 +220,7 @@ def _broken_floors(
     """The reason for each floor that the challenger does not reach. Each compares with the setting that it names."""
     if num_stories < config.min_stories:
         yield (
-            f"{num_stories} test stories to judge by, {config.min_stories} wanted "
+            f"{num_stories} test stories to judge by, {config.min_stories} wanted by {_GATE}.min-stories "
             f"({num_excluded} left out: one of the models was trained on them, or nearly)"
         )
     if facts.num_misspelt:
@@ -224,26 +231,34 @@ def _broken_floors(
     if own is not None and not math.isfinite(own):
         yield "its loss is not a finite number"
     elif own is not None and config.max_bits_per_byte is not None and own > config.max_bits_per_byte:
-        yield f"{own:.4f} bits per byte, at most {config.max_bits_per_byte:.4f} wanted"
+        yield f"{own:.4f} bits per byte, at most {config.max_bits_per_byte:.4f} wanted by {_GATE}.max-bits-per-byte"
     context_free = facts.context_free_bits_per_byte
     if config.min_context_gain and facts.test_bits_per_byte > (1 - config.min_context_gain) * context_free:
         yield (
             f"it gains nothing from what it reads ({facts.test_bits_per_byte:.4f} bits per byte, token frequencies "
-            f"alone {context_free:.4f}): its targets are not the tokens that follow, or it was hardly trained"
+            f"alone {context_free:.4f}): its targets are not the tokens that follow, or it was hardly trained "
+            f"({_GATE}.min-context-gain is {config.min_context_gain})"
         )
     if facts.valid < config.min_valid:
-        yield f"{facts.valid:.0%} of its stories read as English text, {config.min_valid:.0%} wanted"
+        english, other = ("English ", ", or --clean.language any") if facts.language == "en" else ("", "")
+        yield (
+            f"{facts.valid:.0%} of its stories read as {english}text, {config.min_valid:.0%} wanted by "
+            f"{_GATE}.min-valid{other}"
+        )
     if facts.ends_properly < config.min_ended:
-        yield f"{facts.ends_properly:.0%} of its stories come to an end, {config.min_ended:.0%} wanted"
+        yield (
+            f"{facts.ends_properly:.0%} of its stories come to an end, {config.min_ended:.0%} wanted by "
+            f"{_GATE}.min-ended"
+        )
     if facts.repeated_4 > config.max_repeated:
         yield (
             f"it repeats itself: {facts.repeated_4:.0%} of a story's runs of four words occurred in it before, at most "
-            f"{config.max_repeated:.0%} wanted"
+            f"{config.max_repeated:.0%} wanted by {_GATE}.max-repeated"
         )
     if facts.memorises and not config.may_memorise:
         yield (
             f"it copies its training stories: {facts.copied_share:.0%} of its runs of eight words occur in them, "
-            f"{facts.held_out_copied_share:.0%} of those of held-out stories"
+            f"{facts.held_out_copied_share:.0%} of those of held-out stories ({_GATE}.may-memorise is false)"
         )
 
 
@@ -279,6 +294,11 @@ def _notes(contenders: Sequence[Contender], spread: SeedVariance | None) -> list
         f"near duplicates of what {one.version} was trained on were not looked for: its stories are gone"
         for one in contenders
         if one.resembling is None
+    ]
+    notes += [
+        f"{other.version} was scored on {other.device}, {contenders[0].version} on {contenders[0].device}"
+        for other in contenders[1:]
+        if other.device and contenders[0].device and other.device != contenders[0].device
     ]
     if len(contenders) > 1:
         unknown = "no seed variance was measured (`slm seed-variance` does): the margin is used as set"

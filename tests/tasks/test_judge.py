@@ -20,6 +20,8 @@ from flows.presets import configure
 from slm_model.errors import UserError
 from slm_model.evaluation.gate import PRECISION, Verdict
 from slm_model.manifest import InputRef, read_manifest, seal_manifest
+from slm_model.numerics.arithmetic import choose_device
+from slm_model.numerics.config import NumericsConfig
 from tasks.engine.run_or_reuse import Engine
 from tasks.engine.step import StepResult
 from tasks.judge import compare_versions, contender, judge_model, record_seed_variance, seed_variance_of
@@ -107,7 +109,7 @@ def test_scores_by_the_same_code_on_the_same_stories_are_taken_and_all_others_ma
     evaluation, splits, version = second.artifacts["evaluate"], second.artifacts["split"], built.version(first)
     made_again = contender(built.store, version, splits)
     calls: list[Path] = []
-    monkeypatch.setattr(tasks.judge, "score_with_bundle", lambda bundle, texts: calls.append(bundle) or [])
+    monkeypatch.setattr(tasks.judge, "score_with_bundle", lambda bundle, texts, device: calls.append(bundle) or [])
     taken = contender(built.store, version, splits, evaluation)
     assert not calls
     for story_id, score in taken.scores.items():
@@ -134,6 +136,40 @@ def test_test_stories_that_the_champion_was_trained_on_are_left_out_with_their_n
     seen = np.isin([int(i, 16) for i in other.artifacts["split"].ids("test")], trained_on)
     assert verdict.num_excluded == seen.sum() + verdict.num_resembling > 0
     assert verdict.num_stories == len(seen) - verdict.num_excluded
+
+
+def test_what_counts_as_a_near_duplicate_is_the_setting_of_the_split_that_the_test_stories_are_from(
+    built: Built, first: Planner
+) -> None:
+    splits = built.run("--split.seed", "1").artifacts["split"]
+
+    def resembling(similarity: float) -> set[str]:
+        recipe = splits.manifest.recipe
+        recipe = recipe.model_copy(update={"configs": [recipe.configs[0] | {"held_out_similarity": similarity}]})
+        asked = replace(splits, manifest=splits.manifest.model_copy(update={"recipe": recipe}))
+        return set(contender(built.store, built.version(first), asked).resembling or ())
+
+    assert resembling(0.8) == resembling(1.0) < resembling(0.7)
+
+
+def test_a_champion_is_scored_on_the_device_of_the_new_models_evaluation_and_the_verdict_records_it(
+    built: Built, first: Planner, second: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on: list[str] = []
+    score = tasks.judge.score_with_bundle
+    monkeypatch.setattr(tasks.judge, "score_with_bundle", lambda *args: on.append(args[2]) or score(*args))
+    monkeypatch.setattr(tasks.judge, "_own_scores", lambda *args: None)
+    evaluation, splits, version = second.artifacts["evaluate"], second.artifacts["split"], built.version(first)
+    usual = choose_device(NumericsConfig(), "auto")
+    for recorded, device in (("cpu", "cpu"), ("xpu", usual)):  # this machine has no such device
+        numerics = evaluation.numerics() | {"device": recorded}
+        monkeypatch.setattr(type(evaluation), "numerics", lambda self, numerics=numerics: numerics)
+        assert contender(built.store, version, splits, evaluation).device == on.pop() == device
+    assert contender(built.store, version, splits).device == on.pop() == usual
+    monkeypatch.undo()
+    verdict = built.verdict(second)
+    assert verdict.champion is not None
+    assert verdict.device == verdict.champion.device == second.artifacts["evaluate"].numerics()["device"]
 
 
 @pytest.mark.parametrize("what", ["code/slm_model/evaluation/scoring.py", "artifacts/*/training_stories.npy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ IDS = ["00000000000000a1", "ffffffffffffffff", "8000000000000000", "0123456789ab
 NUM_BYTES = [100, 200, 300, 400]
 FACTS = EvaluationFacts.model_validate(
     dict.fromkeys(EvaluationFacts.model_fields, 0)
-    | {"test_digest": "d", "minimal_pairs_by_kind": {}, "memorises": False, "num_stories": 4}
+    | {"test_digest": "d", "language": "en", "minimal_pairs_by_kind": {}, "memorises": False, "num_stories": 4}
     | {"valid": 1.0, "ends_properly": 0.9, "repeated_4": 0.02, "test_bits_per_byte": 2.0}
     | {"context_free_bits_per_byte": 4.0, "copied_share": 0.2, "held_out_copied_share": 0.2}
 )
@@ -235,7 +236,10 @@ def test_where_every_story_was_trained_on_there_is_nothing_to_pass_by() -> None:
     verdict = gate(contender(1, 1, 1, 1, trained_on=tuple(IDS)), level(2))
     assert not verdict.passed
     assert (verdict.num_stories, verdict.bits_per_byte, verdict.champion) == (0, None, None)
-    wanted = "0 test stories to judge by, 1 wanted (4 left out: one of the models was trained on them, or nearly)"
+    wanted = (
+        "0 test stories to judge by, 1 wanted by --release.gate.min-stories "
+        "(4 left out: one of the models was trained on them, or nearly)"
+    )
     assert verdict.reasons[0] == wanted
 
 
@@ -293,6 +297,33 @@ def test_the_interval_of_a_difference_is_that_of_resampled_test_sets() -> None:
     low, high = np.quantile(gains[samples].sum(1) / num_bytes[samples].sum(1), [0.025, 0.975])
     assert verdict.champion is not None and verdict.champion.interval is not None
     assert verdict.champion.interval.high - verdict.champion.interval.low == pytest.approx(high - low, rel=0.1)
+
+
+def test_every_broken_floor_names_its_setting_and_the_english_one_the_language() -> None:
+    broken = {"valid": 0.5, "ends_properly": 0.1, "repeated_4": 0.9, "memorises": True, "test_bits_per_byte": 3.9}
+    config = GateConfig(min_stories=5, max_bits_per_byte=1.0)
+    verdicts = {
+        language: decide(level(2), FACTS.model_copy(update={**broken, "language": language}), None, None, config)
+        for language in ("en", "any")
+    }
+    english, other = (
+        next(reason for reason in verdicts[language].reasons if "min-valid" in reason) for language in ("en", "any")
+    )
+    wanted = "80% wanted by --release.gate.min-valid"
+    assert english == f"50% of its stories read as English text, {wanted}, or --clean.language any"
+    assert other == f"50% of its stories read as text, {wanted}"
+    for setting in ("stories", "context-gain", "valid", "ended"):
+        assert any(f"--release.gate.min-{setting}" in reason for reason in verdicts["en"].reasons)
+    for setting in ("max-bits-per-byte", "max-repeated", "may-memorise"):
+        assert any(f"--release.gate.{setting}" in reason for reason in verdicts["en"].reasons)
+
+
+def test_a_verdict_records_the_devices_and_says_so_if_they_differ() -> None:
+    verdict = gate(replace(level(1), device="cuda"), replace(level(2, "7"), device="cpu"))
+    assert verdict.champion is not None
+    assert (verdict.device, verdict.champion.device) == ("cuda", "cpu")
+    assert "7 was scored on cpu, 1 on cuda" in verdict.reasons
+    assert not any("scored on" in reason for reason in gate(level(1), level(2)).reasons)
 
 
 def test_a_verdict_survives_json() -> None:
