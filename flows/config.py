@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from slm_model.config import Config
@@ -37,6 +37,20 @@ class PipelineConfig(Config):
     train: TrainConfig = Field(TrainConfig(), description="How the network is trained.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="How the model is examined.")
     release: ReleaseConfig = Field(ReleaseConfig(), description="Under which name, and past which gate.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_english_prompts(cls, settings: Any) -> Any:
+        """In a corpus of any language, sample stories begin without a prompt where none is set."""
+        clean = settings.get("clean") if isinstance(settings, dict) else None
+        language = clean.get("language") if isinstance(clean, dict) else getattr(clean, "language", None)
+        if language == "any":
+            settings = dict(settings)
+            for section, prompts in (("train", "sample_prompts"), ("evaluate", "prompts")):
+                given = settings.get(section, {})
+                if isinstance(given, dict):
+                    settings[section] = {prompts: ("",)} | given
+        return settings
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

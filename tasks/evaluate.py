@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 def headline(evaluation: Evaluation) -> str:
     facts = evaluation.facts
+    pairs = f", {facts.minimal_pairs:.0%} of minimal pairs" if facts.minimal_pairs is not None else ""
     memorises = "; it memorises its training stories" if facts.memorises else ""
     return (
-        f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side, "
-        f"{facts.minimal_pairs:.0%} of minimal pairs{memorises}"
+        f"{facts.test_bits_per_byte:.4f} bits per byte, perplexity {facts.test_perplexity:.2f} on the test side"
+        f"{pairs}{memorises}"
     )
 
 

@@ -225,7 +225,7 @@ def _tables(model: Checkpoint, evaluation: Evaluation, shown: Shown) -> dict[str
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
     facts = evaluation.facts
-    return {
+    metrics = {
         "test/loss": facts.test_loss,
         "test/perplexity": facts.test_perplexity,
         "test/bits_per_byte": facts.test_bits_per_byte,
@@ -243,6 +243,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
         "stories/copied": facts.copied_share,
         "stories/copied_by_held_out": facts.held_out_copied_share,
     } | {f"minimal_pairs/{name}": share for name, share in facts.minimal_pairs_by_kind.items()}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: Path) -> dict[str, str]:

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
                 f"Nothing to do: {version.name} was built from these very settings, stories and code"
                 f" ({version.verdict or 'no verdict'})."
             )
-            _look_further(console, config.release.model_name, options.preset)
+            _look_further(console, config, options.preset)
             return 0
     console.print(f"[bold]slm run[/] {options.preset or ''}")
     _estimate(console, config, plan, root)
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     for story in _stories(config, Engine.at(root, placement))[:3]:
         console.print(story.strip(), style="italic", markup=False)
         console.print()
-    _look_further(console, config.release.model_name, options.preset)
+    _look_further(console, config, options.preset)
     return 0
 
 
@@ -211,7 +211,8 @@ def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Pat
         console.print(f"  [red]only {free / 1e6:,.0f} MB are free on the disk of {root}[/]")
 
 
-def _look_further(console: Console, model_name: str, preset: str | None) -> None:
-    console.print(f'  slm generate "Once upon a time" --model {model_name}     more stories')
+def _look_further(console: Console, config: PipelineConfig, preset: str | None) -> None:
+    prompt = '"Once upon a time" ' if config.clean.language == "en" else ""
+    console.print(f"  slm generate {prompt}--model {config.release.model_name}     more stories")
     console.print(f"  slm walk {preset or ''}     one story through the whole pipeline")
     console.print("  slm models     what is registered")

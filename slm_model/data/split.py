@@ -82,6 +82,7 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
         num_stories=num_stories,
         num_bytes=num_bytes,
         num_dropped=num_dropped,
+        language=stories.facts.language,
         test_from="source" if held_out else "share",
         test_digest=hash_json(test_ids),
     )

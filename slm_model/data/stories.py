@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from slm_model.artifact import Artifact, Facts
+from slm_model.data.config import Language
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,7 @@ class StoriesFacts(Facts):
     rejected: dict[str, int]  # reason -> stories
     num_like_held_out: int  # of the duplicates, training stories that equal or resemble one that the source holds out
     less_similar_than: float | None  # each two stories kept, in Jaccard similarity of word 5-grams; None: not compared
+    language: Language = "en"
     repaired: dict[str, int]  # kind of damage -> kept stories that had it
     by_split: dict[str, int]  # kept, by the source's split
     num_bytes: int  # UTF-8, kept
@@ -101,6 +103,7 @@ class SplitsFacts(Facts):
     num_stories: dict[str, int]  # split -> stories
     num_bytes: dict[str, int]  # split -> UTF-8 bytes
     num_dropped: int = 0  # stories left out since they resemble, or are, one that is held out before them
+    language: Language = "en"
     test_from: Literal["source", "share"]  # the source's own held-out stories, or a share by hash
     test_digest: str  # over the ordered ids of the test stories: the identity of the test set
 

@@ -69,13 +69,22 @@ class GateConfig(Config):
         lt=1,
         description="Share by which bits per byte must be below those of token frequencies. 0: no floor.",
     )
-    min_valid: float = Field(0.8, ge=0, le=1, description="Least share of generated stories that read as English text.")
-    min_ended: float = Field(0.25, ge=0, le=1, description="Least share of generated stories that come to an end.")
+    min_valid: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Least share of generated stories that read as text, without markup and lost characters; as "
+        "English text if clean.language is en.",
+    )
+    min_ended: float = Field(
+        0.25, ge=0, le=1, description="Least share of generated stories that come to an end, after a sentence."
+    )
     max_repeated: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="Largest share of runs of four words that repeat an earlier one of the same generated story.",
+        description="Largest share of runs of four words that repeat an earlier one of the same generated story. Where "
+        "words are not spaced, each character counts as a word.",
     )
     may_memorise: bool = Field(False, description="Whether a model may copy its training stories.")
     num_resamples: int = Field(

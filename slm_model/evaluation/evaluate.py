@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from slm_model.checkpoint import Checkpoint
+from slm_model.data.config import Language
 from slm_model.data.parquet import write_table
 from slm_model.data.stories import Split, Splits
 from slm_model.errors import Stopped, UserError
@@ -39,7 +41,8 @@ STORIES_AT_ONCE = 512  # between two reports
 def evaluate(
     out: Path, model: Checkpoint, shards: TokenShards, splits: Splits, config: EvaluateConfig, run: StageRun
 ) -> Evaluation:
-    """Score a model on all held-out stories and on minimal pairs, in fp32, and measure stories that it generates.
+    """Score a model on all held-out stories and on minimal pairs, in fp32, and measure stories that it generates. What
+    is English is left out for stories of another language.
 
     Raises UserError for shards of another vocabulary or another split, and for a model without a finite loss; Stopped
     if asked to.
@@ -60,7 +63,8 @@ def evaluate(
         validation, _ = _score_side(network, shards, "validation", run, before=0)
         tokens = shards.load("test")
         test, per_story = _score_side(network, shards, "test", run, before=num_validation)
-        pairs = _pairs(network, tokenizer)
+        language = splits.facts.language
+        pairs = _pairs(network, tokenizer) if language == "en" else []
         held_out = _held_out(splits, config.num_measured)
         generator = Generator(network, tokenizer)
         samples = generator.generate(config.prompts, config.sampling, config.stories_per_prompt)
@@ -79,8 +83,8 @@ def evaluate(
         test=test,
         validation=validation,
         test_interval=bits_per_byte_interval(list(per_story.values()), config.num_resamples, config.bootstrap_seed),
-        stories=measure(texts, [story.ended == "eos" for story in generated], num_words),
-        held_out_stories=measure(held_out, [True] * len(held_out), num_words),
+        stories=measure(texts, [story.ended == "eos" for story in generated], num_words, language),
+        held_out_stories=measure(held_out, [True] * len(held_out), num_words, language),
         copying=measure_memorisation(copied[: len(texts)], copied[len(texts) :]),
         num_unsearched=_num_unsearched(model, shards),
         minimal_pairs_version=VERSION,
@@ -94,7 +98,7 @@ def evaluate(
     measured = [story.model_dump() | found.model_dump() for story, found in zip(generated, copied, strict=False)]
     _write_json(out / "measured.json", measured)
     write_table(out / "per_story.parquet", _as_table(per_story))
-    return Evaluation(out, _facts(table))
+    return Evaluation(out, _facts(table, language))
 
 
 def _num_unsearched(model: Checkpoint, shards: TokenShards) -> int:
@@ -176,11 +180,12 @@ def _as_table(per_story: dict[str, StoryScore]) -> pa.Table:
     return pa.table({"id": pa.array(per_story, pa.string())} | columns)
 
 
-def _facts(table: ScoreCard) -> EvaluationFacts:
+def _facts(table: ScoreCard, language: Language) -> EvaluationFacts:
     of_side = ("loss", "perplexity", "bits_per_byte", "accuracy")
     of_stories = {"valid", "ends_properly", "quotes_close", "names_persist", "distinct_2", "self_bleu", "repeated_4"}
     return EvaluationFacts(
         test_digest=table.test_digest,
+        language=language,
         **table.test.model_dump(include={"num_stories", "num_tokens", "num_bytes", "unknown_bytes"}),
         num_misspelt=table.num_misspelt,
         context_free_bits_per_byte=table.context_free_bits_per_byte,
@@ -188,7 +193,7 @@ def _facts(table: ScoreCard) -> EvaluationFacts:
         test_bits_per_byte_low=table.test_interval.low,
         test_bits_per_byte_high=table.test_interval.high,
         **{f"validation_{name}": getattr(table.validation, name) for name in of_side},
-        minimal_pairs=sum(found.share for found in table.minimal_pairs) / len(table.minimal_pairs),
+        minimal_pairs=fmean(found.share for found in table.minimal_pairs) if table.minimal_pairs else None,
         minimal_pairs_by_kind={found.name: found.share for found in table.minimal_pairs},
         **table.stories.model_dump(include=of_stories),
         copied_share=table.copying.share,

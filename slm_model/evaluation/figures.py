@@ -56,7 +56,7 @@ def draw_score_card(card: ScoreCard) -> bytes:
     figure, panels = four_panels(10, bottom=0.13, top=0.95, wspace=0.45, hspace=0.35)
     (pairs, measures), (positions, copied) = panels
     _minimal_pairs(pairs, card.minimal_pairs)
-    names = [name for name in MEASURES if name != "mean_words"]
+    names = [name for name in MEASURES if name != "mean_words" and getattr(card.stories, name) is not None]
     _paired_bars(
         measures,
         "Generated stories, and held-out ones",
@@ -87,6 +87,8 @@ def _minimal_pairs(axes: Axes, phenomena: Sequence[Phenomenon]) -> None:
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axes.set_xlim(0, 1.02)
     axes.invert_yaxis()
+    if not phenomena:
+        axes.text(0.5, 0.5, "English only", ha="center", transform=axes.transAxes, color=GREY)
 
 
 def _paired_bars(axes: Axes, title: str, names: Sequence[str], shares: Sequence[Sequence[float]]) -> None:

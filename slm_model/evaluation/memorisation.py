@@ -1,6 +1,7 @@
 """How much of some stories occurs word for word in the training stories: shares of 8-grams, and the longest runs.
 
-Words are runs of letters and digits in small letters, without apostrophes. The stories to look for are few: their
+Words are runs of letters and digits in small letters, without apostrophes; where a script puts no blanks between words,
+each character counts as one. The stories to look for are few: their
 8-grams are hashed, and the training side streams past them, a few thousand stories in memory at a time. Every hit is
 verified word by word, and hits that follow one another in both texts are one run. Held-out stories are the baseline,
 since their writers repeat each other too ("once upon a time there was a little girl named"). The baseline is a little
@@ -24,6 +25,7 @@ from slm_model.errors import Stopped
 from slm_model.evaluation.score_card import Copied, Memorisation
 from slm_model.stage_run import StageRun
 from slm_model.text.hashing import FACTOR, FOLDED, U64
+from slm_model.text.words import spaced
 
 WORDS_PER_GRAM = 8
 COPY_SHARE = 0.5  # a story is a copy if one run has at least this share of its words
@@ -202,7 +204,7 @@ class _Known(dict[bytes, int]):
 
 
 def _split(texts: Sequence[str]) -> list[bytes]:
-    return "".join(f" \0 {text}" for text in texts).encode().translate(FOLDED, b"'").split()
+    return "".join(f" \0 {spaced(text)}" for text in texts).encode().translate(FOLDED, b"'").split()
 
 
 def _numbers(texts: Sequence[str], known: dict[bytes, int]) -> U64:

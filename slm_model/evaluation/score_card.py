@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from slm_model.artifact import Artifact, Facts
+from slm_model.data.config import Language
 from slm_model.evaluation.bits_per_byte import SideScores, StoryScore
 from slm_model.generation.config import Story
 from slm_model.manifest import OBSERVATIONS
@@ -35,15 +36,15 @@ class StoryMeasures(Record):
     distinct_3: float
     self_bleu: float  # likeness of the stories to each other
     repeated_4: float  # runs of four words that occurred in the same story before
-    valid: float  # stories that read as English text: no lost characters, no markup
+    valid: float  # stories that read as text: no lost characters, no markup, and English if that is the language
     ends_properly: float  # stories that came to their end mark, after the end of a sentence
     quotes_close: float  # stories whose double quotes come in twos in every paragraph
     num_with_names: int  # stories that name someone in their first two sentences, and continue
-    names_persist: float  # of those, the share in which a name of them occurs again
+    names_persist: float | None  # of those, the share in which a name of them occurs again; None: not English
 
 
 class Phenomenon(Record):
-    """Minimal pairs of one kind: the share in which the right member took fewer bits. By chance it is one half."""
+    """Minimal pairs of one kind: the share in which the right member took fewer bits. A coin scores one half."""
 
     name: str
     num_pairs: int
@@ -92,13 +93,14 @@ class ScoreCard(Record):
     copying: Memorisation
     num_unsearched: int = 0  # training stories of an earlier model whose texts could not be searched
     minimal_pairs_version: int
-    minimal_pairs: list[Phenomenon]
+    minimal_pairs: list[Phenomenon]  # empty: not English
 
 
 class EvaluationFacts(Facts):
     """The main scores; counts are of the test side."""
 
     test_digest: str
+    language: Language = "en"  # of the stories
     num_stories: int
     num_tokens: int
     num_bytes: int
@@ -115,12 +117,12 @@ class EvaluationFacts(Facts):
     validation_perplexity: float
     validation_bits_per_byte: float
     validation_accuracy: float
-    minimal_pairs: float  # mean share over the phenomena
+    minimal_pairs: float | None  # mean share over the phenomena; None: not English
     minimal_pairs_by_kind: dict[str, float]
     valid: float
     ends_properly: float
     quotes_close: float
-    names_persist: float
+    names_persist: float | None
     distinct_2: float
     self_bleu: float
     repeated_4: float

@@ -1,7 +1,8 @@
 """Measures of a collection of stories, the same for generated and for held-out ones: each means something only beside
 the other.
 
-Words are runs of letters and digits, with apostrophes inside, in small letters. An n-gram lies within one story.
+Words are runs of letters, marks and digits, with apostrophes inside, in small letters; where a script puts no blanks
+between words, each character counts as one. An n-gram lies within one story.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import regex
+
 from slm_model.data.cleaning.filters import reason_to_reject
-from slm_model.data.config import CleanConfig
+from slm_model.data.config import CleanConfig, Language
 from slm_model.evaluation.score_card import StoryMeasures
+from slm_model.text.sentences import ends_sentence
+from slm_model.text.words import spaced
 
 BLEU_ORDER = 4
 OPENING = 2  # sentences in which a story introduces its people
 TEXT = CleanConfig(min_chars=1, max_chars=10**9, reject_cut_off=False, max_repeated_share=1)  # rejects no real text
 
-_WORD = re.compile(r"\w+(?:'\w+)*")
-_END = re.compile(r"[.!?][\"')]*\s*$")
+_WORD = regex.compile(r"[\w\p{N}]+(?:'[\w\p{N}]+)*")  # re's \w has no combining marks, and would cut words at them
+_QUOTES = (regex.compile(r"(?V1)\p{Ps}&&\p{Quotation_Mark}"), regex.compile(r"(?V1)\p{Pe}&&\p{Quotation_Mark}"))
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"')]*\s*")
 _NAME = re.compile(r"(?<=[a-z,] )(?!I\b)[A-Z][a-z]+\b")  # inside a sentence a capital is a name's, or a title's
 
@@ -29,17 +34,19 @@ Words = list[list[str]]  # of each story
 
 def words_of(texts: Iterable[str]) -> Words:
     """The words of each story."""
-    return [_WORD.findall(text.lower()) for text in texts]
+    return [_WORD.findall(spaced(text).lower()) for text in texts]
 
 
-def measure(texts: Sequence[str], ended: Sequence[bool], num_words: int) -> StoryMeasures:
+def measure(texts: Sequence[str], ended: Sequence[bool], num_words: int, language: Language = "en") -> StoryMeasures:
     """All measures. ``ended``: whether each story came to its end mark. ``num_words``: how many leading words of the
-    collection ``distinct`` counts, since a longer text has a smaller share of new words."""
+    collection ``distinct`` counts, since a longer text has a smaller share of new words. ``language``: of the stories;
+    names are looked for in English only, where nothing else has a capital inside a sentence."""
     words = words_of(texts)
+    text_filter = TEXT.model_copy(update={"language": language})
     fours = [_grams(story, 4) for story in words]
     first = _first(words, num_words)
     lengths = sorted(map(len, words))
-    persists = [again for text in texts if (again := name_persists(text)) is not None]
+    persists = [again for text in texts if language == "en" and (again := name_persists(text)) is not None]
     return StoryMeasures(
         num_stories=len(texts),
         mean_words=sum(lengths) / len(texts),
@@ -48,13 +55,13 @@ def measure(texts: Sequence[str], ended: Sequence[bool], num_words: int) -> Stor
         distinct_3=distinct(first, 3),
         self_bleu=self_bleu(words),
         repeated_4=_share(sum(len(story) - len(set(story)) for story in fours), sum(map(len, fours))),
-        valid=_share(sum(reason_to_reject(text.strip(), TEXT) is None for text in texts), len(texts)),
+        valid=_share(sum(reason_to_reject(text.strip(), text_filter) is None for text in texts), len(texts)),
         ends_properly=_share(
-            sum(end and _END.search(text) is not None for text, end in zip(texts, ended, strict=True)), len(texts)
+            sum(end and ends_sentence(text) for text, end in zip(texts, ended, strict=True)), len(texts)
         ),
         quotes_close=_share(sum(map(quotes_close, texts)), len(texts)),
         num_with_names=len(persists),
-        names_persist=_share(sum(persists), len(persists)),
+        names_persist=_share(sum(persists), len(persists)) if language == "en" else None,
     )
 
 
@@ -94,8 +101,11 @@ def self_bleu(words: Words) -> float:
 
 
 def quotes_close(text: str) -> bool:
-    """Whether double quotes come in twos in every paragraph."""
-    return all(line.count('"') % 2 == 0 for line in text.split("\n"))
+    """Whether double quotes come in twos in every paragraph, and quotes that open and close differently in pairs."""
+    return all(
+        line.count('"') % 2 == 0 and (line.isascii() or len({len(mark.findall(line)) for mark in _QUOTES}) == 1)
+        for line in text.split("\n")
+    )
 
 
 def name_persists(text: str) -> bool | None:

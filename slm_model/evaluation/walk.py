@@ -17,6 +17,7 @@ from slm_model.record import Record
 from slm_model.reporting.markdown import blocks, quote, table
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
+from slm_model.text.sentences import first_sentence
 from slm_model.tokenizer.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -94,13 +95,6 @@ def walk(
         bits_per_byte=bits_per_byte([total]),
         told=Generator(network, tokenizer).generate([opening], SamplingConfig(max_tokens=120))[0],
     )
-
-
-def first_sentence(text: str) -> str:
-    """Up to the first full stop, question or exclamation mark, with the quotes that close after it; a line at most."""
-    line = text.partition("\n")[0]
-    match = re.match(r".*?[.!?][\"')]*(?=\s|$)", line)
-    return match.group() if match else line
 
 
 def to_markdown(walk: Walk) -> str:

@@ -179,6 +179,7 @@ def _score_card(evaluation: Evaluation) -> str:
     found = evaluation.score_card()
     copying, generated, held_out = found.copying, found.stories, found.held_out_stories
     measures = [(name, getattr(generated, field), getattr(held_out, field)) for field, name in MEASURES.items()]
+    measures = [row for row in measures if row[1] is not None]
     measures += [
         ("8-grams that occur in a training story", copying.share, copying.held_out_share),
         ("stories copied (half of it or more in one run)", copying.copies, copying.held_out_copies),

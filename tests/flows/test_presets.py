@@ -13,6 +13,7 @@ from flows.cli import overrides, parser
 from flows.commands.build import settings
 from flows.config import PipelineConfig, RetrainConfig
 from flows.presets import configure, deployments, described
+from slm_model.data.config import CleanConfig
 from slm_model.errors import UserError
 from tasks.engine.placement import Placement
 
@@ -41,6 +42,17 @@ def test_settings_lie_over_the_preset() -> None:
     assert config.source.kind == "storygen"
     assert config.train.optimizer.learning_rate == 0.001
     assert config.model.width == 64
+
+
+def test_a_corpus_of_any_language_has_sample_stories_without_english_prompts_unless_some_are_set() -> None:
+    usual, other = configure("quick", {}), configure("quick", {"clean.language": "any"})
+    assert usual.evaluate.prompts[0] == usual.train.sample_prompts[0] == "Once upon a time"
+    assert other.evaluate.prompts == other.train.sample_prompts == ("",)
+    given = configure("quick", {"clean.language": "any", "evaluate.prompts": ["Es war einmal"]})
+    assert (given.evaluate.prompts, given.train.sample_prompts) == (("Es war einmal",), ("",))
+    assert PipelineConfig.model_validate(given.model_dump()) == given
+    assert other.train.max_steps == usual.train.max_steps
+    assert PipelineConfig(clean=CleanConfig(language="any")).evaluate.prompts == ("",)
 
 
 def test_another_kind_does_not_carry_the_presets_fields_along() -> None:

@@ -90,6 +90,7 @@ def clean(out: Path, raw: RawStories, config: CleanConfig, run: StageRun) -> Sto
         rejected=dict(sorted(rejected.items())),
         num_like_held_out=like_held_out,
         less_similar_than=config.near_duplicate_similarity if config.reject_near_duplicates else None,
+        language=config.language,
         repaired=dict(sorted(repaired.items())),
         by_split=dict(sorted(by_split.items())),
         num_bytes=sum(length * number for length, number in lengths.items()),
@@ -115,6 +116,8 @@ def refuse_empty(raw: RawStories, kept: Mapping[str, int], rejected: Path, like_
             remedy = f"{like_held_out:,} of them equal or resemble a held-out story: hold other stories out"
         elif what == "held-out ":
             remedy += ", or hold other stories out"
+        if any(reason == "not_english" for reason, _ in found):
+            remedy += "; for stories of another language, --clean.language any"
         if any(reason == "too_long" for reason, _ in found):
             remedy += f"; {ONE_FILE_ONE_STORY}"
         raise UserError(f"all {number:,} {what}stories were rejected ({reasons}): {remedy}")

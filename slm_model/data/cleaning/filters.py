@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from slm_model.data.config import CleanConfig
+from slm_model.data.config import CleanConfig, Language
+from slm_model.text.sentences import ends_sentence
+from slm_model.text.words import spaced
 
 Reason = Literal[
     "empty",
@@ -27,13 +29,16 @@ _MARKUP = re.compile(
     re.MULTILINE,
 )
 # Among its first hundred words a genuine story has 19 % to 50 % of these; in other languages they are 13 % or fewer.
+# Compared in small letters, since a story may be all in capitals.
 _COMMON_WORDS = """
 the a an and to of in was were is are it he she they his her their him them i you we my with that this for on but at not
 as had have so said one all out up then when what very
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 _WORDS_FOR_LANGUAGE = 100
-_THE_END = re.compile(r"\bthe end$", re.IGNORECASE)
+_THE_END = re.compile(r"\bthe end[\])]*$", re.IGNORECASE)
+_CLOSING_WORDS = 4
+_RUN_OF_WORDS, _RUN_OF_CHARACTERS = 3, 6  # a word of an unspaced script has about two characters
 
 
 def reason_to_reject(text: str, config: CleanConfig) -> Reason | None:
@@ -49,13 +54,13 @@ def reason_to_reject(text: str, config: CleanConfig) -> Reason | None:
         reason = "damaged"
     elif config.reject_markup and has_markup(text):
         reason = "markup"
-    elif (
-        foreign_share(text) > config.max_foreign_share or common_share(words := text.split()) < config.min_common_share
+    elif config.language == "en" and (
+        foreign_share(text) > config.max_foreign_share or common_share(text) < config.min_common_share
     ):
         reason = "not_english"
-    elif config.reject_cut_off and is_cut_off(text):
+    elif config.reject_cut_off and is_cut_off(text, config.language):
         reason = "cut_off_end"
-    elif repeats_more_than(words, config.max_repeated_share):
+    elif repeats_more_than(text, config.max_repeated_share):
         reason = "repetition"
     return reason
 
@@ -69,20 +74,28 @@ def foreign_share(text: str) -> float:
     return 0.0 if text.isascii() else 1 - len(text.encode("ascii", "ignore")) / len(text)
 
 
-def common_share(words: list[str]) -> float:
+def common_share(text: str) -> float:
     """Common English words, as a share of the first hundred."""
-    first = words[:_WORDS_FOR_LANGUAGE]
-    return sum(map(_COMMON.__contains__, first)) / len(first)
+    first = text.split(None, _WORDS_FOR_LANGUAGE)[:_WORDS_FOR_LANGUAGE]
+    return sum(map(_COMMON.__contains__, map(str.lower, first))) / len(first)
 
 
-def is_cut_off(text: str) -> bool:
-    """Whether a text stops before its sentence does. "The end" is an end with and without its full stop."""
-    return text.rstrip("\"')")[-1:] not in (".", "!", "?") and _THE_END.search(text) is None
+def is_cut_off(text: str, language: Language = "en") -> bool:
+    """Whether a text stops before its sentence does. "The end" is an end with and without its full stop; in any
+    language, so is a last line of a few words after a line that ends a sentence."""
+    if ends_sentence(text) or _THE_END.search(text):
+        return False
+    before, _, last = text.rpartition("\n")
+    return not (language == "any" and len(spaced(last).split()) <= _CLOSING_WORDS and ends_sentence(before))
 
 
-def repeats_more_than(words: list[str], share: float) -> bool:
-    """Whether more than this share of the word triples repeat an earlier one."""
-    num_triples = len(words) - 2
-    if num_triples < 1 or len(set(words)) - 2 > (1 - share) * num_triples:
-        return False  # there are never more different words than different triples, but for two: no need to count
-    return 1 - len(set(zip(words, words[1:], words[2:], strict=False))) / num_triples > share
+def repeats_more_than(text: str, share: float) -> bool:
+    """Whether more than this share of the word triples repeat an earlier one. In a text whose words are not spaced:
+    of the runs of six characters."""
+    pieces = text.split()
+    words = spaced(text).split()
+    length = _RUN_OF_CHARACTERS if len(words) > 2 * len(pieces) else _RUN_OF_WORDS
+    num_runs = len(words) - length + 1
+    if num_runs < 1 or len(set(words)) - length + 1 > (1 - share) * num_runs:
+        return False  # there are never more different words than different runs, but for two: no need to count
+    return 1 - len(set(zip(*(words[i:] for i in range(length)), strict=False))) / num_runs > share

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,12 +11,15 @@ from typing import NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import regex
 from numpy.typing import NDArray
 
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import SPLITS, Split, story_numbers
+from slm_model.text.words import spaced
 
 STORIES_AT_ONCE = 256  # a point of the words' growth for each
+_ENDS = regex.compile(r"^[^\w\p{N}]+|[^\w\p{N}]+$")  # re's \W has the combining marks that words of Hindi end in
 
 
 class Encoded(NamedTuple):
@@ -89,14 +91,13 @@ def count_encoded(vocab_size: int, part: Path) -> Encoded:
 def count_words(share: float, part: Path) -> PartWords:
     """Count a part of a split. A story is in the sample if its id, a hash already, is within this share of all ids.
 
-    So the samples of two corpora have in common what the corpora have. White space is single, as cleaning leaves it.
+    So the samples of two corpora have in common what the corpora have.
     """
     lengths, sampled, num_stories, num_bytes = Counter[int](), [], 0, 0
     below = int(share * 2**64)
     for batch in read_batches(part, ["id", "text"], STORIES_AT_ONCE):
         text = batch["text"]
-        blanks = pc.add(pc.count_substring(text, " "), pc.count_substring(text, "\n"))
-        lengths.update(pc.add(blanks, 1).to_pylist())
+        lengths.update(_lengths(text).to_pylist())
         chosen = text.filter(pa.array([number < below for number in story_numbers(batch["id"].to_pylist()).tolist()]))
         if len(chosen):
             sampled.append(words_of("\n".join(chosen.to_pylist())))
@@ -105,10 +106,19 @@ def count_words(share: float, part: Path) -> PartWords:
     return PartWords(lengths, sampled, num_stories, num_bytes)
 
 
+def _lengths(text: pa.StringArray) -> pa.IntegerArray:
+    """The number of words of each story. White space is single, as cleaning leaves it."""
+    if not pc.all(pc.string_is_ascii(text)).as_py():
+        text = pa.array([" ".join(spaced(story).split()) for story in text.to_pylist()], pa.string())
+    blanks = pc.add(pc.count_substring(text, " "), pc.count_substring(text, "\n"))
+    return pc.add(blanks, 1)
+
+
 def words_of(text: str) -> Counter[str]:
-    """How often each word stands in a text: parted by white space, in small letters, without marks at its ends."""
+    """How often each word occurs in a text: parted by white space, in small letters, without marks at its ends. In a
+    script that puts no blanks between words, each character counts as one."""
     words = Counter[str]()
-    for piece, number in Counter(text.split()).items():
+    for piece, number in Counter(spaced(text).split()).items():
         if word := _word(piece):
             words[word] += number
     return words
@@ -116,4 +126,4 @@ def words_of(text: str) -> Counter[str]:
 
 @lru_cache(maxsize=100_000)
 def _word(piece: str) -> str:
-    return re.sub(r"^\W+|\W+$", "", piece.lower())
+    return str(_ENDS.sub("", piece.lower()))

@@ -69,7 +69,7 @@ class Family(Record):
 class Length(Record):
     """How long the stories of all splits are, in one unit."""
 
-    unit: Literal["bytes", "words", "tokens"]  # UTF-8; parted by white space; with the two marks
+    unit: Literal["bytes", "words", "tokens"]  # UTF-8; as DataReportFacts has them; with the two marks
     mean: float
     quantiles: dict[str, int]
 
@@ -86,7 +86,8 @@ class ReportTable(Record):
 
 
 class DataReportFacts(Facts):
-    """A corpus in numbers. Words are what white space parts, in small letters, without marks at their ends."""
+    """A corpus in numbers. Words are what white space parts, in small letters, without marks at their ends; in a script
+    that puts no blanks between words, each character counts as one."""
 
     source_kind: str
     dataset: str | None  # of the hub

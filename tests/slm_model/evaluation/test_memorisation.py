@@ -50,6 +50,15 @@ def plainly(text: str, training: Sequence[str]) -> tuple[int, int]:
     return len(copied), longest
 
 
+def test_copies_are_found_in_text_without_blanks(tmp_path: Path) -> None:
+    training = ["从前有一只小狗，它喜欢在花园里玩球，每天都很高兴。", "山上住着一位老人。"]
+    copied, free = copied_from(
+        ["有一天，它喜欢在花园里玩球。", "白云飘过蓝天，鸟儿唱歌。"], written(tmp_path, training), StageRun()
+    )
+    assert (copied.longest_words, copied.num_words, copied.source) == (9, 12, f"{0:016x}")
+    assert (free.longest_words, free.num_words) == (0, 10)
+
+
 @pytest.mark.parametrize("factor", [memorisation._FACTOR, 0], ids=["as it is", "hashes that collide"])
 def test_shares_and_runs_are_those_of_a_plain_search(
     factor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

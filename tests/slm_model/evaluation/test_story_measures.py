@@ -19,6 +19,16 @@ def test_a_story_ends_properly_after_a_sentence_and_by_its_end_mark() -> None:
     assert measure(texts, [True, True, True, False], 100).ends_properly == 0.5
 
 
+def test_stories_of_any_language_are_measured_by_their_own_words_and_ends() -> None:
+    texts = ["小狗走了。它很高兴。", "「你好！」小狗说", "वह खुश था।"]
+    assert words_of(texts)[0] == list("小狗走了它很高兴") and words_of(texts)[2] == ["वह", "खुश", "था"]
+    found = measure(texts, [True] * 3, 100, "any")
+    assert (found.valid, found.ends_properly, found.quotes_close) == (1.0, pytest.approx(2 / 3), 1.0)
+    assert (found.num_with_names, found.names_persist) == (0, None)
+    assert measure(texts, [True] * 3, 100).valid == 0.0
+    assert measure(["<b>小狗</b>", "小\ufffd。"], [True] * 2, 100, "any").valid == 0.0
+
+
 def test_distinct_n_grams_are_counted_over_all_stories_and_never_across_two() -> None:
     words = words_of(["a b c a b", "A b. d"])
     assert distinct(words, 1) == 4 / 8
@@ -58,6 +68,8 @@ def test_self_bleu_takes_the_most_that_any_one_other_story_has() -> None:
     [
         ('"Hi," he said. "You!"', True),
         ("No quote at all.", True),
+        ("「你好」他说。「再", False),
+        ("「你好」他说。『再见』", True),
         ('"Hi, he said.', False),
         ('"Hi, he said.\n"You!', False),
     ],

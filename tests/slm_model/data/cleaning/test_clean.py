@@ -86,6 +86,44 @@ def test_a_story_is_rejected_for_the_first_reason_that_holds(text: str, reason: 
     assert reason_to_reject(normalise(text), CleanConfig()) == reason
 
 
+@pytest.mark.parametrize("text", [MAX, MAX + " He was happy :)", MAX + " They smiled 😊", f"[{MAX}]"])
+@pytest.mark.parametrize("form", [str, str.upper, str.title])
+def test_an_english_story_may_be_in_capitals_and_end_in_a_smile_or_a_bracket(text: str, form: Any) -> None:
+    assert reason_to_reject(normalise(form(text)), CleanConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Es war einmal ein kleiner Hund. Er spielte gern im Garten mit dem Ball. „Wie schön!“", None),
+        ("Es war einmal ein kleiner Hund. Er spielte gern im Garten mit dem Ball.\nEnde", None),
+        ("Es war einmal ein kleiner Hund. Er spielte gern im Garten mit dem", "cut_off_end"),
+        ("Es war einmal ein kleiner Hund.\nEr spielte gern im Garten mit dem roten", "cut_off_end"),
+        ("从前有一只小狗，它喜欢在花园里玩球。有一天它找到了一个红色的球，它非常高兴。", None),
+        ("从前有一只小狗，它喜欢在花园里玩球。有一天它找到了一个红色的球，它非常", "cut_off_end"),
+        ("从前有一只小狗，它喜欢在花园里玩球。" * 4, "repetition"),
+        ("كان هناك كلب صغير يحب اللعب في الحديقة. هل كان سعيدا؟", None),
+        ("वह एक छोटा कुत्ता था और उसे बगीचे में खेलना पसंद था।", None),
+        ("กาลครั้งหนึ่งนานมาแล้วมีสุนัขตัวเล็กตัวหนึ่งชอบเล่นในสวน", None),
+        ("从前有一只小狗，<b>它</b>喜欢在花园里玩球。", "markup"),
+        ("从前有一只小\ufffd，它喜欢在花园里玩球，非常高兴。", "damaged"),
+        (MAX, None),
+    ],
+)
+def test_a_story_of_any_language_is_rejected_for_what_is_no_matter_of_english(text: str, reason: str | None) -> None:
+    assert reason_to_reject(normalise(text), CleanConfig(language="any", min_chars=20)) == reason
+
+
+def test_stories_that_are_all_of_another_language_are_refused_with_the_setting_for_them(tmp_path: Path) -> None:
+    text = (
+        "Жил-был маленький пёс по имени Макс. Он любил играть в саду, и мама была рада. Однажды он нашёл красный мяч."
+    )
+    raw = raw_stories(tmp_path / "raw", [text])
+    with pytest.raises(UserError, match=r"not_english 1\): .*for stories of another language, --clean.language any"):
+        clean(tmp_path / "out", raw, CleanConfig(), StageRun())
+    assert clean(tmp_path / "any", raw, CleanConfig(language="any"), StageRun()).facts.language == "any"
+
+
 def test_each_filter_can_be_turned_off() -> None:
     off = CleanConfig(
         min_chars=1,

@@ -20,6 +20,7 @@ from slm_model.data.cleaning.exact_duplicates import OUT
 from slm_model.data.cleaning.near_duplicates import Search, Sketched, grams_of, near_duplicates, similarities, sketch
 from slm_model.data.storygen.dirt import Kind, dirty_stories, jaccard
 from slm_model.data.storygen.generate import story
+from slm_model.text.words import spaced
 
 words = st.lists(st.sampled_from(["a", "b", "Dog", "don't", "é"]), max_size=12).map(" ".join)
 
@@ -143,6 +144,35 @@ def test_pieces_order_and_workers_make_no_difference(tmp_path: Path, monkeypatch
         for parts in (200, 4000):
             found = near_duplicates(searched(tmp_path / str(parts), texts, parts), ranks, 0.8, executor)
             assert np.array_equal(found, wanted)
+
+
+def test_near_duplicates_of_mixed_scripts_are_those_of_a_plain_comparison(tmp_path: Path) -> None:
+    """Chinese, Japanese and Thai without blanks; German and English with them, all in one corpus."""
+    chance = random.Random(5)
+    alphabets = {
+        "": "太园饭说着很喜小色妈它歌山跑了高去要来玩孩",
+        "の": "あいうえおかきくけこさしすせそアイウエオ",
+        "ๆ": "กขคงจฉชซญดตถทธนบปผพฟมยรลวส",
+        "ü ": ["klein", "Hund", "spielte", "größer", "Garten", "Ball", "über", "froh", "Mutter", "Haus"],
+        " ": ["little", "dog", "played", "bigger", "garden", "ball", "over", "happy", "mother", "house"],
+    }
+    stories: list[str] = []
+    for joint, alphabet in alphabets.items():
+        for _ in range(40):
+            words = chance.choices(alphabet, k=120)
+            other = list(words)
+            for _ in range(chance.randrange(1, 5)):
+                other[chance.randrange(120)] = chance.choice(alphabet)
+            other[60] += "。" if joint != " " else "."
+            stories += [joint.join(words), joint.join(other)]
+    chance.shuffle(stories)
+    sets = [set(zip(*(spaced(s).replace(".", "").split()[i:] for i in range(5)), strict=False)) for s in stories]
+    wanted = {
+        (a, b) for a, b in combinations(range(len(sets)), 2) if len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= 0.8
+    }
+    instead = near_duplicates(searched(tmp_path / "parts", stories, 64), all_alike(stories), 0.8)
+    assert {(kept, i) for i, kept in enumerate(instead.tolist()) if kept >= 0} == wanted
+    assert 100 < len(wanted) < 200
 
 
 def test_stories_of_a_few_words_are_not_compared(tmp_path: Path) -> None:

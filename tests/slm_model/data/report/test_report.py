@@ -178,6 +178,8 @@ def test_a_smaller_sample_is_within_the_larger_one(cats: Corpus) -> None:
 
 
 def test_a_word_has_small_letters_and_no_marks_at_its_ends() -> None:
+    assert words_of("小狗，小猫。") == {"小": 2, "狗": 1, "猫": 1}
+    assert words_of("वह खुशी।") == {"वह": 1, "खुशी": 1}
     assert words_of('"Don\'t," said Tom - don\'t! well-known 7.50') == {
         "don't": 2, "said": 1, "tom": 1, "well-known": 1, "7.50": 1,
     }  # fmt: skip
