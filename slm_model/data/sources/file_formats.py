@@ -28,7 +28,8 @@ SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": 
 STORIES_AT_A_TIME = 1024
 CHUNK_BYTES = 1 << 20
 MAX_STORY_BYTES = 16 << 20  # what is longer is a file without separators, not a story
-MAX_UNPACKING = 100  # bytes out of a gzipped one; stories give some 3
+MAX_UNPACKING, ROW_BYTES = 100, 16  # bytes out of a packed one; stories give some 3. A row counts as so many more
+PARQUET_ROWS = 4  # decoded at once: a cell may be repeated, and how long it is shows afterwards; 1,024 save 2 µs a row
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}
 
@@ -55,13 +56,11 @@ class StoryReader:
         ``file`` can seek and peek. ``where``: what messages call it.
         """
         if kind == "parquet":
-            yield from _parquet(file, where, self.text_column)
+            yield from _joined(_parquet(Opened.packed(where, file, file), self.text_column))
             return
         opened = Opened(where, file)
         if kind.endswith(".gz"):
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            opened = Opened(where, gzip.GzipFile(fileobj=file), max(64 * CHUNK_BYTES, MAX_UNPACKING * size))
+            opened = Opened.packed(where, file, gzip.GzipFile(fileobj=file))
         stories: Iterator[str | None]
         match kind.removesuffix(".gz"):
             case "jsonl":
@@ -71,7 +70,7 @@ class StoryReader:
             case _:
                 stories = self._text(opened)
         try:
-            yield from _arrays(stories)
+            yield from _arrays(stories, opened)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{where} is not readable as gzip, although its name says so ({error})") from None
 
@@ -113,21 +112,30 @@ class Opened(NamedTuple):
 
     where: str
     file: Any
-    most_bytes: float = float("inf")  # it is refused beyond: a small gzip file can hold more than any disk
+    most_bytes: float = float("inf")  # it is refused beyond: a small packed file can hold more than any disk
 
-    def check_size(self, offset: int) -> None:
-        """Raise UserError for a gzip file that has given more bytes than stories do."""
-        if offset > self.most_bytes:
-            what = f"unpacks to more than {MAX_UNPACKING} times its size, which stories do not"
+    @classmethod
+    def packed(cls, where: str, packed: io.BufferedIOBase, file: Any) -> Opened:
+        """``packed``: where the bytes come from that ``file`` unpacks."""
+        size = packed.seek(0, io.SEEK_END)
+        packed.seek(0)
+        return cls(where, file, max(64 * CHUNK_BYTES, MAX_UNPACKING * size))
+
+    def check_size(self, num_bytes: int) -> None:
+        """Raise UserError for a packed file that has given more bytes than stories do."""
+        if num_bytes > self.most_bytes:
+            beyond = f"beyond {self.most_bytes / 1e6:,.0f} MB"
+            what = f"unpacks to more than {MAX_UNPACKING} times its size ({beyond}), which stories do not"
             raise UserError(f"{self.where} {what}: if that is meant, unpack it first")
 
 
-def _parquet(file: io.BufferedIOBase, where: str, text_column: str) -> Iterator[pa.StringArray]:
+def _parquet(opened: Opened, text_column: str) -> Iterator[pa.StringArray]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    row = 0
+    where, file = opened.where, opened.file
+    row = num_bytes = 0
     try:
         with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
@@ -138,14 +146,14 @@ def _parquet(file: io.BufferedIOBase, where: str, text_column: str) -> Iterator[
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if str(kind).removeprefix("large_").removesuffix("_view") not in ("string", "binary", "null"):
                 raise UserError(f"{where}: column {text_column!r} holds {kind}, wanted text")
-            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-            longest = max(
-                (group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0
-            )  # on average
-            at_a_time = min(STORIES_AT_A_TIME, MAX_STORY_BYTES // max(longest, 1) + 1)
-            for batch in parquet.iter_batches(at_a_time, columns=[text_column], use_threads=False):
+            for group in map(parquet.metadata.row_group, range(parquet.num_row_groups)):
+                columns = map(group.column, range(group.num_columns))
+                opened.check_size(sum(c.total_uncompressed_size for c in columns if c.path_in_schema == text_column))
+            for batch in parquet.iter_batches(PARQUET_ROWS, columns=[text_column], use_threads=False):
                 texts = batch.column(0).cast(pa.binary())
                 sizes = pc.binary_length(texts)
+                num_bytes += (pc.sum(sizes).as_py() or 0) + ROW_BYTES * len(texts)
+                opened.check_size(num_bytes)
                 if (pc.max(sizes).as_py() or 0) > MAX_STORY_BYTES:
                     long = row + pc.index(pc.greater(sizes, MAX_STORY_BYTES), True).as_py()
                     raise UserError(f"{where}, row {long}: longer than {MAX_STORY_BYTES >> 20} MB, which is no story")
@@ -200,8 +208,18 @@ def _story(place: str, source: str, row: Any, text_column: str, wanted: str) -> 
 
 def _csv(opened: Opened, text_column: str) -> Iterator[str]:
     csv.field_size_limit(MAX_STORY_BYTES)  # Python's own limit is 128 kB
-    rows = csv.reader((line for _, line in _lines(opened)), strict=True)
-    where = opened.where
+    where, size = opened.where, 0  # of the lines of a row
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        for number, line in _lines(opened):
+            size += len(line)
+            if size > 2 * MAX_STORY_BYTES:
+                what = f"a row of more than {2 * MAX_STORY_BYTES >> 20} MB is no story"
+                raise UserError(f"{where}, line {number}: {what}: check that every quote is closed")
+            yield line
+
+    rows = csv.reader(lines(), strict=True)
     try:
         header = next(rows, None)
         if header is None:
@@ -209,6 +227,7 @@ def _csv(opened: Opened, text_column: str) -> Iterator[str]:
         _require_column(where, text_column, header)
         column = header.index(text_column)
         for row in rows:
+            size = 0
             if len(row) == len(header):
                 yield row[column]
             elif row:
@@ -244,14 +263,31 @@ def _pieces(opened: Opened) -> Iterator[str]:
         offset += len(chunk)
 
 
-def _arrays(stories: Iterable[str | None]) -> Iterator[pa.StringArray]:
+def _joined(arrays: Iterable[pa.StringArray]) -> Iterator[pa.StringArray]:
+    """The same stories in larger arrays."""
+    import pyarrow as pa
+
+    held: list[pa.StringArray] = []
+    size = 0
+    for array in arrays:
+        held.append(array)
+        size += array.nbytes
+        if len(held) * PARQUET_ROWS >= STORIES_AT_A_TIME or size > MAX_STORY_BYTES:
+            yield pa.concat_arrays(held)
+            held, size = [], 0
+    yield pa.concat_arrays([*held, pa.array([], pa.string())])
+
+
+def _arrays(stories: Iterable[str | None], opened: Opened) -> Iterator[pa.StringArray]:
     import pyarrow as pa
 
     held: list[str | None] = []
-    size = 0
+    size = num_bytes = 0
     for story in stories:
         held.append(story)
         size += len(story or "")
+        num_bytes += len(story or "") + ROW_BYTES
+        opened.check_size(num_bytes)
         if len(held) == STORIES_AT_A_TIME or size > MAX_STORY_BYTES:
             yield pa.array(held, pa.string())
             held, size = [], 0
@@ -272,5 +308,5 @@ def _require_column(where: str, wanted: str, present: list[str]) -> None:
         return
     found = f"no column {wanted!r}" if number == 0 else f"{number} columns {wanted!r}"
     remedy = "name the right one with --source.text_column" if number == 0 else "rename all but one of them"
-    columns = ", ".join(repr(name) for name in present) or "none"
+    columns = few([repr(name) for name in present]) if present else "none"
     raise UserError(f"{where}: {found} (it has {columns}): {remedy}")

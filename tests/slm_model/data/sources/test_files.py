@@ -281,6 +281,56 @@ def test_a_gzip_file_that_unpacks_to_what_no_stories_are_is_refused_early(
         fetch(tmp_path, path)
 
 
+def cells(count: int, cell: pa.Array) -> pa.Table:
+    """A table of one text repeated, which a dictionary stores once."""
+    return pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), cell)})
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_parquet_file_that_unpacks_to_what_no_stories_are_is_refused_early(dictionary: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = cells(200, pa.array(["Once. " * 200_000]))
+    if not dictionary:
+        table = pa.table({"text": table["text"].cast(pa.string())})
+    pq.write_table(table, path, compression="zstd", use_dictionary=dictionary, data_page_size=1 << 20)
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(UserError, match=r"a\.parquet unpacks to more than 100 times its size \(beyond 67 MB\)"):
+        fetch(tmp_path, path)
+    assert path.stat().st_size < 200_000
+    assert pa.default_memory_pool().max_memory() - before < 150 << 20
+
+
+def test_a_parquet_file_of_ten_million_nulls_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.nulls(10_000_000, pa.string())}), path)
+    with pytest.raises(UserError, match=r"a\.parquet unpacks to more than 100 times its size"):
+        fetch(tmp_path, path)
+
+
+def test_a_text_that_a_parquet_file_repeats_is_read_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(cells(5000, pa.array(["One.", "Two."])), path)
+    assert [row["text"] for row in rows(fetch(tmp_path, path))] == ["One."] * 5000
+
+
+def test_a_csv_row_without_end_is_refused_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_formats, "MAX_STORY_BYTES", 1 << 20)
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + 'a,"b\n",' * 1_000_000)
+    with pytest.raises(
+        UserError, match=r"a\.csv, line \d+: a row of more than 2 MB is no story: check that every quote"
+    ):
+        fetch(tmp_path, path)
+
+
+def test_a_line_of_many_keys_makes_a_short_message(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({f"key {i}": 1 for i in range(200_000)}))
+    with pytest.raises(UserError, match=r"no column 'text'.*and 199,995 more.*name the right one") as raised:
+        fetch(tmp_path, path)
+    assert len(str(raised.value)) < 1000
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
 def test_a_story_without_end_is_refused_with_its_place(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
