@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from slm_model.errors import UserError
-from slm_model.numerics.compiler import lack_of_compiler
+from slm_model.numerics.compiler import lack_of_compiler, set_compile_cache
 from slm_model.numerics.config import NumericsConfig
 from slm_model.numerics.torch_private import skip_instruction_probes
 
@@ -123,6 +123,8 @@ def arithmetic(numerics: Numerics) -> Iterator[None]:
     filling = memory.fill_uninitialized_memory
     if numerics.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    if numerics.compile:
+        set_compile_cache()
     devices = [torch.cuda.current_device()] if numerics.device == "cuda" else []
     compiles_for_x86 = numerics.compile and numerics.device == "cpu" and platform.machine() in ("x86_64", "AMD64")
     probes = skip_instruction_probes() if compiles_for_x86 else nullcontext()  # any x86 compiler of today passes them

@@ -112,10 +112,13 @@ class Store:
             os.utime(path)
 
     def remove(self, stage: str, key: str, path: Path, used_since: float) -> bool:
-        """Remove a folder of this key's, unless a run uses it or has used it since then (s, of the epoch).
+        """Remove a folder of this key's, unless a run uses it or has used it since then (s, of the epoch), or it is a
+        link or behind one.
 
         It loses its name before the first file goes, so that no reader sees half of it.
         """
+        if self.behind_link(path):
+            return False
         try:
             with FileLock(self._lock(stage, key), timeout=0):
                 manifest = path / MANIFEST
@@ -131,9 +134,16 @@ class Store:
             return False
         return True
 
+    def behind_link(self, path: Path) -> bool:
+        """Whether a folder below a stage's, or the stage's own, is a link: what it leads to is not ours to remove."""
+        return path.is_symlink() or path.parent.is_symlink()
+
     def leftovers(self) -> Iterator[tuple[str, str, Path]]:
-        """Stage, key and folder of all that is no finished artifact: half-written, kept to resume, damaged, removed."""
+        """Stage, key and folder of all that is no finished artifact: half-written, kept to resume, damaged, removed.
+        Links are left out."""
         for folder in sorted(self.root.glob("*/*/")):
+            if self.behind_link(folder):
+                continue
             if found := re.fullmatch(rf"({KEY})\.(?:[0-9a-f]+\.)?(partial|resume|damaged|removed)", folder.name):
                 yield folder.parent.name, found[1], folder
 
@@ -144,6 +154,8 @@ class Store:
         out = self.root / stage / f"{key}.{uuid.uuid4().hex[:8]}.partial"
         out.mkdir(parents=True)
         resume = self._resume(stage, key)
+        if resume.is_symlink():
+            resume.unlink()
         resume.mkdir(exist_ok=True)
         return out, resume
 
@@ -176,6 +188,8 @@ class Store:
         """Take a damaged artifact out of use; the last one so taken is kept for a person to look at."""
         folder = self.folder(stage, key)
         aside = folder.with_name(f"{key}.damaged")
+        if aside.is_symlink():
+            aside.unlink()
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         return aside
@@ -229,7 +243,7 @@ class Store:
 def last_used(folder: Path) -> tuple[float, int]:
     """When anything in a folder was last written, or its artifact protected (s, of the epoch); its bytes."""
     try:
-        stats = [path.stat() for path in (folder, *folder.rglob("*"))]
+        stats = [folder.stat(), *(path.lstat() for path in folder.rglob("*"))]  # not of what a link leads to
     except FileNotFoundError:  # it is being written or removed
         return math.inf, 0
     return max(stat.st_mtime for stat in stats), sum(stat.st_size for stat in stats)

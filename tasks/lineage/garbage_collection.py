@@ -38,7 +38,7 @@ class Removable:
 
 def removable(store: Store, registry: MlflowStore, used_since: float) -> Iterator[Removable]:
     """What no registered version, with its reports, and nothing used since then (seconds of the epoch) was made of, and
-    leftovers as old.
+    leftovers as old. Links are left out, and what they lead to.
 
     Raises RegistryUnreachable, and UserError if there are models and no registry that would say who needs them.
     """
@@ -50,7 +50,8 @@ def removable(store: Store, registry: MlflowStore, used_since: float) -> Iterato
         _require_registry(registry)
     kept = needed(_roots(registry, manifests) | recent, manifests)
     for (stage, key), (folder, found) in finished.items():
-        if (stage, key) not in kept and (folder / MANIFEST).exists():  # without one it is none of ours
+        # without a manifest it is none of ours
+        if (stage, key) not in kept and (folder / MANIFEST).exists() and not store.behind_link(folder):
             damage = f"damaged: {found.reason}" if isinstance(found, ArtifactDamaged) else None
             reason = damage or "no registered version and no recent run needs it"
             yield Removable(stage, key, folder, *used[stage, key], reason)

@@ -437,3 +437,18 @@ def test_a_manifest_is_read_by_people_too(store: Store) -> None:
     text = (folder(store, manifest) / MANIFEST).read_text(encoding="utf-8")
     assert "naïve 🫨" in text
     assert json.loads(text)["recipe"]["stage"] == "words"
+
+
+def test_a_link_in_the_place_of_what_is_set_aside_or_resumed_from_is_replaced(store: Store, tmp_path: Path) -> None:
+    key = publish(store).key
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    folder = store.folder("words", key)
+    folder.with_name(f"{key}.damaged").symlink_to(outside)
+    aside = store.set_aside("words", key)
+    assert not aside.is_symlink() and (aside / MANIFEST).exists()
+    folder.with_name(f"{key}.resume").symlink_to(outside)
+    with store.lock("words", key):
+        _, resume = store.begin("words", key)
+    assert not resume.is_symlink() and (outside / "file").exists()

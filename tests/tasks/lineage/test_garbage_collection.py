@@ -226,3 +226,48 @@ def test_beside_runs_that_come_and_go_every_run_ends_well(toy: Toy, versions: li
         assert process.returncode == 0, out
         assert len(json.loads(out.splitlines()[-1])["digest"]) == 64
     assert_only_whole_folders(toy)
+
+
+@pytest.mark.parametrize("suffix", ["", ".damaged", ".resume", ".0f.partial", ".0f.removed"])
+def test_a_link_is_never_followed(toy: Toy, versions: list[Version], tmp_path: Path, suffix: str) -> None:
+    toy.walk()
+    artifacts = toy.root / "artifacts"
+    [folder, *_] = [folder for folder in artifacts.glob("*/*/") if (folder / "manifest.json").exists()]
+    outside = tmp_path / "outside" / folder.name
+    outside.parent.mkdir()
+    folder.rename(outside)
+    link = folder.with_name(folder.name + suffix)
+    link.symlink_to(outside)
+    age_all(toy, 20)
+    before = sorted(outside.rglob("*"))
+    assert link not in [one.folder for one in found(toy, time.time() - DAY)]
+    assert not Store(artifacts).remove(folder.parent.name, folder.name, link, time.time())
+    assert link.is_symlink() and sorted(outside.rglob("*")) == before != []
+
+
+def test_what_is_in_a_stage_folder_that_is_a_link_stays(toy: Toy, versions: list[Version], tmp_path: Path) -> None:
+    toy.walk()
+    artifacts = toy.root / "artifacts"
+    stage = next(folder.parent for folder in artifacts.glob("*/*/") if (folder / "manifest.json").exists())
+    key = next(folder.name for folder in stage.glob("*/"))
+    (stage / f"{key}.damaged").mkdir()
+    stage.rename(tmp_path / "outside")
+    stage.symlink_to(tmp_path / "outside")
+    age_all(toy, 20)
+    assert stage.name not in [one.stage for one in found(toy, time.time() - DAY)]
+    assert not Store(artifacts).remove(stage.name, key, stage / f"{key}.damaged", time.time())
+    assert (tmp_path / "outside" / f"{key}.damaged").is_dir()
+
+
+def test_a_link_inside_an_artifact_is_removed_and_not_followed(
+    toy: Toy, versions: list[Version], tmp_path: Path
+) -> None:
+    toy.walk()
+    age_all(toy, 20)
+    one = found(toy, time.time() - DAY)[0]
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").touch()
+    (one.folder / "link").symlink_to(tmp_path / "outside")
+    (one.folder / "broken").symlink_to(tmp_path / "nowhere")
+    assert Store(toy.root / "artifacts").remove(one.stage, one.key, one.folder, time.time() + DAY)
+    assert not one.folder.exists() and (tmp_path / "outside" / "file").exists()
