@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slm_model.artifact import Artifact, Facts
 from slm_model.digests import hash_file
@@ -35,7 +35,7 @@ class CheckpointConfig(BaseModel):
 
     format: Literal[1] = FORMAT
     network: NetworkConfig
-    vocab_size: int
+    vocab_size: int = Field(ge=1, le=1 << 24)
     tokenizer_sha256: str
 
 
@@ -75,6 +75,7 @@ class Checkpoint(Artifact):
         Raises ArtifactDamaged for bytes that are not those that were written, UserError for a checkpoint of another
         version of this project.
         """
+        import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -86,8 +87,20 @@ class Checkpoint(Artifact):
             raise ArtifactDamaged(
                 tokenizer_path, f"its sha256 is {found[:8]}, the model was trained on {config.tokenizer_sha256[:8]}"
             )
-        network: Network = config.network.implementation().build(config.network, config.vocab_size)
+        tokenizer = open_tokenizer(tokenizer_path)
+        if tokenizer.vocab_size != config.vocab_size:
+            raise UserError(
+                f"{self.folder}: {CONFIG} has {config.vocab_size:,} tokens, {TOKENIZER} {tokenizer.vocab_size:,}: "
+                "copy or train the model again"
+            )
         weights = self.file(WEIGHTS)
+        build, num_bytes = config.network.implementation().build, weights.stat().st_size
+        with torch.device("meta"):  # takes no memory
+            num_parameters = sum(weight.numel() for weight in build(config.network, config.vocab_size).parameters())
+        if num_parameters > num_bytes:
+            what = f"{CONFIG} describes {num_parameters:,} weights, more than {num_bytes:,} bytes can hold"
+            raise UserError(f"{weights}: {what}: copy or train the model again")
+        network: Network = build(config.network, config.vocab_size)
         try:
             network.load_state_dict(load_file(weights))
         except SafetensorError as error:
@@ -95,7 +108,7 @@ class Checkpoint(Artifact):
         except RuntimeError as error:  # a weight that is missing, unexpected, or of another shape
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"{weights}: the weights do not fit {CONFIG} ({reason}): train the model again") from None
-        return network.to(device).eval().requires_grad_(False), open_tokenizer(tokenizer_path)
+        return network.to(device).eval().requires_grad_(False), tokenizer
 
     def config(self) -> CheckpointConfig:
         """What the network is built from. Raises UserError if another version of this project wrote it."""
@@ -114,7 +127,7 @@ class Checkpoint(Artifact):
                 f"{path}: {where}: {first['msg']}: another version of slm wrote this checkpoint; "
                 "use that one, or train the model again"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactDamaged(path, f"cannot be read ({error})") from None
 
     def history(self) -> list[dict[str, Any]]:
@@ -137,7 +150,11 @@ class Checkpoint(Artifact):
         """The ids of all stories trained on, an earlier model's too, as sorted unsigned integers."""
         import numpy as np
 
-        stories: npt.NDArray[np.uint64] = np.load(self.file(TRAINING_STORIES), allow_pickle=False)
+        path = self.file(TRAINING_STORIES)
+        try:  # mapped, so that a length which the file does not have is not allocated
+            stories: npt.NDArray[np.uint64] = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (ValueError, EOFError, OverflowError) as error:
+            raise ArtifactDamaged(path, f"cannot be read ({error})") from None
         return stories
 
 
@@ -164,4 +181,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise ArtifactDamaged(path, f"cannot be read ({error})") from None

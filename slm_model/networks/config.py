@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from slm_model.config import Config
 
+MAX_WIDTH, MAX_LAYERS = 1 << 16, 1 << 10  # far beyond a small model: what is more is a mistake, or meant to do harm
+
 
 class TransformerConfig(Config):
     """A Transformer of the Qwen3 shape; names in brackets are those of a Qwen3 config.
@@ -19,12 +21,16 @@ class TransformerConfig(Config):
 
     kind: Literal["transformer"] = "transformer"
     context: int = Field(256, ge=2, le=1 << 20, description="Most tokens it takes at once. [max_position_embeddings]")
-    width: int = Field(128, ge=1, description="Width of the residual stream. [hidden_size]")
-    num_layers: int = Field(4, ge=1, description="Number of blocks. [num_hidden_layers]")
-    num_heads: int = Field(4, ge=1, description="Number of query heads in a block. [num_attention_heads]")
-    num_kv_heads: int = Field(2, ge=1, description="Number of key and value heads in a block. [num_key_value_heads]")
-    head_width: int = Field(32, ge=2, multiple_of=2, description="Width of a head. [head_dim]")
-    hidden_width: int = Field(352, ge=1, description="Width inside the feed-forward part. [intermediate_size]")
+    width: int = Field(128, ge=1, le=MAX_WIDTH, description="Width of the residual stream. [hidden_size]")
+    num_layers: int = Field(4, ge=1, le=MAX_LAYERS, description="Number of blocks. [num_hidden_layers]")
+    num_heads: int = Field(4, ge=1, le=MAX_WIDTH, description="Number of query heads in a block. [num_attention_heads]")
+    num_kv_heads: int = Field(
+        2, ge=1, le=MAX_WIDTH, description="Number of key and value heads in a block. [num_key_value_heads]"
+    )
+    head_width: int = Field(32, ge=2, le=MAX_WIDTH, multiple_of=2, description="Width of a head. [head_dim]")
+    hidden_width: int = Field(
+        352, ge=1, le=4 * MAX_WIDTH, description="Width inside the feed-forward part. [intermediate_size]"
+    )
     rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary positions' wavelengths. [rope_theta]")
     norm_epsilon: float = Field(1e-6, gt=0, description="Added to the mean square in RMSNorm. [rms_norm_eps]")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each block's outputs dropped in training.")
@@ -49,9 +55,11 @@ class _RecurrentConfig(Config):
     module: ClassVar[str | None] = "slm_model.networks.recurrent"
 
     context: int = Field(256, ge=2, le=1 << 20, description="Most tokens it takes at once, from an empty state.")
-    width: int = Field(128, ge=1, description="Width of a token's embedding, which the output layer shares.")
-    hidden_width: int = Field(256, ge=1, description="Width of the recurrent state of a layer.")
-    num_layers: int = Field(1, ge=1, description="Number of recurrent layers.")
+    width: int = Field(
+        128, ge=1, le=MAX_WIDTH, description="Width of a token's embedding, which the output layer shares."
+    )
+    hidden_width: int = Field(256, ge=1, le=4 * MAX_WIDTH, description="Width of the recurrent state of a layer.")
+    num_layers: int = Field(1, ge=1, le=MAX_LAYERS, description="Number of recurrent layers.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each layer's outputs dropped in training.")
 
 

@@ -29,7 +29,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {REMEDY}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): {REMEDY}") from None
     return open_document(document, path)
 
@@ -39,7 +39,9 @@ def open_document(document: Any, path: Path) -> Tokenizer:
     try:
         config = KINDS[_kind_of(document)]()
         tokenizer: Tokenizer = config.implementation().open_json(document)
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the library raises Exception itself, for a merge outside the vocabulary for instance
         raise UserError(f"{path} is no tokenizer of ours ({error!r}): {REMEDY}") from None
     return tokenizer
 

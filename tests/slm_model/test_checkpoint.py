@@ -15,8 +15,9 @@ from slm_model.digests import hash_file
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import MANIFEST
 from slm_model.networks.config import GruConfig
+from slm_model.tokenizer import bpe
 from slm_model.tokenizer.char import build
-from slm_model.tokenizer.config import CharConfig
+from slm_model.tokenizer.config import BpeConfig, CharConfig
 from tests.made_artifacts import finish
 
 NETWORK = GruConfig(context=16, width=8, hidden_width=12)
@@ -130,3 +131,83 @@ def test_a_tokenizer_of_another_model_is_never_used(folder: Path) -> None:
 def test_a_checkpoint_fresh_from_its_stage_needs_no_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     assert Checkpoint(folder, FACTS).load()[0].num_parameters > 0
+
+
+def reseal(folder: Path, name: str, content: bytes) -> None:
+    """Another content of a file, with all digests made again, as somebody who means harm can do."""
+    (folder / name).write_bytes(content)
+    rewrite_config(folder, lambda config: config.update(tokenizer_sha256=hash_file(folder / "tokenizer.json")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 10**9}, "width: Input should be less than or equal to 65536"),
+        ({"num_layers": 10**7}, "num_layers: Input should be less than or equal to 1024"),
+        ({"hidden_width": 60_000}, "config.json describes .* weights, more than .* bytes can hold"),
+        ({"width": 65_536, "num_layers": 100}, "config.json describes .* weights, more than .* bytes can hold"),
+        ({"context": -1}, "context: Input should be greater"),
+    ],
+)
+def test_a_network_that_the_weights_cannot_fill_is_refused_before_it_is_built(
+    folder: Path, change: dict[str, int], message: str
+) -> None:
+    rewrite_config(folder, lambda content: content["network"].update(change))
+    with pytest.raises(UserError, match=message) as raised:
+        open_checkpoint(folder).load()
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("vocab_size", [-5, 0, 10**12])
+def test_a_vocabulary_of_an_impossible_size_is_refused(folder: Path, vocab_size: int) -> None:
+    rewrite_config(folder, lambda content: content.update(vocab_size=vocab_size))
+    with pytest.raises(UserError, match="vocab_size: Input should be"):
+        open_checkpoint(folder)
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(folder: Path) -> None:
+    rewrite_config(folder, lambda content: content.update(vocab_size=500_000))
+    with pytest.raises(UserError, match=r"config.json has 500,000 tokens, tokenizer.json \d+: copy"):
+        open_checkpoint(folder).load()
+
+
+def test_deeply_nested_json_is_damage(folder: Path) -> None:
+    deep = b"[" * 200_000
+    (folder / "config.json").write_bytes(deep)
+    finish(folder, "train", FACTS)
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000,
+        b'{"model": []}',
+        b'{"model": {"type": "BPE", "vocab": [1], "merges": []}, "pre_tokenizer": null}',
+        b'{"model": {"type": "WordLevel", "vocab": {"<pad>": -1}}, "pre_tokenizer": {"pattern": {"Regex": "("}}}',
+    ],
+)
+def test_a_tokenizer_that_is_none_is_one_line(folder: Path, content: bytes) -> None:
+    reseal(folder, "tokenizer.json", content)
+    with pytest.raises(UserError, match=r"tokenizer.json is (not JSON|no tokenizer of ours)") as raised:
+        open_checkpoint(folder).load()
+    assert str(raised.value).isprintable()
+
+
+def test_a_merge_outside_the_vocabulary_is_one_line(folder: Path) -> None:
+    tokenizer = bpe.build(["a small story"], BpeConfig(size=262))
+    document = json.loads(tokenizer.to_json())
+    document["model"]["merges"].append(["zz", "qq"])
+    reseal(folder, "tokenizer.json", json.dumps(document).encode())
+    with pytest.raises(UserError, match=r"tokenizer.json is no tokenizer of ours"):
+        open_checkpoint(folder).load()
+
+
+def test_training_stories_of_a_length_that_the_file_does_not_have_are_damage(folder: Path) -> None:
+    header = b"{'descr': '<u8', 'fortran_order': False, 'shape': (1000000000000,), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    (folder / "training_stories.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    finish(folder, "train", FACTS)
+    with pytest.raises(ArtifactDamaged, match=r"training_stories\.npy: cannot be read"):
+        open_checkpoint(folder).training_stories()

@@ -56,7 +56,7 @@ class StoryReader:
         ``file`` can seek and peek. ``where``: what messages call it.
         """
         if kind == "parquet":
-            yield from _joined(_parquet(Opened.packed(where, file, file), self.text_column))
+            yield from _parquet(Opened.packed(where, file, file), self.text_column)
             return
         opened = Opened(where, file)
         if kind.endswith(".gz"):
@@ -135,7 +135,7 @@ def _parquet(opened: Opened, text_column: str) -> Iterator[pa.StringArray]:
     import pyarrow.parquet as pq
 
     where, file = opened.where, opened.file
-    row = num_bytes = 0
+    row = 0
     try:
         with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
             schema = parquet.schema_arrow
@@ -149,11 +149,10 @@ def _parquet(opened: Opened, text_column: str) -> Iterator[pa.StringArray]:
             for group in map(parquet.metadata.row_group, range(parquet.num_row_groups)):
                 columns = map(group.column, range(group.num_columns))
                 opened.check_size(sum(c.total_uncompressed_size for c in columns if c.path_in_schema == text_column))
-            for batch in parquet.iter_batches(PARQUET_ROWS, columns=[text_column], use_threads=False):
-                texts = batch.column(0).cast(pa.binary())
+            opened.check_size(ROW_BYTES * parquet.metadata.num_rows)
+            batches = parquet.iter_batches(PARQUET_ROWS, columns=[text_column], use_threads=False)
+            for texts in _joined(batches, opened):
                 sizes = pc.binary_length(texts)
-                num_bytes += (pc.sum(sizes).as_py() or 0) + ROW_BYTES * len(texts)
-                opened.check_size(num_bytes)
                 if (pc.max(sizes).as_py() or 0) > MAX_STORY_BYTES:
                     long = row + pc.index(pc.greater(sizes, MAX_STORY_BYTES), True).as_py()
                     raise UserError(f"{where}, row {long}: longer than {MAX_STORY_BYTES >> 20} MB, which is no story")
@@ -263,19 +262,23 @@ def _pieces(opened: Opened) -> Iterator[str]:
         offset += len(chunk)
 
 
-def _joined(arrays: Iterable[pa.StringArray]) -> Iterator[pa.StringArray]:
-    """The same stories in larger arrays."""
+def _joined(batches: Iterable[pa.RecordBatch], opened: Opened) -> Iterator[pa.BinaryArray]:
+    """The texts of small batches in larger arrays."""
     import pyarrow as pa
 
-    held: list[pa.StringArray] = []
-    size = 0
-    for array in arrays:
-        held.append(array)
-        size += array.nbytes
+    held: list[pa.Array] = []
+    size = num_bytes = 0
+    for batch in batches:
+        column = batch.column(0)
+        held.append(column.cast(pa.binary()) if pa.types.is_dictionary(column.type) else column)
+        size += held[-1].nbytes
+        num_bytes += held[-1].nbytes + ROW_BYTES * len(column)
+        opened.check_size(num_bytes)
         if len(held) * PARQUET_ROWS >= STORIES_AT_A_TIME or size > MAX_STORY_BYTES:
-            yield pa.concat_arrays(held)
+            yield pa.concat_arrays(held).cast(pa.binary())
             held, size = [], 0
-    yield pa.concat_arrays([*held, pa.array([], pa.string())])
+    if held:
+        yield pa.concat_arrays(held).cast(pa.binary())
 
 
 def _arrays(stories: Iterable[str | None], opened: Opened) -> Iterator[pa.StringArray]:
