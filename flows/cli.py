@@ -99,6 +99,8 @@ def _add_build(command: Command) -> None:
     verify.add_argument("stage", nargs="?", help="only this stage's artifacts")
     walk = command("walk", "follow one story through the pipeline", settings=True)
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
+    text = "another model than the preset's: NAME, NAME/VERSION, NAME@ALIAS, or a checkpoint folder"
+    walk.add_argument("--model", default=None, metavar="REF", help=text)
     command("settings", "list every setting with its default and meaning")
 
 
@@ -136,6 +138,12 @@ def _add_formats(command: Command) -> None:
     export.add_argument("--data-license", default=None, metavar="NAME", help=text)
     text = "upload the folder to this repository of the Hugging Face hub, made private if there is none"
     export.add_argument("--push", default=None, metavar="REPO", help=text)
+    bring = command("import", "read a model of transformers, llama.cpp or llama2.c, and register it")
+    source = "a folder with safetensors, a .gguf, a .bin of llama2.c with its tokenizer.bin, or an id of the hub"
+    bring.add_argument("source", help=source)
+    bring.add_argument("--name", default=None, help="register it under this name")
+    text = "most tokens that it takes at once; default: as its files say"
+    bring.add_argument("--context", type=int, default=None, metavar="N", help=text)
 
 
 def _add_trials(command: Command) -> None:

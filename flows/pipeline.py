@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from flows.config import PipelineConfig
+from slm_model.formats.config import format_named
 from tasks.build_vocab import build_vocab, reuse_vocab
 from tasks.clean import clean
 from tasks.describe import describe, measure_drift
@@ -14,6 +15,7 @@ from tasks.engine.run_or_reuse import Engine
 from tasks.engine.stage import Reached, Stage
 from tasks.engine.step import Step
 from tasks.evaluate import evaluate
+from tasks.export import export
 from tasks.judge import judge
 from tasks.register import register
 from tasks.resolve import resolve
@@ -54,11 +56,15 @@ def pipeline(config: PipelineConfig, stages: Stages) -> Release:
     pages = {"data": stages(data_page, raw, splits, vocab, shards, report, drift)}
     model = stages(train, shards, vocab, config.model, config.train, *initial)
     evaluation = stages(evaluate, model, shards, splits, config.evaluate)
+    exports = [
+        stages(export, raw, splits, model, evaluation, format_named(name, config.release.data_license))
+        for name in config.release.formats
+    ]
     pages["walk"] = stages(walk_page, stages(walk, raw, stories, splits, vocab, shards, model))
     release = None
     while release is None:  # where another run has released a model in between, the verdict no longer holds
         verdict = stages(judge, model, evaluation, splits, config.release)
-        release = stages(register, model, evaluation, shards, report, drift, pages, verdict, config.release)
+        release = stages(register, model, evaluation, shards, report, drift, pages, verdict, config.release, exports)
     stages(model_page, splits, vocab, model, evaluation, verdict, release)
     return release
 

@@ -46,12 +46,14 @@ class CheckpointFacts(Facts):
     steps: int
     tokens: int
     budget: str  # which of the budgets it was that ended the training, and how it came to these steps
-    train_loss: float
-    validation_loss: float
-    validation_bits_per_byte: float
+    train_loss: float | None  # None, as the next two: it was imported, and not trained here
+    validation_loss: float | None
+    validation_bits_per_byte: float | None
     numerics: dict[str, Any]  # as resolved
     warm_start: str | None = None  # content digest of the checkpoint that it went on from; None: from random weights
     held_out_seen: int = 0  # validation and test stories that that one was trained on: no judging counts them
+    # Where it, or a model that it went on from, was imported from: what that was trained on is not known.
+    origin: str | None = Field(None, exclude_if=lambda origin: origin is None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.stage import Stage
 from tasks.engine.step import Step, StepResult
-from tasks.tracking.mlflow_address import MlflowStore
+from tasks.import_model import import_vocab
+from tasks.tracking.bundle_files import find_model
+from tasks.tracking.mlflow_address import ORIGIN, MlflowStore
 from tasks.tracking.read_registry import version_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def _reuse(engine: Engine, reference: str) -> StepResult[Vocab]:
     store = engine.store
     version = version_of(MlflowStore.at(store.root), reference)
     key = version.lineage.get(STAGE, "none")
+    if ORIGIN in version.tags and STAGE not in version.lineage:  # imported: its vocabulary came with it
+        model, _ = find_model(version.name, store.root)
+        key = engine.run(import_vocab, model).artifact.key
     try:
         vocab, wrong = store.open(Vocab, STAGE, key), "gone"
     except (ArtifactDamaged, ValidationError):  # ValidationError: another version of this project wrote it

@@ -51,6 +51,7 @@ def judge_model(
         test_digest=evaluation.facts.test_digest,
         scores=evaluation.per_story(),
         trained_on=model.training_stories(),
+        origin=model.facts.origin,
         resembling=_resembling(root, model.manifest, splits),
         device=evaluation.numerics().get("device"),
     )
@@ -108,12 +109,14 @@ def contender(
     except (BundleFailed, ArtifactDamaged) as error:
         also = f" ({', '.join(version.aliases)})" if version.aliases else ""
         raise BundleFailed(f"{version.name}{also} cannot be scored: {error}") from error
-    clean = model is not None and np.isin(trained_on, model.training_stories()).all()
+    origin = manifest.facts.get("origin")
+    clean = model is not None and origin is None and np.isin(trained_on, model.training_stories()).all()
     return Contender(
         version=version.name,
         test_digest=splits.facts.test_digest,
         scores=scores,
         trained_on=trained_on,
+        origin=origin,
         resembling=frozenset() if clean else _resembling(store.root, manifest, splits),
         device=device,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,7 @@ from tasks.tracking.mlflow_address import (
     CHAMPION,
     DIGEST,
     LINEAGE,
+    ORIGIN,
     REASONS,
     REFERENCE,
     VERDICT_TAG,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from slm_model.data.report.data_report import DataReport
     from slm_model.data.report.drift import Drift
     from slm_model.evaluation.score_card import Evaluation
+    from slm_model.formats.export_artifact import Export
     from slm_model.shards.token_shards import TokenShards
     from tasks.engine.run_or_reuse import Engine
 
@@ -117,11 +119,16 @@ def _register(
     pages: Mapping[str, str],
     verdict: Verdict,
     config: ReleaseConfig,
+    exports: Sequence[Export] = (),
 ) -> StepResult[Release | None]:
     shown = Shown(report, drift, pages)
     release, known = register_model(model, evaluation, shards, shown, verdict, config, engine.store.root)
     if release is None:
         return StepResult(None, "not yet: another run was faster, so that the model has to be judged again", known)
+    if exports:
+        from tasks.tracking.attach_exports import attach_exports
+
+        known = attach_exports(MlflowStore.at(engine.store.root), release, exports) and known
     aliases = f" ({', '.join(release.aliases)})" if release.aliases else ""
     return StepResult(release, f"{release.name}{aliases}", known, links=list(_links(release)))
 
@@ -256,6 +263,8 @@ def _tags(model: Checkpoint, evaluation: Evaluation, shards: TokenShards, root: 
         DIGEST: model.digest,
         LINEAGE: json.dumps({stage: manifest.key for stage, manifest in made_from.items()}),
     }
+    if model.facts.origin:
+        tags[ORIGIN] = model.facts.origin
     if earlier := warm_start_of(model.manifest.recipe.inputs):
         tags["slm.warm_start"] = earlier
     if kept := reused_vocab(shards.manifest, Store(root)):

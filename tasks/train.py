@@ -36,6 +36,8 @@ STABLE_CHECKPOINT = "stable_checkpoint"
 
 def headline(model: Checkpoint) -> str:
     facts = model.facts
+    if facts.validation_bits_per_byte is None:
+        return f"{facts.num_parameters / 1e6:.2f} M parameters, imported from {facts.origin}"
     initial = warm_start_of(model.manifest.recipe.inputs) if model.manifest else None
     return (
         f"{facts.num_parameters / 1e6:.2f} M parameters, {facts.steps:,} steps"

@@ -143,6 +143,10 @@ def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Follow one story through the pipeline: the one that the walk stage followed, or another."""
     engine = Engine.at(artifacts_root(), placement_of(options))
     stored = make_plan(configure(options.preset, settings), engine).artifacts
+    if options.model is not None:
+        from tasks.tracking.bundle_files import find_model
+
+        stored["train"], _ = find_model(options.model, artifacts_root())
     needed = ("download", "clean", "split", "build_vocab", "shard", "train")
     missing = [name for name in needed if name not in stored]
     if missing:
@@ -152,7 +156,7 @@ def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     from slm_model.evaluation.walk import Walk, to_rich, walk
 
     try:
-        if options.story is None and "walk" in stored:
+        if options.story is None and options.model is None and "walk" in stored:
             found = stored["walk"].record("walk.json", Walk)
         else:
             found = walk(*(stored[name] for name in needed), story_id=options.story)  # type: ignore[misc]

@@ -11,10 +11,15 @@ from flows.presets import checked
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
+from tasks.engine.run_or_reuse import Engine
 from tasks.engine.store import Store
+from tasks.import_model import import_model
 from tasks.lineage.ancestors import ancestors
+from tasks.running.console import say
 from tasks.services.environment import configure_environment
 from tasks.tracking.bundle_files import find_model
+from tasks.tracking.release import ReleaseConfig
+from tasks.train import headline
 
 if TYPE_CHECKING:
     from slm_model.checkpoint import Checkpoint
@@ -46,13 +51,35 @@ def export(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     except ArtifactDamaged as damaged:
         raise UserError(f"{damaged}: copy, train or export the model again") from None
     what = "test stories" if splits else "stories that the model wrote (its test stories are not here)"
-    print(f"{name} is written to {out} as {config.name}. Compared on {what}:")
+    say(f"{name} is written to {out} as {config.name}. Compared on {what}:")
     for parity in parities:
-        print(f"  {parity.describe()}")
+        say(f"  {parity.describe()}")
     if options.push:
         from slm_model.formats.push import push
 
-        print(f"uploaded to {push(out, options.push)}")
+        say(f"uploaded to {push(out, options.push)}")
+    return 0
+
+
+def import_(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Read a model that was made elsewhere, and register it if a name is given."""
+    from slm_model.formats.import_model import ImportConfig, find_files
+
+    config, root = checked(ImportConfig, {"context": options.context}), artifacts_root()
+    name = checked(ReleaseConfig, {"model_name": options.name}).model_name if options.name else None
+    configure_environment(root)
+    source = find_files(options.source, root / "hub")
+    outcome = Engine.at(root).run(import_model, source, config)
+    model = outcome.artifact
+    say(f"{source.name} is {'already' if outcome.cached else 'now'} the checkpoint {model.folder}: {headline(model)}")
+    if name is None:
+        say(f'  slm generate "Once upon a time" --model {model.folder}')
+        return 0
+    from tasks.tracking.register_import import register_import
+
+    version, known = register_import(root, name, model)
+    say(f"{version.name} {'was registered before' if known else 'is registered'}: {version.reasons}")
+    say(f'  slm generate "Once upon a time" --model {version.name}')
     return 0
 
 
@@ -90,7 +117,6 @@ def _stories(checkpoint: Checkpoint, splits: Splits | None, num_stories: int) ->
 
 
 def _config(to: str, kind: str, data_license: str | None) -> FormatConfig:
-    from slm_model.formats.config import FORMATS
+    from slm_model.formats.config import format_named
 
-    config = FORMATS[to if to != "gguf" or kind == "f32" else f"{to}-{kind}"]
-    return checked(type(config), config.model_dump() | {"data_license": data_license})
+    return format_named(to if to != "gguf" or kind == "f32" else f"{to}-{kind}", data_license)

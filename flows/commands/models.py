@@ -15,7 +15,7 @@ from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console, say
 from tasks.services.environment import configure_environment
 from tasks.tracking.bundle_files import bundle_folder, find_model
-from tasks.tracking.mlflow_address import CHAMPION, MlflowStore
+from tasks.tracking.mlflow_address import CHAMPION, ORIGIN, MlflowStore
 from tasks.tracking.read_registry import aliased, list_versions, previous_champion, registered, version_of
 from tasks.tracking.release import ReleaseConfig
 
@@ -146,5 +146,8 @@ def _compare(store: MlflowStore, one: str, other: str) -> int:
     say(f"{versions[0].name} {found.bits_per_byte + found.difference:.4f} bits per byte")
     say(f"{versions[1].name} {found.bits_per_byte:.4f} bits per byte")
     say(f"difference from {found}, 95 % confidence, over {num_stories:,} test stories that neither was trained on")
+    for version in versions:
+        if origin := version.tags.get(ORIGIN):
+            say(f"what {version.name} was trained on is not known, test stories perhaps among it: imported ({origin})")
     say(f"{versions[0].name} is {way}" if sure else "the difference is within the noise of these stories")
     return 0

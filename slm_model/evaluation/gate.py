@@ -43,6 +43,7 @@ class Contender:
     trained_on: NDArray[np.uint64] = field(default_factory=lambda: story_numbers([]))
     resembling: frozenset[str] | None = frozenset()  # test stories with a near duplicate in it; None: not searched
     device: str | None = None  # that the scores were computed on; None: not recorded
+    origin: str | None = None  # where it was imported from: what it was trained on is not known
 
 
 class SeedVariance(BaseModel):
@@ -293,7 +294,12 @@ def _notes(contenders: Sequence[Contender], spread: SeedVariance | None) -> list
     notes = [
         f"near duplicates of what {one.version} was trained on were not looked for: its stories are gone"
         for one in contenders
-        if one.resembling is None
+        if one.resembling is None and one.origin is None
+    ]
+    notes += [
+        f"what {one.version} was trained on is not known, test stories perhaps among it: it was imported ({one.origin})"
+        for one in contenders
+        if one.origin is not None
     ]
     notes += [
         f"{other.version} was scored on {other.device}, {contenders[0].version} on {contenders[0].device}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from slm_model.reporting.markdown import blocks, quote, table
 from slm_model.shards.token_shards import TokenShards
 from slm_model.stage_run import StageRun
 from slm_model.text.sentences import first_sentence
+from slm_model.tokenizer.kinds import kind_of
 from slm_model.tokenizer.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -75,8 +77,14 @@ def walk(
     found = find_raw_story(raw, part, cleaned)
     _, encoded = _row(shards.files(f"{side}-"), story_id)
     network, tokenizer = model.load()
-    [scored] = score_tokens(network, [encoded["tokens"]])
-    total = StoryScore(float(scored.nats.sum()), len(scored.nats), encoded["num_bytes"], encoded["unknown_bytes"])
+    kind: str = vocab.facts.kind
+    tokens, unknown_bytes = encoded["tokens"], encoded["unknown_bytes"]
+    if model.config().tokenizer_sha256 != vocab.facts.tokenizer_sha256:  # a model with a vocabulary of its own
+        kind = kind_of(json.loads(tokenizer.to_json()))
+        tokens = [tokenizer.bos_id, *tokenizer.encode(cleaned["text"]), tokenizer.eos_id]
+        unknown_bytes = tokenizer.unknown_bytes(cleaned["text"])
+    [scored] = score_tokens(network, [tokens])
+    total = StoryScore(float(scored.nats.sum()), len(scored.nats), encoded["num_bytes"], unknown_bytes)
     opening = first_sentence(cleaned["text"])
     return Walk(
         story_id=story_id,
@@ -85,11 +93,11 @@ def walk(
         cleaned=cleaned["text"],
         repairs=cleaned["repairs"],
         side=side,
-        tokenizer=vocab.facts.kind,
-        vocab_size=vocab.facts.vocab_size,
+        tokenizer=kind,
+        vocab_size=tokenizer.vocab_size,
         tokens=[
             WalkToken(id=index, token=tokenizer.token(index), nats=nats)
-            for index, nats in zip(encoded["tokens"], [None, *scored.nats.tolist()], strict=True)
+            for index, nats in zip(tokens, [None, *scored.nats.tolist()], strict=True)
         ],
         loss=total.nats / total.num_tokens,
         bits_per_byte=bits_per_byte([total]),

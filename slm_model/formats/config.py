@@ -71,3 +71,8 @@ _ALL = (
     Llama2cConfig(),
 )
 FORMATS: dict[str, FormatConfig] = {one.name: one for one in _ALL}  # what a user may ask for, by name
+
+
+def format_named(name: str, data_license: str | None = None) -> FormatConfig:
+    """The settings of a format, by one of the names of ``FORMATS``."""
+    return FORMATS[name].model_copy(update={"data_license": data_license})

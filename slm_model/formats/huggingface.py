@@ -178,7 +178,7 @@ def _our_network(content: dict[str, Any], path: Path) -> TransformerConfig:
 def _weight_files(source: Path) -> list[Path]:
     if (source / INDEX).is_file():
         names = _read_json(source / INDEX).get("weight_map", {}).values()
-        paths = [source / name for name in sorted(set(names)) if "/" not in name]
+        paths = [source / name for name in sorted(set(map(str, names))) if "/" not in name]
     else:
         paths = [source / WEIGHTS]
     missing = [path.name for path in paths if not path.is_file()]

@@ -65,7 +65,7 @@ def write(out: Path, model: OutsideModel, config: Llama2cConfig) -> None:
 def read(source: Path) -> OutsideModel:
     """The model in a ``.bin``, with the vocabulary that lies beside it. Raises UserError for what is not whole."""
     path = source / MODEL if source.is_dir() else source
-    vocabulary = _vocabulary(path)
+    vocabulary = vocabulary_of(path)
     data = path.read_bytes()
     if len(data) < HEADER.size:
         raise UserError(f"{path} is no model of llama2.c: it has {len(data)} bytes, not even a header")
@@ -125,8 +125,8 @@ def rotary_tables(network: TransformerConfig) -> tuple[Tensor, Tensor]:
     return angles_PJ.cos(), angles_PJ.sin()
 
 
-def _vocabulary(path: Path) -> Path:
-    """The vocabulary beside a model: ``tokenizer.bin``, or the only ``tok*.bin``."""
+def vocabulary_of(path: Path) -> Path:
+    """The vocabulary beside a model: ``tokenizer.bin``, or the only ``tok*.bin``. Raises UserError if there is none."""
     if not path.is_file():
         raise UserError(f"{path} is no file: wanted the model.bin of llama2.c, with its tokenizer.bin beside it")
     beside = path.with_name(TOKENIZER)

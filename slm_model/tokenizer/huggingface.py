@@ -25,7 +25,10 @@ class HuggingFaceTokenizer(Tokenizer):
     ) -> None:
         super().__init__(tokens_of(document), token_bytes, ascii_starts, marks_of(document))
         self._document = to_text(document)
-        self._library = tokenizers.Tokenizer.from_str(self._document)
+        try:
+            self._library = tokenizers.Tokenizer.from_str(self._document)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"the tokenizers library cannot read it: {error}") from None
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._library.encode(text).ids

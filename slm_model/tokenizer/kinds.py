@@ -37,7 +37,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
 def open_document(document: Any, path: Path) -> Tokenizer:
     """The tokenizer in the content of a ``tokenizer.json``; ``path``: for errors, as of ``open_tokenizer``."""
     try:
-        config = KINDS[_kind_of(document)]()
+        config = KINDS[kind_of(document)]()
         tokenizer: Tokenizer = config.implementation().open_json(document)
     except UserError:
         raise
@@ -46,7 +46,7 @@ def open_document(document: Any, path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _kind_of(document: Any) -> str:
+def kind_of(document: Any) -> str:
     """The kind, by the document's own structure: the library leaves no room for a name of ours."""
     model = str(document["model"]["type"])
     if model == "WordLevel":

@@ -71,5 +71,6 @@ def write_checkpoint(
             numerics=loop.plan.numerics.model_dump(mode="json"),
             warm_start=warm_start.digest if warm_start else None,
             held_out_seen=held_out_seen,
+            origin=warm_start.facts.origin if warm_start else None,
         ),
     )

@@ -74,6 +74,8 @@ def learned_elsewhere(vocab: Manifest | None, split_digest: str) -> str | None:
     [learned] = vocab.recipe.inputs
     if learned.digest == split_digest:
         return None
+    if learned.stage == "train":
+        return f"kept: {vocab.recipe.stage} {vocab.key[:12]}, of the imported model {learned.key[:12]}"
     stories = f"{vocab.facts['num_sample_stories']:,} stories of split {learned.key[:12]}"
     return f"kept: {vocab.recipe.stage} {vocab.key[:12]}, learned from {stories}"
 

@@ -13,6 +13,7 @@ REFERENCE = "reference"  # set at the first release, then moved by hand only: no
 KEY, VERDICT, BITS_PER_BYTE = "slm.key", "slm.verdict", "slm.bits_per_byte"
 VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registration writes
 REASONS = "slm.reasons"
+ORIGIN = "slm.origin"  # where an imported model comes from
 LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it was made from, by stage; its checkpoint's content
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why

@@ -20,6 +20,12 @@ class ReleaseConfig(Config):
         description="Registered model in MLflow: letters, digits, - and _. Models of one name compete for its champion "
         "alias.",
     )
+    formats: tuple[Literal["huggingface", "gguf", "gguf-f16", "gguf-q8_0", "llama2c"], ...] = Field(
+        (), description="Formats of other systems that the model is written in; the files are attached to its version."
+    )
+    data_license: str | None = Field(
+        None, description="Licence of the stories as the Hugging Face hub names it (cdla-sharing-1.0), for model cards."
+    )
     gate: GateConfig = Field(GateConfig(), description="What a model must reach to be released.")
 
 

@@ -205,6 +205,12 @@ def keep_files(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> N
         run.put(path, data)
 
 
+@translate_errors
+def keep_folder(store: MlflowStore, run_id: str, folder: Path, path: str) -> None:
+    """Write a folder's files among a run's artifacts, below ``path``."""
+    connect(store).log_artifacts(run_id, str(folder), path)
+
+
 def _experiment(client: MlflowClient, store: MlflowStore, name: str) -> str:
     from mlflow.exceptions import MlflowException
 

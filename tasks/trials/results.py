@@ -42,7 +42,9 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float:
-        return self.trained.facts.validation_bits_per_byte
+        found = self.trained.facts.validation_bits_per_byte
+        assert found is not None, "a training of a sweep is no imported model"
+        return found
 
     @property
     def num_parameters(self) -> int:

@@ -82,7 +82,7 @@ def make_checkpoint() -> Callable[[Path, int], Path]:
         (out / "samples.jsonl").write_text('{"step": 1, "prompt": "Once", "story": "Once upon"}\n')
         np.save(out / "training_stories.npy", np.array([1, 2, 3], np.uint64))
         values = dict.fromkeys(CheckpointFacts.model_fields, 1)
-        values |= {"budget": "1 step", "numerics": {}, "warm_start": None}
+        values |= {"budget": "1 step", "numerics": {}, "warm_start": None, "origin": None}
         manifest = finish(out, "train", CheckpointFacts.model_validate(values), key=hash_json([seed]))
         return out.rename(root / manifest.key)
 

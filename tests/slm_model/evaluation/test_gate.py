@@ -329,3 +329,11 @@ def test_a_verdict_records_the_devices_and_says_so_if_they_differ() -> None:
 def test_a_verdict_survives_json() -> None:
     verdict = gate(contender(1, 1, 1, 2), level(2))
     assert type(verdict).model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_a_verdict_says_that_the_training_stories_of_an_imported_model_are_not_known() -> None:
+    theirs = replace(level(1.1, "theirs/1"), resembling=None, origin="gguf a.gguf, content 12345678")
+    reasons = gate(level(1.0), theirs).reasons
+    [note] = [reason for reason in reasons if "not known" in reason]
+    assert note.startswith("what theirs/1 was trained on is not known, test stories perhaps among it")
+    assert "gguf a.gguf" in note and not any("not looked for" in reason for reason in reasons)
