@@ -128,7 +128,7 @@ def up(root: Path, environment: Mapping[str, str]) -> Iterator[PrefectApi]:
                 if process.poll() is not None:
                     raise RuntimeError(f"`slm up` ended with {process.returncode}: {Path(log.name).read_text()}")
                 time.sleep(0.2)
-            yield PatientApi(f"{served['prefect']}/api")
+            yield PatientApi(f"{served['prefect']}/api", served["login"])
         finally:
             process.terminate()
             process.wait()

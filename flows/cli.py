@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from flows.presets import DEVICE_SETTINGS, value_of
 from tasks.engine.interruption import Interruptions
+from tasks.engine.paths import keep_private
 from tasks.running.output import Output, OutputLost
 
 USER_ERROR = 2
@@ -219,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     output, interruptions = Output(), Interruptions()
     if argv is None:
         interruptions.listen()
+        keep_private()
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv), output, interruptions)
     except OutputLost:
@@ -242,6 +244,7 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
     output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes
     if options.takes_settings and options.device:
         settings = dict.fromkeys(DEVICE_SETTINGS, options.device) | settings
+    from slm_model.addresses import refuse_logins
     from slm_model.errors import Stopped, UserError
     from slm_model.visible import one_line
     from tasks.engine.paths import copied_environment
@@ -251,6 +254,7 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
     try:
         if wrong := copied_environment():
             raise UserError(wrong)
+        refuse_logins()
         status: int = getattr(import_module(f"flows.commands.{options.module}"), function)(options, settings)
         return status
     except UserError as error:

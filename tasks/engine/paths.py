@@ -10,6 +10,7 @@ from pathlib import Path
 from slm_model.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = "SLM_SHARED_ARTIFACTS"
 REMEDY = "make it yours (chown), or name another folder in SLM_ARTIFACTS"
 
 
@@ -28,6 +29,13 @@ def artifacts_root() -> Path:
     if wrong:
         raise UserError(f"{root} {wrong}: name a folder for the artifacts in SLM_ARTIFACTS")
     return root
+
+
+def keep_private() -> None:
+    """Let only this account read and write what this process and its children make, whatever the umask. With
+    SLM_SHARED_ARTIFACTS set, the umask decides."""
+    if not os.environ.get(SHARED):
+        os.umask(os.umask(0o077) | 0o077)
 
 
 def copied_environment() -> str | None:

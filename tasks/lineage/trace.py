@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slm_model.addresses import hide_login
 from slm_model.digests import hash_json
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import OBSERVATIONS, Manifest, content_digest, difference, read_manifest
@@ -105,7 +106,7 @@ def _link(name: Name, manifests: Mapping[Name, Manifest], store: Store) -> Link:
     folder = store.folder(*name) / OBSERVATIONS
     link.details += [(kept, str(folder / kept)) for kept in kept_code(manifest)]
     if run := manifest.environment.get("prefect_flow_run"):
-        api = os.environ.get("PREFECT_API_URL", "").rstrip("/").removesuffix("/api")
+        api = hide_login(os.environ.get("PREFECT_API_URL", "")).rstrip("/").removesuffix("/api")
         link.details.append(("Prefect", f"flow run {run}" + (f", {api}/runs/flow-run/{run}" if api else "")))
     settings = [f"{setting}={value}" for config in manifest.recipe.configs for setting, value in flatten(config)]
     link.details += [("settings", ", ".join(settings))] if settings else []

@@ -23,9 +23,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TagsContext, TaskRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from slm_model.data.sources.config import SourceUnreachable
 from slm_model.errors import UserError
@@ -35,6 +36,7 @@ from tasks.engine.step import Step, StepResult
 from tasks.running.current_observer import Observers
 from tasks.running.pages import loss_page
 from tasks.running.runner import Runner
+from tasks.services.run_lock import STOPPED
 from tasks.tracking.mlflow_address import RegistryUnreachable
 
 
@@ -57,8 +59,14 @@ class PrefectRunner(Runner):
         return result
 
     def _run_task(self, step: Stage[Any] | Step[Any], args: tuple[Any, ...]) -> StepResult[Any]:
+        stopped: list[BaseException] = []
+
         def body() -> Any:
-            result = super(PrefectRunner, self).execute(step, args)
+            try:
+                result = super(PrefectRunner, self).execute(step, args)
+            except (KeyboardInterrupt, TerminationSignal) as signalled:  # raised again below: Prefect calls it a crash
+                stopped.append(signalled)
+                return Cancelled(message=STOPPED)
             return Completed(name="Cached", data=result) if result.cached else result
 
         as_task = task(
@@ -78,6 +86,8 @@ class PrefectRunner(Runner):
             # The graph of the flow run draws these edges: a task waits for those that made its inputs.
             inputs = [state for made, state in self._made if any(made is arg for arg in args)]
             state: State[Any] = as_task(return_state=True, wait_for=inputs)
+        if stopped:
+            raise stopped[0]
         result: StepResult[Any] = state.result()
         self._made.append((result.value, state))
         return result

@@ -16,6 +16,7 @@ from slm_model.errors import UserError
 
 START_SECONDS = 180.0  # a busy machine took 90; a program that ends is seen at once
 END_SECONDS = 8.0
+LOG_BYTES = 1_000_000  # of earlier processes' lines: a longer log is set aside. Others may still be writing to it
 # Linux signals a process when its parent dies (1 is PR_SET_PDEATHSIG); it then ends its own children too.
 END_WITH_PARENT = """\
 import ctypes, os, signal
@@ -43,12 +44,16 @@ class BackgroundProcess:
     log: Path
     answers: Callable[[], bool]  # whether it works by now; an OSError means no
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _log_start: int = field(default=0, init=False)  # byte of the log: before it are lines of other processes
 
     def start(self) -> None:
         """Start it in a new session, so that Ctrl-C in a terminal reaches only this process."""
         program = (END_WITH_PARENT if sys.platform == "linux" else "") + RUN
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".old.log"))
         with self.log.open("ab") as output:
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-c", program, self.module, *self.arguments],
                 env=os.environ | self.environment,
@@ -82,7 +87,9 @@ class BackgroundProcess:
 
     def last_line(self) -> str:
         """The last line of its log."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "it printed nothing"
 
     def end(self, seconds: float = END_SECONDS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sqlite3
@@ -14,10 +15,11 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+from slm_model.errors import UserError
 from slm_model.numerics.compiler import lack_of_compiler
-from tasks.engine.paths import REMEDY
+from tasks.engine.paths import REMEDY, SHARED
 from tasks.engine.placement import num_cores
-from tasks.services.environment import running_up
+from tasks.services.environment import running_up, up_file
 from tasks.tracking.mlflow_address import MLFLOW_ARTIFACTS, MlflowStore, RegistryUnreachable
 from tasks.tracking.mlflow_private import MlflowDatabase
 from tasks.tracking.read_registry import all_versions
@@ -41,6 +43,7 @@ def examine(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     """Examine everything, the quick things first."""
     yield from packages()
     yield writable(root)
+    yield private(root)
     yield disk(root)
     yield from databases(root)
     yield from registry(root)
@@ -89,6 +92,25 @@ def writable(root: Path) -> Finding:
     except OSError as error:
         return Finding("artifacts", "error", f"{root} cannot be written: {error.strerror or error}", REMEDY)
     return Finding("artifacts", "ok", f"{root} can be written")
+
+
+def private(root: Path) -> Finding:
+    """Who else can write or read the artifacts."""
+    name, shared = "privacy", bool(os.environ.get(SHARED))
+    if not root.is_dir():
+        return Finding(name, "ok", "no artifacts yet; only you will read them")
+    status = root.stat()
+    others = status.st_mode & (0o007 if shared else 0o077)
+    if status.st_uid != os.geteuid():
+        found = f"{root} belongs to another account (user id {status.st_uid}), and `slm up` does not serve it"
+        return Finding(name, "warning", found, REMEDY)
+    if others & 0o022:
+        found = f"other accounts can write {root} (mode {status.st_mode & 0o777:o}), and with it your models"
+        return Finding(name, "warning", found, f"chmod go-w '{root}'")
+    if others and not shared:
+        found = f"other accounts can read {root} (mode {status.st_mode & 0o777:o})"
+        return Finding(name, "warning", found, f"chmod -R go-rwx '{root}', or set {SHARED}=1 if that is meant")
+    return Finding(name, "ok", "shared, as the umask says" if shared else "only you can read the artifacts")
 
 
 def disk(root: Path) -> Finding:
@@ -150,8 +172,14 @@ def registry(root: Path) -> Iterator[Finding]:
 
 def listeners(root: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     """What `slm up` needs to listen on."""
-    if up := running_up(root):
-        yield Finding("slm up", "ok", f"runs as process {up['process']}: {up['prefect']} and {up['mlflow']}")
+    try:
+        up = running_up(root)
+    except UserError as error:
+        yield Finding("slm up", "error", str(error))
+        return
+    if up:
+        served = f"runs as process {up['process']}: {up['prefect']} and {up['mlflow']}"
+        yield Finding("slm up", "ok", f"{served} (links that log a browser in: {up_file(root)})")
         return
     for port, option in zip(ports, ("--prefect-port", "--mlflow-port"), strict=True):
         if taken := port_refusal(port):

@@ -17,13 +17,14 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 class PrefectApi:
     """A server's interface. Every method raises OSError if it does not answer, or not with what was asked for."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, login: str | None = None) -> None:
+        """``login``: USER:PASSWORD; None: that of the environment."""
+        self.url, self.login = url, login
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        if login := os.environ.get("PREFECT_API_AUTH_STRING"):
+        if login := self.login or os.environ.get("PREFECT_API_AUTH_STRING"):
             headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         try:
             request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
@@ -45,12 +46,15 @@ class PrefectApi:
                 raise
             return None
 
-    def set_state(self, kind: str, id: str, type: str, message: str, name: str | None = None) -> bool:
-        """Propose a state for a run (``flow_runs``) or a task run (``task_runs``); whether Prefect's rules took it."""
+    def set_state(
+        self, kind: str, id: str, type: str, message: str, name: str | None = None, force: bool = False
+    ) -> bool:
+        """Propose a state for a run (``flow_runs``) or a task run (``task_runs``); whether Prefect's rules took it.
+        ``force``: without asking the rules."""
         state: dict[str, Any] = {"type": type, "message": message}
         if name:
             state["name"] = name
         if type == "SCHEDULED":
             state["state_details"] = {"scheduled_time": datetime.now(UTC).isoformat()}
-        answer = self.ask("POST", f"/{kind}/{id}/set_state", {"state": state, "force": False})
+        answer = self.ask("POST", f"/{kind}/{id}/set_state", {"state": state, "force": force})
         return bool(answer["status"] == "ACCEPT")

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from slm_model.addresses import hide_login
+
 # The flows whose runs hold this lock. The supervisor looks after their runs and no others.
 FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling", "seed-variance")
+STOPPED = "stopped by a person; what was finished is kept, and the same command resumes"  # message of its state
 BUILD_MODEL, RETRAIN, WATCH, SWEEP, SCALING, SEED_VARIANCE = FLOWS
 
-_descriptors: list[int] = []  # of locked files, open until this process ends
+_locked: dict[str, int] = {}  # runs of this process, with the descriptors of their files: open until it ends
 
 
 def lock_file(root: Path, run_id: str) -> Path:
@@ -33,15 +36,20 @@ def run_lock(root: Path, run_id: str) -> Iterator[None]:
     path = lock_file(root, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _open_locked(path)
-    _descriptors.append(descriptor)
+    _locked[str(run_id)] = descriptor
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()} {os.environ.get('PREFECT_API_URL')}".encode())
+    os.write(descriptor, f"{os.getpid()} {hide_login(os.environ.get('PREFECT_API_URL', ''))}".encode())
     try:
         yield
     except Exception:
         path.unlink(missing_ok=True)
         raise
     path.unlink(missing_ok=True)
+
+
+def last_run() -> str | None:
+    """The run that this process has locked last."""
+    return next(reversed(_locked), None)
 
 
 def _open_locked(path: Path) -> int:

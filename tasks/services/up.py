@@ -9,21 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import IO
+from typing import IO, NoReturn
 
 from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
 from tasks.services.background_process import BackgroundProcess, ServiceFailed
 from tasks.services.doctor import port_refusal
 from tasks.services.environment import running_up, up_file
+from tasks.services.mlflow_server import mlflow_server
 from tasks.services.prefect_api import PrefectApi
-from tasks.services.prefect_server import prefect_server
+from tasks.services.prefect_server import LOGIN_PATH, new_login, prefect_server
 from tasks.services.run_lock import running_processes
 from tasks.services.supervisor import LOOK_SECONDS, Supervisor, lives
 from tasks.tracking.mlflow_address import MlflowStore
@@ -33,6 +33,11 @@ CHECKPOINT_SECONDS = 60.0  # for runs to reach a point from which they can resum
 MAX_STARTS = 20  # of one service within STEADY_SECONDS: then it is given up
 STEADY_SECONDS = 300.0
 WORKER, POOL = "slm-up", "local"
+# Prefect's own template has a command, environment variables and a folder, which are the run's own to choose.
+NO_JOB_VARIABLES = {
+    "job_configuration": {"stream_output": True},  # Prefect wants one at least
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 
 class Up:
@@ -45,21 +50,27 @@ class Up:
         self.root, self.say = root, say
         self.ports = {"--prefect-port": prefect_port, "--mlflow-port": mlflow_port}
         self.prefect, self.mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
-        self.api = PrefectApi(f"{self.prefect}/api")
+        self.login = new_login()
+        user, _, self.password = self.login.partition(":")
+        self.api = PrefectApi(f"{self.prefect}/api", self.login)
         self.supervisor = Supervisor(self.api, root, reruns, say)
         self.environment = {
             "SLM_ARTIFACTS": str(root),
             "PREFECT_API_URL": self.api.url,
+            "PREFECT_API_AUTH_STRING": self.login,
             "PREFECT_SERVER_UI_API_URL": "/api",  # else the pages call port 4200, whatever the server's is
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # else / has pages that ask a company's server about their visitor
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",  # else a failed request advertises Prefect Cloud
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_TRACKING_USERNAME": user,
+            "MLFLOW_TRACKING_PASSWORD": self.password,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
         self.services = [
-            prefect_server(root, prefect_port, self.environment),
-            self._mlflow(mlflow_port),
+            prefect_server(root, prefect_port, self.login, self.environment),
+            mlflow_server(root, mlflow_port, self.login, self.environment),
             self._worker(),
         ]
         self._starts: dict[BackgroundProcess, list[float]] = {}
@@ -67,7 +78,10 @@ class Up:
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM. Raises UserError (ServiceFailed is one) if it cannot; all is stopped then."""
-        before = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        stops = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # else nohup: it outlives its terminal
+            stops.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._request_stop) for number in stops}
         try:
             with ExitStack() as down:
                 file = down.enter_context(self._claim_artifacts())
@@ -76,8 +90,8 @@ class Up:
                 self._bring_up()
                 if self._stop.is_set():
                     return
-                words = {"process": os.getpid(), "prefect": self.prefect, "mlflow": self.mlflow}
-                file.write(json.dumps(words))
+                served = {"prefect": self.prefect, "mlflow": self.mlflow, "login": self.login}
+                file.write(json.dumps({"process": os.getpid(), **served, "links": self.links}, indent=1))
                 file.flush()
                 self._greet()
                 *servers, worker = self.services
@@ -92,30 +106,50 @@ class Up:
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop.set()
 
+    @property
+    def links(self) -> list[str]:
+        """Addresses that log a browser in to Prefect and to MLflow."""
+        scheme, _, mlflow = self.mlflow.partition("//")
+        return [f"{self.prefect}{LOGIN_PATH}#{self.password}", f"{scheme}//{self.login}@{mlflow}{LOGIN_PATH}"]
+
     @contextmanager
     def _claim_artifacts(self) -> Iterator[IO[str]]:
         """The file by which others find this process, locked. Raises UserError if another ``slm up`` has it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        path = up_file(self.root)
-        with path.open("a+") as file:
-            end = time.monotonic() + 1.0
-            while True:
+        if (owner := self.root.stat().st_uid) != os.geteuid():
+            raise UserError(
+                f"{self.root} belongs to another account (user id {owner}, yours is {os.geteuid()}): name a folder of "
+                "your own in SLM_ARTIFACTS, or make it yours (chown)"
+            )
+        path, end = up_file(self.root), time.monotonic() + 1.0
+        while True:
+            with suppress(FileNotFoundError):
+                if path.is_symlink():
+                    path.unlink()
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
                 except BlockingIOError:
-                    if time.monotonic() < end:  # another process may be reading it
-                        time.sleep(0.05)
-                        continue
-                other = running_up(self.root)
-                served = f"Prefect at {other['prefect']}, MLflow at {other['mlflow']}" if other else "about to serve"
-                remedy = f"`kill {other['process']}`" if other else "Ctrl-C in its terminal"
-                raise UserError(f"another `slm up` has {self.root} ({served}): use it, or end it with {remedy}")
-            file.truncate(0)
-            try:
-                yield file
-            finally:
-                path.unlink()
+                    if time.monotonic() > end:  # before: another process may be reading it
+                        self._refuse_another()
+                    time.sleep(0.05)
+                    continue
+                status = os.fstat(file.fileno())
+                if status.st_uid != os.geteuid() or status.st_mode & 0o077 or not status.st_nlink:
+                    path.unlink(missing_ok=True)  # others may have it open, and would read the login
+                    continue
+                file.truncate(0)
+                try:
+                    yield file
+                finally:
+                    path.unlink()
+                return
+
+    def _refuse_another(self) -> NoReturn:
+        other = running_up(self.root)
+        served = f"Prefect at {other['prefect']}, MLflow at {other['mlflow']}" if other else "about to serve"
+        remedy = f"`kill {other['process']}`" if other else "Ctrl-C in its terminal"
+        raise UserError(f"another `slm up` has {self.root} ({served}): use it, or end it with {remedy}")
 
     def _refuse_taken_ports(self) -> None:
         if len({*self.ports.values()}) == 1:
@@ -132,17 +166,28 @@ class Up:
         move_in(MlflowStore(self.root, f"sqlite:///{self.root}/mlflow.db"))
         self.say("starting Prefect's and MLflow's servers ...")
         for server in servers:
-            server.log.unlink(missing_ok=True)
             self._start(server)
         for server in servers:
             server.wait_until_it_answers(self._stop.is_set)
         if not self._stop.is_set():
             self.say("starting a worker, and taking in the deployments of prefect.yaml ...")
-            worker.log.unlink(missing_ok=True)
+            self._make_pool()
             self._start(worker)
             worker.wait_until_it_answers(self._stop.is_set)
         if not self._stop.is_set():
             self._deploy()
+
+    def _make_pool(self) -> None:
+        """The work pool, or an earlier one's settings brought up to date: a run of it is `python -m prefect.engine` in
+        this environment, whatever job variables it or its deployment has."""
+        settings = {"base_job_template": NO_JOB_VARIABLES}
+        try:
+            if self.api.find(f"/work_pools/{POOL}"):
+                self.api.ask("PATCH", f"/work_pools/{POOL}", settings)
+            else:
+                self.api.ask("POST", "/work_pools/", {"name": POOL, "type": "process"} | settings)
+        except OSError as error:
+            raise ServiceFailed(f"Prefect's server did not take the settings of the work pool ({error})") from None
 
     def _deploy(self) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
@@ -173,7 +218,7 @@ class Up:
 
     def _take_down(self) -> None:
         """Stop the worker first, so that nothing new begins; then its runs, which report to the servers; then these."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self.say("taking everything down; what is finished is kept ...")
         *servers, worker = self.services
@@ -189,18 +234,6 @@ class Up:
         for server in reversed(servers):
             server.end()
         self.say("all down")
-
-    def _mlflow(self, port: int) -> BackgroundProcess:
-        def answers() -> bool:
-            with urllib.request.urlopen(f"{self.mlflow}/api/2.0/mlflow/registered-models/search", timeout=5):
-                return True
-
-        store = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--no-serve-artifacts"]
-        place = ["--default-artifact-root", str(self.root / "mlflow-artifacts")]
-        arguments = ["server", *store, *place, "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-        return BackgroundProcess(
-            "MLflow's server", "mlflow", arguments, self.environment, self.root / "mlflow.log", answers
-        )
 
     def _worker(self) -> BackgroundProcess:
         def answers() -> bool:
@@ -220,9 +253,14 @@ class Up:
         return worker
 
     def _greet(self) -> None:
+        # Only a terminal is surely the user's own: what is written to a file or a journal may be read by others.
+        prefect, mlflow = self.links if sys.stdout.isatty() else (self.prefect, self.mlflow)
         self.say(
-            f"\n  Prefect  {self.prefect}    Deployments, then one of them, Run, Custom run: the form has every setting"
-            f"\n  MLflow   {self.mlflow}    trained models with their curves; Models has the registered versions"
+            f"\n  Prefect  {prefect}"
+            "\n           Deployments, then one of them, Run, Custom run: the form has every setting"
+            f"\n  MLflow   {mlflow}"
+            "\n           trained models with their curves; Models has the registered versions"
+            f"\n  the links that log a browser in are also in {up_file(self.root)}, which only you can read"
             f"\n  artifacts and logs are in {self.root}; `slm run` in another terminal reports here too"
             "\n  Ctrl-C takes it all down\n"
         )

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from slm_model.addresses import hide_login, refuse_logins
 from slm_model.errors import UserError
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -35,11 +36,12 @@ class MlflowStore:
     @classmethod
     def at(cls, root: Path) -> MlflowStore:
         """``$MLFLOW_TRACKING_URI``, or a SQLite database below ``root``."""
+        refuse_logins()
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
         if not uri.startswith(("sqlite:///", "http://", "https://")):
             raise UserError(
-                f"MLFLOW_TRACKING_URI is {uri!r}, wanted sqlite:///<file> or http(s)://<server>: for another database "
-                "start MLflow's server on it, and give the server's address"
+                f"MLFLOW_TRACKING_URI is {hide_login(uri)!r}, wanted sqlite:///<file> or http(s)://<server>: for "
+                "another database start MLflow's server on it, and give the server's address"
             )
         return cls(root.absolute(), uri)
 

@@ -1,4 +1,5 @@
-"""MLflow's SQLite database, read with SQL. This is the one file that knows its tables, which MLflow does not document.
+"""MLflow's SQLite database, read with SQL. This is the one file that knows its tables, which MLflow does not document,
+and the variables by which its server finds its stores.
 
 A query takes milliseconds; to import MLflow and ask it takes seconds. A test compares TABLES with the installed MLflow.
 
@@ -31,6 +32,8 @@ TABLES = {
     "runs": {"experiment_id"},
 }
 DEFAULT = "experiment_id = 0"  # MLflow makes it with the database; nothing of ours is in it
+# `mlflow server` sets these for the application that it has uvicorn serve.
+SERVER_DATABASE, SERVER_ARTIFACTS = "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_ARTIFACT_ROOT"
 CONNECTION_LOGGER = "mlflow.store.db.utils"  # logs every error that it also raises
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,30 @@ print(api.run("quick", train={"max_steps": 14}).name)
     assert done.returncode == 0, done.stderr
     assert "✓ train" in done.stdout
     assert "--train.max-steps is 0" in done.stdout and done.stdout.splitlines()[-1] == "quick/2"
+
+
+def test_after_slm_up_has_ended_the_same_process_runs_on_without_it(tmp_path: Path) -> None:
+    with up(tmp_path) as server:
+        done = script(
+            server.artifacts,
+            """
+import os, signal, time
+from pathlib import Path
+first, up = api.run("quick"), Path(os.environ["SLM_ARTIFACTS"]) / "up.json"
+words = json.loads(up.read_text())
+os.kill(words["process"], signal.SIGINT)
+while up.exists():
+    time.sleep(0.2)
+second = api.run("quick", train={"max_steps": 14})
+print(first.tracking_uri == words["mlflow"], second.tracking_uri.startswith("sqlite:"), second.name)
+""",
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "True True quick/2\n"
+    with closing(sqlite3.connect(server.artifacts / "prefect" / "prefect.db")) as database:
+        for kind in ("flow_run", "task_run"):
+            states = {state for (state,) in database.execute(f"SELECT state_name FROM {kind}")}
+            assert states <= {"Completed", "Cached"}, "all was reported to the server of its own run"
 
 
 def test_beside_slm_up_a_run_is_one_of_its_runs(tmp_path: Path) -> None:

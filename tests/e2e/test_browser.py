@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,8 @@ def test_a_run_from_the_form_is_seen_through_to_a_story_of_its_model(browser: An
     page = browser
     with up(tmp_path) as served:
         prefect, mlflow = (f"http://127.0.0.1:{port}" for port in served.ports)
+        meet_a_stranger(page, served)
+        log_in(page, served)
         run_id = fill_and_submit(page, prefect)
         watch(page, served, run_id)
         look_into_mlflow(page, mlflow, *read_pages(page, served, run_id))
@@ -116,6 +120,61 @@ def test_a_run_from_the_form_is_seen_through_to_a_story_of_its_model(browser: An
     [manifest] = served.artifacts.glob("train/*/manifest.json")
     _, training = json.loads(manifest.read_text())["recipe"]["configs"]
     assert training["optimizer"]["learning_rate"] == TYPED["train.optimizer.learning_rate"]
+
+
+def meet_a_stranger(page: Any, served: Up) -> None:
+    """A page of another site finds nothing, and changes nothing, though both servers are on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{stranger.server_port}/")
+        stranger.shutdown()
+    body = json.dumps({"name": "planted", "type": "process"})
+    deployment = served.ask("GET", "/deployments/name/build-model/quick")["id"]
+    run = json.dumps({"job_variables": {"command": "touch planted"}})
+    for port, path, sent in (
+        (served.ports[0], "/api/admin/version", None),
+        (served.ports[0], "/api/work_pools/", body),
+        (served.ports[0], f"/api/deployments/{deployment}/create_flow_run", run),
+        (served.ports[1], "/ajax-api/2.0/mlflow/experiments/search?max_results=9", None),
+        (served.ports[1], "/ajax-api/2.0/mlflow/registered-models/create", json.dumps({"name": "planted"})),
+    ):
+        for mode in ("cors", "no-cors"):
+            for kind in ("application/json", "text/plain"):
+                got = page.evaluate(FETCH, [f"http://127.0.0.1:{port}{path}", sent, mode, kind])
+                assert got in ("refused", "opaque")
+    assert served.ask("POST", "/work_pools/filter", {})[0]["name"] == "local"
+    assert served.ask("POST", "/flow_runs/filter", {}) == []
+    with served.open(served.ports[1], "/api/2.0/mlflow/registered-models/search") as models:
+        assert json.load(models) == {}
+
+
+# What a page can see of an answer: opaque is nothing of it.
+FETCH = """async ([url, body, mode, kind]) => {
+  const options = {mode, credentials: "include", headers: {"Content-Type": kind}}
+  if (body !== null) Object.assign(options, {method: "POST", body})
+  try { const answer = await fetch(url, options); return answer.type == "opaque" ? "opaque" : await answer.text() }
+  catch { return "refused" }
+}"""
+
+
+def log_in(page: Any, served: Up) -> None:
+    """By the links that `slm up` prints."""
+    page.goto(f"{served.url.removesuffix('/api')}/deployments")
+    expect(page.get_by_role("button", name="Login")).to_be_visible()
+    take(page, "logged-out")
+    wrong = f"{served.links[0].partition('#')[0]}#guessed"
+    page.goto(wrong)
+    expect(page.get_by_text("use the link that it printed")).to_be_visible()
+    prefect, mlflow = served.links
+    page.goto("about:blank")
+    page.goto(prefect)
+    expect(page.get_by_role("link", name="Deployments")).to_be_visible()
+    assert served.login.partition(":")[2] not in page.url
+    take(page, "logged-in")
+    page.goto(mlflow)
+    expect(page.get_by_role("link", name="Experiments").first).to_be_visible()
+    assert "@" not in page.url
+    take(page, "mlflow")
 
 
 def fill_and_submit(page: Any, prefect: str) -> str:

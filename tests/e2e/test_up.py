@@ -1,5 +1,6 @@
 """``slm up`` as a person starts it, and runs that are killed under it while nobody touches anything."""
 
+import base64
 import json
 import os
 import random
@@ -9,10 +10,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,17 @@ class Up(Server):
     def __init__(self, process: subprocess.Popen[bytes], said: Path, ports: tuple[int, int], artifacts: Path) -> None:
         super().__init__(f"http://127.0.0.1:{ports[0]}/api", artifacts)
         self.process, self.output, self.ports = process, said, ports
+
+    def log_in(self) -> None:
+        self.login, self.links = (
+            json.loads((self.artifacts / "up.json").read_text())[name] for name in ("login", "links")
+        )
+        self.headers["Authorization"] = "Basic " + base64.b64encode(self.login.encode()).decode()
+
+    def open(self, port: int, path: str = "/", **headers: str) -> Any:
+        """The answer of one of the servers, to somebody who has the login."""
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=self.headers | headers)
+        return urllib.request.urlopen(asked, timeout=10)
 
     def said(self) -> str:
         return self.output.read_text()
@@ -65,7 +79,8 @@ def up(folder: Path, *words: str) -> Iterator[Up]:
         )
     try:
         found = Up(started, said, ports, artifacts)
-        found.wait_for("Ctrl-C takes it all down")
+        found.wait_for("Ctrl-C takes it all down", 300)
+        found.log_in()
         yield found
     finally:
         started.send_signal(signal.SIGINT)
@@ -107,11 +122,73 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def test_both_pages_answer_and_the_presets_are_there(served: Up) -> None:
     for port in served.ports:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+        with served.open(port) as page:
             assert b"<title>" in page.read()
     assert served.ask("GET", "/deployments/name/build-model/quick")["work_pool_name"] == "local"
-    with urllib.request.urlopen(f"http://127.0.0.1:{served.ports[0]}/ui-settings", timeout=10) as settings:
+    with served.open(served.ports[0], "/ui-settings") as settings:
         assert json.load(settings)["api_url"] == "/api"
+
+
+def refusal(request: urllib.request.Request) -> int:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    refused.value.close()
+    return refused.value.code
+
+
+def test_without_the_login_under_another_name_or_from_another_page_both_servers_refuse(served: Up) -> None:
+    for port, paths in zip(
+        served.ports,
+        (("/api/flow_runs/filter", "/api/admin/version", "/api/docs"), ("/", "/get-artifact")),
+        strict=True,
+    ):
+        for path in paths:
+            url, guessed = f"http://127.0.0.1:{port}{path}", base64.b64encode(b"slm:guessed").decode()
+            body = b"{}" if path.endswith("filter") else None
+            assert refusal(urllib.request.Request(url, body)) == 401
+            assert refusal(urllib.request.Request(url, body, {"Authorization": f"Basic {guessed}"})) == 401
+            for header in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1"}):
+                assert refusal(urllib.request.Request(url, body, served.headers | header)) == 403
+    assert served.login.partition(":")[2] not in served.said(), "what is not a terminal may be a file that others read"
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled"])
+def test_a_websocket_needs_the_login_and_its_own_page(served: Up, path: str) -> None:
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+    from websockets.sync.client import connect
+
+    url = f"ws://127.0.0.1:{served.ports[0]}/api/{path}"
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(url, subprotocols=["prefect"], additional_headers=headers)
+    for token in (None, "slm:guessed"):
+        with connect(url, subprotocols=["prefect"]) as guest, pytest.raises(ConnectionClosed):
+            guest.send(json.dumps({"type": "auth", "token": token}))
+            guest.recv(10)
+    with pytest.raises((InvalidStatus, ConnectionClosed)), connect(url) as guest:
+        guest.recv(10)
+    with connect(url, subprotocols=["prefect"]) as owner:
+        owner.send(json.dumps({"type": "auth", "token": served.login}))
+        assert json.loads(owner.recv(10)) == {"type": "auth_success"}
+
+
+@pytest.mark.parametrize("variables", [{"command": "touch HERE"}, {"env": {"A": "b"}}, {"working_dir": "/tmp"}])
+def test_a_run_cannot_bring_its_own_command_or_environment(served: Up, variables: dict[str, Any]) -> None:
+    deployment = served.ask("GET", "/deployments/name/build-model/quick")["id"]
+    for method, path in (("POST", "/create_flow_run"), ("PATCH", "")):
+        with pytest.raises(urllib.error.HTTPError, match="422"):
+            served.ask(method, f"/deployments/{deployment}{path}", {"job_variables": variables})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+def test_another_account_cannot_read_the_login(served: Up) -> None:
+    file = served.artifacts / "up.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    for process in processes_of(served.artifacts):
+        for path in (file, Path(f"/proc/{process}/environ")):
+            tried = subprocess.run(["cat", path], user=65534, group=65534, capture_output=True, text=True, check=False)
+            assert tried.returncode and served.login not in tried.stdout
+        assert served.login.partition(":")[2] not in Path(f"/proc/{process}/cmdline").read_text()
 
 
 def test_a_second_one_and_taken_ports_are_refused_in_one_line(served: Up, tmp_path: Path) -> None:
@@ -135,8 +212,8 @@ def test_a_run_in_another_terminal_reports_to_it(served: Up) -> None:
 def test_a_dead_worker_and_dead_servers_are_started_again(served: Up) -> None:
     for word, name in (
         (" worker start", "the worker"),
-        (":create_app", "Prefect's server"),
-        ("fastapi_app:", "MLflow's server"),
+        ("prefect_application:", "Prefect's server"),
+        ("mlflow_application:", "MLflow's server"),
     ):
         [process, *_] = [p for p, command in processes_of(served.artifacts).items() if word in command]
         os.kill(process, signal.SIGKILL)
@@ -144,8 +221,8 @@ def test_a_dead_worker_and_dead_servers_are_started_again(served: Up) -> None:
     end = time.monotonic() + 120
     while True:
         with suppress(OSError):
-            for path in ("api/health", ""):
-                urllib.request.urlopen(f"http://127.0.0.1:{served.ports[not path]}/{path}", timeout=10).close()
+            for path in ("/api/health", "/"):
+                served.open(served.ports[path == "/"], path).close()
             if sum(" worker start" in command for command in processes_of(served.artifacts).values()) == 1:
                 break
         assert time.monotonic() < end, served.said()

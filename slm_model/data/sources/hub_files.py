@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from slm_model.addresses import hide_login
 from slm_model.data.sources.config import HubSource, SourceUnreachable
 from slm_model.data.sources.hub_private import http_error
 from slm_model.errors import UserError
@@ -234,4 +235,4 @@ def endpoint() -> str:
     """The hub's address."""
     from huggingface_hub import constants
 
-    return str(constants.ENDPOINT)
+    return hide_login(str(constants.ENDPOINT))

@@ -46,6 +46,27 @@ def test_a_taken_port_and_a_folder_that_is_a_file_are_reported(tmp_path: Path) -
     assert doctor.writable(tmp_path / "file").level == "error"
 
 
+@pytest.mark.parametrize(
+    ("mode", "shared", "level", "said"),
+    [
+        (0o700, "", "ok", "only you"),
+        (0o755, "", "warning", "read"),
+        (0o777, "", "warning", "write"),
+        (0o770, "", "warning", "write"),
+        (0o775, "1", "ok", "shared"),
+        (0o777, "1", "warning", "write"),
+    ],
+)
+def test_a_folder_that_others_can_write_or_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, shared: str, level: str, said: str
+) -> None:
+    monkeypatch.setenv("SLM_SHARED_ARTIFACTS", shared)
+    tmp_path.chmod(mode)
+    found = doctor.private(tmp_path)
+    assert found.level == level and said in found.found
+    assert level == "ok" or "chmod" in found.remedy
+
+
 def test_disk_use_is_by_stage_largest_first(tmp_path: Path) -> None:
     for name, size in (("split/key", 10), ("train/key", 1000)):
         (tmp_path / name).mkdir(parents=True)
