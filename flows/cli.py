@@ -238,7 +238,8 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
         arguments[0] = new
     top = parser()
     if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
-        top.error(f"the argument {bad!r} is not UTF-8: a file of such a name must be renamed")
+        print(f"slm: the argument {bad!r} is not UTF-8: rename what it names", file=sys.stderr)
+        sys.exit(USER_ERROR)
     settings, rest = overrides(arguments, top)
     options = top.parse_args(rest)
     output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes

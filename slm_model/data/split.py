@@ -71,9 +71,9 @@ def split(out: Path, stories: Stories, config: SplitConfig, run: StageRun) -> Sp
     for writer in writers.values():
         writer.close()
     if empty := [name for name in SPLITS if not num_stories[name]]:
+        if "train" in empty and num_dropped:
+            raise UserError(f"all training stories equal or resemble a held-out one ({num_dropped:,}): hold others out")
         found = f"{stories.facts.num_stories:,} stories are" if stories.facts.num_stories > 1 else "1 story is"
-        if num_dropped:
-            found = f"{num_dropped:,} stories equal or resemble a held-out one; the others of {found}"
         raise UserError(
             f"{found} too few to share out ({' and '.join(empty)} would be empty): "
             f"add stories ({ONE_FILE_ONE_STORY}), or raise --split.validation_share and --split.test_share"

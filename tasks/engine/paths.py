@@ -26,6 +26,8 @@ def artifacts_root() -> Path:
         wrong = "is a file" if there == root else f"cannot be made ({there} is a file)"
     elif there != root and not os.access(there, os.W_OK | os.X_OK):
         wrong = f"cannot be made ({there} is not yours to write)"
+    if str(root).encode(errors="ignore").decode() != str(root):
+        wrong = "has a name that is not UTF-8"
     if wrong:
         raise UserError(f"{root} {wrong}: name a folder for the artifacts in SLM_ARTIFACTS")
     return root

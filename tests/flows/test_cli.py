@@ -53,6 +53,16 @@ def test_an_argument_that_is_not_utf8_is_refused(capsys: pytest.CaptureFixture[s
     assert r"the argument 'caf\udce9.txt' is not UTF-8" in capsys.readouterr().err
 
 
+def test_an_artifacts_folder_that_is_not_utf8_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLM_ARTIFACTS", str(tmp_path / "caf\udce9"))
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "quick"])
+    assert left.value.code == 2
+    assert "has a name that is not UTF-8: name a folder for the artifacts in SLM_ARTIFACTS" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -58,7 +58,10 @@ class Files:
         """A folder of ours in the cache of `huggingface_hub`."""
         from huggingface_hub import cached_assets_path
 
-        return cached_assets_path("slm", self.config.dataset, folder)
+        try:
+            return cached_assets_path("slm", self.config.dataset, folder)
+        except (OSError, ValueError) as error:  # not ours to write, or a file where a folder should be
+            raise UserError(f"the hub's cache cannot be used ({_one_line(error)}): see HF_HOME") from None
 
     def declared(self) -> dict[str, HubFile]:
         """Every file of the commit by its path."""

@@ -116,6 +116,15 @@ def test_a_side_that_comes_out_empty_is_refused(num_stories: int, error: str, tm
     assert "\n" not in str(caught.value)
 
 
+def test_training_stories_that_only_copy_the_held_out_ones_are_refused_with_that_reason(tmp_path: Path) -> None:
+    raw = raw_stories(tmp_path / "raw", stories(0, 9) + stories(0, 9, "validation"), 50)
+    every = CleanConfig(reject_duplicates=False, reject_near_duplicates=False)
+    with pytest.raises(
+        UserError, match=r"all training stories equal or resemble a held-out one \(9\): hold others out"
+    ):
+        split(tmp_path / "splits", clean(tmp_path / "stories", raw, every, StageRun()), CONFIG, StageRun())
+
+
 def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
     with pytest.raises(ValidationError, match="leave nothing"):
         SplitConfig(validation_share=0.5, test_share=0.5)

@@ -263,6 +263,7 @@ def card(text: str) -> bytes:
 LINES = b"".join(b'{"text": "Story %d."}\n' % i for i in range(20))
 
 
+@pytest.mark.slow
 def test_only_the_text_column_of_a_file_has_to_be_right(hub: Hub, tmp_path: Path) -> None:
     wrong_sizes = "dataset_info: {features: [{name: text, dtype: string}], splits: [{name: train, num_examples: 99}]}"
     wrong_features = "dataset_info: {features: [{name: text, dtype: int64}, {name: other, dtype: string}]}"
@@ -285,6 +286,7 @@ def test_only_the_text_column_of_a_file_has_to_be_right(hub: Hub, tmp_path: Path
         assert whole.get("facts", whole)["num_stories"] == num_stories, (files, whole)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_a_file_of_the_hub_is_one_line_and_not_tried_again(hub: Hub, tmp_path: Path) -> None:
     good = parquet(text=["a"] * 500)
     cases: dict[str, dict[str, bytes]] = {
