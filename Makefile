@@ -8,7 +8,7 @@ JOBS ?= logical
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check format screenshots story lock clean FORCE
+.PHONY: help run test test-all check format docs screenshots story lock clean FORCE
 
 # The programs of an environment have its path in them: one that was copied or moved with the checkout is made again.
 MADE_AT := $(shell sed -n '1s,^\#!\(.*\)/bin/python.*,\1,p' $(BIN)/slm 2>/dev/null)
@@ -20,6 +20,7 @@ help:
 	@echo "make check     ruff, format, mypy     make format     put the code in order"
 	@echo "make screenshots   take docs/screenshots/ anew, with the system's Chromium"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
+	@echo "make docs      the documentation as a site, in site/"
 	@echo "make story     record the story at the head of the README again"
 	@echo "make clean     remove the environment and caches; artifacts/ stays"
 
@@ -49,6 +50,9 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 screenshots: $(VENV)/.installed
 	mkdir -p docs/screenshots

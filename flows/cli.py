@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     parsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="slm", help=argparse.SUPPRESS)
     top.set_defaults(commands=parsers.choices)
 
@@ -102,7 +103,9 @@ def _add_build(command: Command) -> None:
     walk.add_argument("--story", default=None, metavar="ID", help="the story's id, or the beginning of it")
     text = "another model than the preset's: NAME, NAME/VERSION, NAME@ALIAS, or a checkpoint folder"
     walk.add_argument("--model", default=None, metavar="REF", help=text)
-    command("settings", "list every setting with its default and meaning")
+    listing = command("settings", "list every setting with its default, its bounds and its meaning")
+    listing.add_argument("section", nargs="?", help="only this section, for instance train or train.optimizer")
+    listing.add_argument("--preset", metavar="NAME", help="show the values of this preset")
 
 
 def _add_models(command: Command) -> None:
@@ -237,19 +240,22 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
         print(f"slm: {notice}", file=sys.stderr)
         arguments[0] = new
     top = parser()
-    if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
-        print(f"slm: the argument {bad!r} is not UTF-8: rename what it names", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    settings, rest = overrides(arguments, top)
-    options = top.parse_args(rest)
-    output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes
-    if options.takes_settings and options.device:
-        settings = dict.fromkeys(DEVICE_SETTINGS, options.device) | settings
+    if not arguments:
+        top.print_help()
+        return 0
     from slm_model.addresses import refuse_logins
     from slm_model.errors import Stopped, UserError
     from slm_model.visible import one_line
     from tasks.engine.paths import copied_environment
 
+    try:
+        settings, options = understood(arguments, top)
+    except UserError as error:
+        print(f"slm: {error}", file=sys.stderr)
+        return USER_ERROR
+    output.acts = options.acts and getattr(options, "yes", True)  # `slm gc` only prints, `slm gc --yes` removes
+    if options.takes_settings and options.device:
+        settings = dict.fromkeys(DEVICE_SETTINGS, options.device) | settings
     function = options.command.replace("-", "_")
     function += "_" * keyword.iskeyword(function)  # import_
     try:
@@ -279,6 +285,48 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
     return INTERRUPTED
 
 
+def understood(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[dict[str, Any], argparse.Namespace]:
+    """The settings and the options of a command line. Raises UserError for a word that is neither, with what was
+    probably meant."""
+    from flows.suggestions import perhaps
+    from slm_model.errors import UserError
+
+    if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
+        raise UserError(f"the argument {bad!r} is not UTF-8: rename what it names")
+    if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
+        raise UserError(f"the argument {bad!r} is not UTF-8: rename what it names")
+    commands = top.get_default("commands")
+    name = arguments[0]
+    if name not in commands and not name.startswith("-"):
+        meant = perhaps(name, commands)
+        raise UserError(f"there is no command {name!r}{meant or ':'} `slm` lists the commands")
+    settings, rest = overrides(arguments, top)
+    takes_settings = name in commands and commands[name].get_default("takes_settings")
+    options, unknown = top.parse_known_args(rest)
+    if takes_settings and options.preset and "=" in options.preset:
+        unknown.append(options.preset)
+    if unknown:
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        raise UserError(f"slm {name} does not take {word!r}: {_meant(word, commands[name], takes_settings)}")
+    return settings, options
+
+
+def _meant(word: str, command: argparse.ArgumentParser, takes_settings: bool) -> str:
+    """What an unknown word of a command line should be."""
+    from flows.suggestions import nearest_setting, perhaps
+
+    if takes_settings:
+        from flows.presets import described
+
+        near = nearest_setting(word, [option for option, *_ in described() if " " not in option])
+        if near:
+            value = word.partition("=")[2] or "VALUE"
+            return f"did you mean --{near} {value}? `slm settings` lists every setting"
+    options = [option for action in command._actions for option in action.option_strings if option != "--help"]
+    help_line = f"`{command.prog} --help` lists what it takes"
+    return f"{perhaps(word, options).removeprefix('; ')} {help_line}".strip()
+
+
 def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[dict[str, Any], list[str]]:
     """``--section.name value`` and ``--section.name=value`` as a mapping of dotted names to JSON values or strings; and
     the other arguments."""
@@ -299,6 +347,16 @@ def overrides(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[d
             value = following
         found[name.removeprefix("--")] = value_of(value)
     return found, rest
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looking it up takes time, so it is done only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"slm-pipeline {version('slm-pipeline')}")
+        sys.exit(0)
 
 
 if __name__ == "__main__":

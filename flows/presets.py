@@ -5,7 +5,6 @@ A user's mistake leaves as one UserError that names the setting, says what was f
 
 from __future__ import annotations
 
-import difflib
 import json
 import types
 import typing
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.config import PipelineConfig
+from flows.suggestions import nearest_setting, perhaps
 from slm_model.config import Config
 from slm_model.errors import UserError
 from tasks.engine.paths import REPOSITORY
@@ -41,7 +41,7 @@ def configure(preset: str | None, overrides: Mapping[str, Any]) -> PipelineConfi
     known = deployments()
     name = preset or DEFAULT
     if name not in known:
-        raise UserError(f"there is no preset {name!r}: there are {', '.join(known)}{_perhaps(name, known)}")
+        raise UserError(f"there is no preset {name!r}: there are {', '.join(known)}{perhaps(name, known)}")
     return _on_top_of(json.loads(json.dumps(known[name]["parameters"].get("config", {}))), overrides)
 
 
@@ -69,21 +69,31 @@ def checked(kind: type[M], values: Mapping[str, Any]) -> M:
         raise UserError("; ".join(_in_words(one) for one in error.errors(include_url=False)[:3])) from None
 
 
-def described(config: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every setting: its name on the command line, its default, and what it means."""
+def described(
+    config: type[BaseModel] = PipelineConfig, prefix: str = "", values: BaseModel | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Every setting: its name on the command line, its value in ``values``, and what it means, with its bounds.
+
+    ``values``: a config. None: the defaults. Where a section comes in kinds, all kinds are listed for the defaults, and
+    the chosen one for a config. The value of a line that introduces a kind is empty.
+    """
+    defaults = config.model_construct() if values is None else values
+    meanings = config.model_json_schema()["properties"]
     for name, field in config.model_fields.items():
         option = f"{prefix}{name.replace('_', '-')}"
-        members = _members(field)
-        if members:
-            for member in members:
+        value = getattr(defaults, name)
+        if members := _members(field):
+            for member in members if values is None else [type(value)]:
                 kind = member.model_fields["kind"].default
                 yield f"{option}.kind {kind}", "", (member.__doc__ or "").strip().split("\n")[0]
-                yield from (row for row in described(member, f"{option}.") if not row[0].endswith(".kind"))
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from described(field.annotation, f"{option}.")
+                own = value if isinstance(value, member) else None
+                rows = described(member, f"{option}.", own)
+                yield from (row for row in rows if not row[0].endswith(".kind"))
+        elif isinstance(value, BaseModel):
+            yield from described(type(value), f"{option}.", value)
         else:
-            default = json.dumps(field.default, ensure_ascii=False) if field.default is not None else "none"
-            yield option, default, field.description or ""
+            shown = json.dumps(value, ensure_ascii=False) if value is not None else "none"
+            yield option, shown, meanings[name].get("description", "")
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -166,7 +176,10 @@ def _unknown_setting(option: str, path: list[str], named: list[str]) -> str:
         return f"{option} belongs to the kind {elsewhere[0]!r}, here it is {path[1]!r}: {remedy}"
     here = kinds[path[1]] if len(path) > 1 and path[1] in kinds else _config_at(named[:-1])
     names = [name.replace("_", "-") for name in (here.model_fields if here else {})]
-    return f"{option} is no setting: --{'.'.join(named[:-1])} has {', '.join(names)}{_perhaps(last, names)}"
+    inside = ".".join(named[:-1]).replace("_", "-")
+    near = nearest_setting(option, [f"{inside}.{name}" for name in names])
+    meant = f"; did you mean --{near}?" if near else ""
+    return f"{option} is no setting: --{inside} has {', '.join(names)}{meant}"
 
 
 def _config_at(path: list[str]) -> type[BaseModel] | None:
@@ -188,11 +201,6 @@ def _members(field: FieldInfo) -> list[type[BaseModel]]:
     if typing.get_origin(annotation) is typing.Union:
         members = typing.get_args(annotation)
     return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
-
-
-def _perhaps(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name.replace("_", "-"), list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def value_of(text: str) -> Any:

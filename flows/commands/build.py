@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from flows.commands.context import build, placement_of
 from flows.config import PipelineConfig, RetrainConfig
 from flows.pipeline import make_plan, pipeline
 from flows.presets import configure, described
+from flows.suggestions import perhaps
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.manifest import Manifest, difference
 from tasks.engine.paths import artifacts_root
@@ -167,14 +170,24 @@ def walk(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """List every setting."""
+    """List every setting, or those of a section; with the values of a preset or the defaults."""
     console = Console(highlight=False)
-    for name, default, text in described():
-        console.print(f"[bold]--{name}[/]" + (f" [dim](default {default})[/]" if default else ""))
-        console.print(f"    {text}", markup=False)
-    console.print("\nOnly for scheduled retraining, parameters of the deployment nightly:\n")
-    for name, default, text in described(RetrainConfig, "retrain."):
-        console.print(f"[bold]{name}[/] [dim](default {default})[/]\n    {text}")
+    values = configure(options.preset, {}) if options.preset else None
+    section = (options.section or "").strip("-.").replace("_", "-")
+    rows = [row for row in described(values=values) if not section or row[0].startswith(f"{section}.")]
+    nightly = list(described(RetrainConfig, "retrain.")) if section in ("", "retrain") else []
+    if not rows + nightly:
+        sections = [*PipelineConfig.model_fields, "retrain"]
+        raise UserError(f"there is no section {section!r}: there are {', '.join(sections)}{perhaps(section, sections)}")
+    word = options.preset or "default"
+    for name, value, text in rows:
+        console.print(f"[bold]--{name}[/]" + (f" [dim]({word} {escape(value)})[/]" if value else ""), soft_wrap=True)
+        console.print(f"    {text}", markup=False, soft_wrap=not console.is_terminal)
+    if nightly:
+        console.print("\nFor scheduled retraining only: parameters of the deployment nightly.\n")
+    for name, value, text in nightly:
+        console.print(f"[bold]{name}[/] [dim](default {value})[/]")
+        console.print(f"    {text}", markup=False, soft_wrap=not console.is_terminal)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Scaling law: a loss curve L(C) = a + b * C**-c through measured losses, with its confidence interval.
 
 Every exponent of a grid is tried. `scipy.optimize.curve_fit` starts from one point: of 250 curves tried it ended in a
-local optimum for 28, most of them flat, and took some 50 ms a fit, of which the interval needs 400 (DECISIONS.md).
+local optimum for 28, most of them flat, and took some 50 ms a fit, of which the interval needs 400 (docs/decisions).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A small network's token costs torch some 150 operations of a few microseconds each, most of them not arithmetic. Here
 projections that read the same input are one matrix, gains are part of the matrix after them, and an operation costs
 about one microsecond. Only products with weights use torch: NumPy's OpenBLAS keeps threads that spin, and was 15
-times slower beside other work; oneDNN takes half of MKL's time for the largest (DECISIONS.md). The network itself
+times slower beside other work; oneDNN takes half of MKL's time for the largest (docs/decisions). The network itself
 reads the prompt. benchmarks/generation.py compares both.
 """
 

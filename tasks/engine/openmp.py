@@ -14,7 +14,7 @@ def set_omp_wait_policy() -> None:
     """Have OpenMP's threads wait as suits the machine now; to be called before torch is imported.
 
     On an idle machine, threads that spin for some 0.1 ms before they sleep train 1.4 times faster than threads
-    that sleep at once; beside busy processes they train two times slower (DECISIONS.md, 23 November 2026). A
+    that sleep at once; beside busy processes they train two times slower (docs/decisions, 23 November 2026). A
     later change of load has no effect: libgomp reads this once.
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}.isdisjoint(os.environ):

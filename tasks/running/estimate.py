@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BYTES_A_STORY = 900  # TinyStories; the bundled generator's are somewhat shorter
 PACKED = 3  # bytes of text in a byte of Parquet or gzip: 2.9 on genuine TinyStories
-DISK_A_BYTE = 1.6  # raw, cleaned, split and token shards, compressed (DECISIONS.md)
+DISK_A_BYTE = 1.6  # raw, cleaned, split and token shards, compressed (docs/decisions)
 LAST_STEPS = 200
 
 

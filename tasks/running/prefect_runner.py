@@ -81,7 +81,7 @@ class PrefectRunner(Runner):
         # A stage whose result is stored takes no place under the limit of a tag, so it need not ask for one.
         tags = step.tags if isinstance(step, Stage) and not self.engine.is_stored(step, args) else ()
         # Only these tags, not those that the run was started with: Prefect asks its server for a place under the limit
-        # of each, and is sent away for seconds where SQLite is busy (DECISIONS.md, 27 November 2026).
+        # of each, and is sent away for seconds where SQLite is busy (docs/decisions, 27 November 2026).
         with TagsContext(current_tags=set(tags)):
             # The graph of the flow run draws these edges: a task waits for those that made its inputs.
             inputs = [state for made, state in self._made if any(made is arg for arg in args)]

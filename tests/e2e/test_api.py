@@ -18,7 +18,7 @@ from tests.e2e.test_up import up
 
 pytestmark = pytest.mark.slow
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/reference/python-api.md"
 SETTINGS, _ = overrides(["run", *SMALL], parser())
 
 # What a script under test begins with: a small pipeline whichever settings are given on top.
@@ -54,8 +54,8 @@ def script(artifacts: Path, text: str, **more: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_code_of_the_readme_runs_as_a_script(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_code_of_the_page_of_the_python_interface_runs_as_a_script(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     [block] = [block for block in blocks if "from slm_model import api" in block]
     done = script(tmp_path / "artifacts", block)
     assert (done.returncode, done.stderr) == (0, "")

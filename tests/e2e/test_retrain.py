@@ -1,4 +1,4 @@
-"""Nights under a real Prefect server and worker, and the README's automation, which tells a receiver on loopback."""
+"""Nights under a real Prefect server and worker, and the automation of the how-to page, which posts to loopback."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 NIGHTLY, WATCH = "retrain/nightly", "watch/watch"
 FLOORS = {"min_context_gain": 0, "min_valid": 0, "min_ended": 0, "max_repeated": 1, "may_memorise": True}
-README_URL = "http://127.0.0.1:8000/told"
+PAGE_URL = "http://127.0.0.1:8000/verdicts"  # in the page's example
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,18 +53,20 @@ def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @pytest.fixture(scope="module")
 def folder(server: Server, told: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The watched folder of a nightly deployment that is set as its form sets it, with the README's automation."""
+    """The watched folder of a nightly deployment, set as its form sets it, with the automation of the how-to page."""
     folder = tmp_path_factory.mktemp("stories")
     write(folder, "first", 0, 600)
     config = SMALL | {"source": {"kind": "files", "path": str(folder)}}
     config["release"] = {"model_name": "nightly", "gate": FLOORS}
     deployment = server.ask("GET", f"/deployments/name/{NIGHTLY}")
     server.ask("PATCH", f"/deployments/{deployment['id']}", {"parameters": {"config": config}})
-    [example] = [b for b in (ROOT / "README.md").read_text().split("```python\n") if "Automation(" in b]
+    [example] = [
+        b for b in (ROOT / "docs/how-to/scheduled-retraining.md").read_text().split("```python\n") if "Automation(" in b
+    ]
     code = example.partition("```")[0]
-    assert code.count(README_URL) == 1
+    assert code.count(PAGE_URL) == 1
     env = environment(server.artifacts) | {"PREFECT_API_URL": server.url}
-    run = [sys.executable, "-c", code.replace(README_URL, told[0])]
+    run = [sys.executable, "-c", code.replace(PAGE_URL, told[0])]
     done = subprocess.run(run, env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return folder

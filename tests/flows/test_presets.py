@@ -12,7 +12,7 @@ import flows.build_model
 from flows.cli import overrides, parser
 from flows.commands.build import settings
 from flows.config import PipelineConfig, RetrainConfig
-from flows.presets import configure, deployments, described
+from flows.presets import configure, deployments, described, value_of
 from slm_model.data.config import CleanConfig
 from slm_model.errors import UserError
 from tasks.engine.placement import Placement
@@ -74,7 +74,7 @@ def test_a_budget_of_the_users_replaces_the_presets() -> None:
         ({"train.max_minutes": -1}, ["--train.max-minutes", "-1", "greater than 0"]),
         ({"model.kind": "rnn"}, ["--model.kind", "'rnn'", "'gru'"]),
         ({"train.optimizer.learning_rate": "fast"}, ["--train.optimizer.learning-rate", "'fast'", "number"]),
-        ({"clean.min_charz": 3}, ["--clean.min-charz", "did you mean min-chars?"]),
+        ({"clean.min_charz": 3}, ["--clean.min-charz", "did you mean --clean.min-chars?"]),
         ({"width": 3}, ["--width", "--section.name"]),
         ({"model.num_heads": 3}, ["--model", "num_kv_heads"]),
         ({"train.optimizer": 3}, ["--train.optimizer is 3", "section", "learning-rate"]),
@@ -133,9 +133,40 @@ def test_every_setting_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) > 60
     retraining = list(described(RetrainConfig, "retrain."))
     assert [name for name, _, text in rows + retraining if len(text) < 10] == []
-    settings(argparse.Namespace(), {})
-    told = capsys.readouterr().out.splitlines()
-    assert [name for name, default, _ in retraining if f"{name} (default {default})" not in told] == []
+    assert printed_settings(capsys, None, None) == {
+        name: f"default {value}" if value else "" for name, value, _ in rows + retraining
+    }
+
+
+def printed_settings(capsys: pytest.CaptureFixture[str], section: str | None, preset: str | None) -> dict[str, str]:
+    """What `slm settings` prints in brackets, by setting."""
+    settings(argparse.Namespace(section=section, preset=preset), {})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("--", "retrain."))]
+    return {line.partition(" (")[0].removeprefix("--"): line.partition(" (")[2].removesuffix(")") for line in lines}
+
+
+def test_every_printed_default_is_that_of_a_built_config() -> None:
+    config = PipelineConfig()
+    for name, value, _ in described():
+        section, *path = name.replace("-", "_").split(".")
+        if " " in name or hasattr(getattr(config, section), "kind"):
+            continue  # listed for every kind
+        of: Any = config
+        for part in (section, *path):
+            of = getattr(of, part)
+        assert (list(of) if isinstance(of, tuple) else of) == value_of(value), name
+    assert ("evaluate.measured-sampling.max-tokens", "320") in [(name, value) for name, value, _ in described()]
+    chosen = {name: value_of(value) for name, value, _ in described(values=config) if " " not in name}
+    assert chosen["model.width"] == config.model.model_dump()["width"]
+    assert chosen["vocab.size"] == config.vocab.model_dump()["size"]
+
+
+def test_settings_of_a_section_show_the_values_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = printed_settings(capsys, "train.optimizer", "quick")
+    assert printed["train.optimizer.learning-rate"] == f"quick {configure('quick', {}).train.optimizer.learning_rate}"
+    assert {name.rpartition(".")[0] for name in printed} == {"train.optimizer"}
+    printed = printed_settings(capsys, "source", "quick")
+    assert "source.kind storygen" in printed and "source.kind hub" not in printed
 
 
 def form() -> dict[str, Any]:

