@@ -21,6 +21,7 @@ from tasks.running.output import Output, OutputLost
 
 USER_ERROR = 2
 INTERRUPTED = 130
+DEFAULT_MODEL = "the newest champion that runs of this artifacts folder registered"
 OLD_NAMES = {"spread": "seed-variance"}  # until the next release
 
 EPILOG = """\
@@ -111,7 +112,7 @@ def _add_build(command: Command) -> None:
 def _add_models(command: Command) -> None:
     generate = command("generate", "generate stories, from a prompt or from nothing")
     generate.add_argument("prompt", nargs="?", default="", help="how the story begins")
-    reference = "NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; default: the newest champion"
+    reference = f"NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; default: {DEFAULT_MODEL}"
     generate.add_argument("--model", default=None, metavar="REF", help=reference)
     num = "number of stories; one is printed as it is generated, several a batch at a time"
     generate.add_argument("--num", type=int, default=1, help=num)
@@ -124,7 +125,12 @@ def _add_models(command: Command) -> None:
     promote = command("promote", "make a version champion or reference by hand, whatever the gate decided", acts=True)
     promote.add_argument("reference", help="NAME/VERSION or NAME@ALIAS")
     promote.add_argument("--alias", choices=["champion", "reference"], default="champion")
-    rollback = command("rollback", "give the champion alias back to the previous champion", acts=True)
+    seal = command(
+        "seal", "add the digest of its files to a version that was registered before bundles had one", acts=True
+    )
+    seal.add_argument("reference", help="NAME (all its versions), NAME/VERSION or NAME@ALIAS")
+    text = "give the champion alias back to the previous champion, or to none if its files are gone"
+    rollback = command("rollback", text, acts=True)
     rollback.add_argument("name", help="registered model")
     for made in (promote, rollback):
         made.add_argument("--why", default=f"{made.prog.split()[-1]}, no reason given", help="kept on the version")
@@ -132,7 +138,7 @@ def _add_models(command: Command) -> None:
 
 def _add_formats(command: Command) -> None:
     export = command("export", "write a model for transformers, llama.cpp, Ollama or llama2.c")
-    reference = "NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; `champion`: the newest champion"
+    reference = f"NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; `champion`: {DEFAULT_MODEL}"
     export.add_argument("model", help=reference)
     export.add_argument("out", help="the folder to make")
     export.add_argument("--to", required=True, choices=["huggingface", "gguf", "llama2c"], help="the format")
@@ -179,7 +185,7 @@ def _add_lineage(command: Command) -> None:
     reference = "NAME, NAME/VERSION, NAME@ALIAS; a key, content digest, commit, revision, story id"
     trace.add_argument("reference", help=reference)
     replay = command("replay", "generate a version's recorded stories again, with its own code, and compare every byte")
-    replay.add_argument("reference", nargs="?", help="NAME, NAME/VERSION or NAME@ALIAS; default: the newest champion")
+    replay.add_argument("reference", nargs="?", help=f"NAME, NAME/VERSION or NAME@ALIAS; default: {DEFAULT_MODEL}")
     replay.add_argument("--story", type=int, metavar="N", help="show the recorded story of this number")
     text = "show the artifacts that no registered version and no recent run needs, or remove them"
     gc = command("gc", text, acts=True)
@@ -266,7 +272,7 @@ def _run(arguments: list[str], output: Output, interruptions: Interruptions) -> 
         return status
     except UserError as error:
         print(f"slm: {error}", file=sys.stderr)
-        return USER_ERROR
+        return error.exit_code
     except OSError as error:
         from tasks.engine.paths import not_ours
 

@@ -108,7 +108,8 @@ class Model:
 
 
 def load(reference: str | Path | None = None, device: str = "cpu") -> Model:
-    """A model by NAME (its champion), NAME/VERSION, NAME@ALIAS or its checkpoint folder; None: the newest champion.
+    """A model by NAME (its champion), NAME/VERSION, NAME@ALIAS or its checkpoint folder; None: the newest champion of
+    the names under which runs of this artifacts folder have registered models, or of ``tinystories``.
 
     Every byte of its files is checked. ``device``: as torch names it. Raises UserError if there is no such model, or
     if it is damaged or of another version of this project.

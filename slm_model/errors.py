@@ -19,6 +19,8 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
+    exit_code = 2  # of ``slm``
+
 
 class ArtifactDamaged(Exception):
     """The bytes of a finished artifact are not those that its stage left there."""

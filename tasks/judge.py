@@ -17,7 +17,8 @@ from slm_model.manifest import Manifest, read_manifest
 from tasks.engine.step import Step, StepResult
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import ancestors
-from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_digest import checkpoint_folder, require_digest
+from tasks.tracking.bundle_files import bundle_folder
 from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
 from tasks.tracking.mlflow_address import CHAMPION, REFERENCE, SEED_VARIANCE, VERDICT_TAG, MlflowStore
 from tasks.tracking.read_registry import aliased, find_version, model_tag
@@ -45,7 +46,7 @@ def judge_model(
     store = MlflowStore.at(root)
     known = find_version(store, config.model_name, model.key)
     if known is not None and VERDICT_TAG in known.tags:
-        return Verdict.model_validate_json(known.tags[VERDICT_TAG]), True
+        return verdict_of(known), True
     challenger = Contender(
         version=f"{config.model_name} {model.key[:12]}",
         test_digest=evaluation.facts.test_digest,
@@ -60,13 +61,21 @@ def judge_model(
     try:
         contenders = {name: contender(store, version, splits, evaluation, model) for name, version in others.items()}
     except BundleFailed as failed:
-        raise BundleFailed(
+        raise type(failed)(
             f"{failed}; nothing was judged or registered: `slm rollback {config.model_name}` or `slm promote` gives "
             "its alias to another version, --release.model-name starts another line of models"
         ) from failed
     champion, reference = (contenders[v.name] if (v := by_alias.get(a)) else None for a in (CHAMPION, REFERENCE))
     spread = seed_variance_of(store, config.model_name)
     return decide(challenger, evaluation.facts, champion, reference, config.gate, spread), False
+
+
+def verdict_of(version: Version) -> Verdict:
+    """The verdict on a version that was judged. Raises UserError for a tag that no run wrote."""
+    try:
+        return Verdict.model_validate_json(version.tags[VERDICT_TAG])
+    except ValidationError:
+        raise UserError(f"{version.name} has a tag {VERDICT_TAG} that no run wrote: remove it") from None
 
 
 def _judge(
@@ -97,18 +106,19 @@ def contender(
     ``evaluation``: of another model, whose device this one is scored on if this machine has it. If this version's own
     evaluation scored the same stories by the same code, its scores are used. ``model``: the model it is compared with.
     Near duplicates of that model's training stories are excluded already, so those of a version that was trained on a
-    subset of them are not searched again. Raises UserError if its bundle is gone, BundleFailed if that is damaged or
-    its code fails.
+    subset of them are not searched again. Raises BundleFailed if its bundle is gone, changed or damaged, or its
+    code fails.
     """
     import numpy as np
 
-    bundle = bundle_folder(store, version)
     try:
+        bundle = bundle_folder(store, version)
         manifest, trained_on = _open_training(bundle)
-        scores, device = _own_scores(store, version, evaluation) or _score(bundle, splits, evaluation)
+        scores, device = _own_scores(store, version, evaluation) or _score(version, bundle, splits, evaluation)
     except (BundleFailed, ArtifactDamaged) as error:
         also = f" ({', '.join(version.aliases)})" if version.aliases else ""
-        raise BundleFailed(f"{version.name}{also} cannot be scored: {error}") from error
+        kind = type(error) if isinstance(error, BundleFailed) else BundleFailed
+        raise kind(f"{version.name}{also} cannot be scored: {error}") from error
     origin = manifest.facts.get("origin")
     clean = model is not None and origin is None and np.isin(trained_on, model.training_stories()).all()
     return Contender(
@@ -139,7 +149,10 @@ def compare_versions(store: MlflowStore, one: Version, other: Version, config: R
 def seed_variance_of(store: MlflowStore, model_name: str) -> SeedVariance | None:
     """What `slm seed-variance` has measured for this registered model."""
     measured = model_tag(store, model_name, SEED_VARIANCE)
-    return SeedVariance.model_validate_json(measured) if measured else None
+    try:
+        return SeedVariance.model_validate_json(measured) if measured else None
+    except ValidationError:
+        raise UserError(f"{model_name} has a tag {SEED_VARIANCE} that no run wrote: `slm seed-variance`") from None
 
 
 def record_seed_variance(store: MlflowStore, model_name: str, evaluations: Sequence[Evaluation]) -> SeedVariance:
@@ -186,7 +199,8 @@ def _open_training(bundle: Path) -> tuple[Manifest, NDArray[np.uint64]]:
     return manifest, np.load(path, allow_pickle=False)
 
 
-def _score(bundle: Path, splits: Splits, evaluation: Evaluation | None) -> Scored:
+def _score(version: Version, bundle: Path, splits: Splits, evaluation: Evaluation | None) -> Scored:
+    require_digest(version)
     device = _device(evaluation.numerics().get("device", "auto") if evaluation else "auto")
     scores = score_with_bundle(bundle, list(splits.texts("test")), device)
     return dict(zip(splits.ids("test"), scores, strict=True)), device

@@ -16,7 +16,7 @@ from slm_model.manifest import OBSERVATIONS
 from tasks.engine.provenance import kept_code
 from tasks.engine.step import Link, Step, StepResult
 from tasks.engine.store import Store
-from tasks.judge import opponents
+from tasks.judge import opponents, verdict_of
 from tasks.lineage.ancestors import ancestors, reused_vocab, warm_start_of
 from tasks.tracking.mlflow_address import (
     BITS_PER_BYTE,
@@ -31,7 +31,8 @@ from tasks.tracking.mlflow_address import (
     MlflowStore,
 )
 from tasks.tracking.mlflow_client import registration_lock
-from tasks.tracking.read_registry import aliased, find_version, page_of_run, page_of_version
+from tasks.tracking.own_models import remember_model
+from tasks.tracking.read_registry import aliased, find_version, list_versions, page_of_run, page_of_version
 from tasks.tracking.release import Release, ReleaseConfig
 from tasks.tracking.version import Version
 
@@ -72,7 +73,7 @@ def register_model(
     with registration_lock(root):
         version = find_version(store, config.model_name, model.key)
         if known := version is not None and VERDICT_TAG in version.tags:
-            given = Verdict.model_validate_json(version.tags[VERDICT_TAG])
+            given = verdict_of(version)
             holds = given.model_dump_json() == verdict.model_dump_json()  # as text, in which NaN equals itself
         else:
             present = opponents(store, config.model_name, model.key)
@@ -97,6 +98,7 @@ def register_model(
             )
         if not known:
             version = _announce(store, version, verdict)
+        remember_model(root, version.model_name)
     return Release(
         model_name=version.model_name,
         version=str(version.number),
@@ -148,7 +150,8 @@ def _links(release: Release) -> Iterator[Link]:
 def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version:
     """Give the verdict and its alias to a version; the verdict last, so that a killed run is finished by the next.
 
-    The first version that is released is the reference too.
+    The first version that is released is the reference too. If the same model was registered before and those files are
+    gone, this version gets the aliases of that one.
     """
     from tasks.tracking.write_registry import set_alias, set_tags
 
@@ -159,6 +162,9 @@ def _announce(store: MlflowStore, version: Version, verdict: Verdict) -> Version
             set_alias(store, version, REFERENCE, "first release")
     elif verdict.floors_hold:
         set_alias(store, version, CHALLENGER, why)
+    for gone in (v for v in list_versions(store, version.model_name) if v.key == version.key and v.lost):
+        for alias in gone.aliases:
+            set_alias(store, version, alias, f"the same model as {gone.name}, whose files are gone")
     set_tags(store, version, {REASONS: why, VERDICT_TAG: verdict.model_dump_json()})
     found = find_version(store, version.model_name, version.key or "")
     assert found is not None

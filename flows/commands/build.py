@@ -26,6 +26,7 @@ from tasks.running.console import Console, say
 from tasks.running.planner import Planned, Planner
 from tasks.services.environment import configure_environment
 from tasks.tracking.mlflow_address import VERDICT_TAG, MlflowStore, RegistryUnreachable
+from tasks.tracking.own_models import remember_model
 from tasks.tracking.read_registry import find_version
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if plan.nothing_to_do:
         version = _registered(config, plan, root)
         if version is not None:
+            remember_model(root, version.model_name)
             console.print(
                 f"Nothing to do: {version.name} was built from these very settings, stories and code"
                 f" ({version.verdict or 'no verdict'})."
             )
             _look_further(console, config, options.preset)
             return 0
-    console.print(f"[bold]slm run[/] {options.preset or ''}")
+    console.print(f"[bold]slm run[/] {escape(options.preset or '')}", markup=True)
     _estimate(console, config, plan, root)
     from tasks.running.terminal import Terminal
 
@@ -67,7 +69,8 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         )
         return 0
     word = "[green]champion[/]" if "champion" in release.aliases else "not the champion"
-    console.print(f"\n[bold]{release.name}[/] is {word}: {'; '.join(release.reasons)}. {seconds:.0f} s in all.\n")
+    reasons = escape("; ".join(release.reasons))
+    console.print(f"\n[bold]{release.name}[/] is {word}: {reasons}. {seconds:.0f} s in all.\n", markup=True)
     for story in _stories(config, Engine.at(root, placement))[:3]:
         console.print(story.strip(), style="italic", markup=False)
         console.print()
@@ -83,11 +86,12 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     for line in planned.lines:
         said = f"{line.fate}{' (accepted, code differs)' if line.accepted else ''}"
         because = f", because {line.reason}" if line.fate == "will run" and line.reason else f", {line.reason}"
-        console.print(f"  {line.stage:<12}[{FATES[line.fate]}]{said}[/]", end="")
+        console.print(f"  {line.stage:<12}[{FATES[line.fate]}]{said}[/]", end="", markup=True)
         console.print(because if line.reason else "", markup=False)
     if planned.nothing_to_do and not options.until:
         version = _registered(config, planned, root)
-        console.print(f"  {'register':<12}" + (f"[cyan]done[/], {version.name}" if version else "[yellow]will run[/]"))
+        done = f"[cyan]done[/], {escape(version.name)}" if version else "[yellow]will run[/]"
+        console.print(f"  {'register':<12}{done}", markup=True)
     else:
         _estimate(console, config, planned, root)
     return 0
@@ -181,12 +185,14 @@ def settings(options: argparse.Namespace, settings: dict[str, Any]) -> int:
         raise UserError(f"there is no section {section!r}: there are {', '.join(sections)}{perhaps(section, sections)}")
     word = options.preset or "default"
     for name, value, text in rows:
-        console.print(f"[bold]--{name}[/]" + (f" [dim]({word} {escape(value)})[/]" if value else ""), soft_wrap=True)
+        console.print(
+            f"[bold]--{name}[/]" + (f" [dim]({word} {escape(value)})[/]" if value else ""), markup=True, soft_wrap=True
+        )
         console.print(f"    {text}", markup=False, soft_wrap=not console.is_terminal)
     if nightly:
         console.print("\nFor scheduled retraining only: parameters of the deployment nightly.\n")
     for name, value, text in nightly:
-        console.print(f"[bold]{name}[/] [dim](default {value})[/]")
+        console.print(f"[bold]{name}[/] [dim](default {escape(value)})[/]", markup=True)
         console.print(f"    {text}", markup=False, soft_wrap=not console.is_terminal)
     return 0
 
@@ -222,10 +228,10 @@ def _estimate(console: Console, config: PipelineConfig, plan: Planner, root: Pat
     steps = steps_ahead(*plan.ahead["train"], store) if counted else None
     source, network = plan.artifacts.get("resolve"), config.model
     for line in estimate(config.source, source, network, config.train if trains else None, store, steps):
-        console.print(f"  [dim]{line}[/]")
+        console.print(f"  {line}", style="dim")
     free = shutil.disk_usage(root if root.exists() else root.parent).free
     if free < 1e9:
-        console.print(f"  [red]only {free / 1e6:,.0f} MB are free on the disk of {root}[/]")
+        console.print(f"  only {free / 1e6:,.0f} MB are free on the disk of {root}", style="red")
 
 
 def _look_further(console: Console, config: PipelineConfig, preset: str | None) -> None:

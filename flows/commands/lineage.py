@@ -24,7 +24,8 @@ def show(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     key = options.reference
     if "/" in key or "@" in key:
         version = version_of(MlflowStore.at(root), key)
-        console.print(f"[bold]{version.name}[/]  {', '.join(version.aliases)}")
+        console.print(version.name, style="bold", end="")
+        console.print(f"  {', '.join(version.aliases)}")
         for name, value in sorted(version.tags.items()):
             console.print(f"  {name:<24}{value}", markup=False)
         if version.key is None:
@@ -125,7 +126,8 @@ def _evaluates(manifest: Manifest | ArtifactDamaged, key: str) -> bool:
 
 def _show_manifest(console: Console, folder: Path, manifest: Manifest) -> None:
     recipe = manifest.recipe
-    console.print(f"[bold]{recipe.stage}[/] {manifest.key}  {folder}")
+    console.print(recipe.stage, style="bold", end="")
+    console.print(f" {manifest.key}  {folder}")
     if manifest.accepted:
         differs = "; ".join(manifest.accepted.differs)
         console.print(f"  accepted, code differs: from {manifest.accepted.from_key}: {differs}", markup=False)

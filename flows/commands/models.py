@@ -12,11 +12,13 @@ from flows.presets import checked
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.openmp import set_omp_wait_policy
 from tasks.engine.paths import artifacts_root
+from tasks.engine.store import Store
 from tasks.running.console import Console, say
 from tasks.services.environment import configure_environment
 from tasks.tracking.bundle_files import bundle_folder, find_model
-from tasks.tracking.mlflow_address import CHAMPION, ORIGIN, MlflowStore
-from tasks.tracking.read_registry import aliased, list_versions, previous_champion, registered, version_of
+from tasks.tracking.bundle_process import BundleFailed
+from tasks.tracking.mlflow_address import BUNDLE_DIGEST, ORIGIN, MlflowStore
+from tasks.tracking.read_registry import aliased, list_versions, registered, version_of
 from tasks.tracking.release import ReleaseConfig
 
 if TYPE_CHECKING:
@@ -115,22 +117,41 @@ def promote(options: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 
 def rollback(options: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Make the champion before the present one champion again."""
+    """Make the previous champion champion again, and take aliases from versions whose files cannot be used."""
     configure_environment(artifacts_root())
     store = MlflowStore.at(artifacts_root())
     from tasks.tracking.mlflow_client import registration_lock
-    from tasks.tracking.write_registry import set_alias
+    from tasks.tracking.roll_back import roll_back
 
     registered(store, options.name)
     with registration_lock(store.root):
-        before, present = previous_champion(store, options.name), aliased(store, options.name)
-        if before is None:
-            raise UserError(
-                f"{options.name} has had no other champion to go back to: `slm models {options.name}` lists all"
-            )
-        set_alias(store, before, CHAMPION, options.why)
-    say(f"{before.name} is champion again" + (f", {present.name} no longer" if present else ""))
+        lines = list(roll_back(store, options.name, options.why))
+    for line in lines:
+        say(line)
     return 0
+
+
+def seal(options: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Verify versions that were registered before bundles had a digest, and add it. Exit code 1 if one is not."""
+    from tasks.lineage.seal import seal as add_digest
+
+    root = artifacts_root()
+    configure_environment(root)
+    store, one_version = MlflowStore.at(root), "/" in options.reference or "@" in options.reference
+    if not one_version:
+        registered(store, options.reference)
+    refused = 0
+    for version in [version_of(store, options.reference)] if one_version else list_versions(store, options.reference):
+        if BUNDLE_DIGEST in version.tags:
+            say(f"{version.name} has a digest already: nothing was changed")
+            continue
+        try:
+            digest = add_digest(version, store, Store(root))
+            say(f"{version.name} was verified, its bundle has the digest {digest[:12]}")
+        except BundleFailed as failed:
+            say(f"slm: {failed}", file=sys.stderr)
+            refused += 1
+    return 1 if refused else 0
 
 
 def _compare(store: MlflowStore, one: str, other: str) -> int:

@@ -49,7 +49,7 @@ def doctor(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     configure_environment(root)
     for finding in examine(root, (options.prefect_port, options.mlflow_port)):
         num_errors += finding.level == "error"
-        console.print(f"  {MARKS[finding.level]} {finding.name:<20}", end="")
+        console.print(f"  {MARKS[finding.level]} {finding.name:<20}", end="", markup=True)
         console.print(finding.found + (f": {finding.remedy}" if finding.remedy else ""), markup=False)
     console.print(f"\ndisk use of {root}")
     for name, size in use_by_stage(root).items():

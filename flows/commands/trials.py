@@ -66,7 +66,8 @@ def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) 
     """Carry out a sweep or a scaling study, and print what it found."""
     num_trainings = len(search.trials())  # an illegal one is refused here
     console, root, placement = Console(highlight=False), artifacts_root(), placement_of(options)
-    console.print(f"[bold]slm {options.command}[/] {options.preset or ''}: {num_trainings} trainings")
+    preset = escape(options.preset or "")
+    console.print(f"[bold]slm {options.command}[/] {preset}: {num_trainings} trainings", markup=True)
     from tasks.running.terminal import TrialsTerminal
 
     with under_prefect(TrialsTerminal(console), root):
@@ -76,9 +77,9 @@ def _searched(options: argparse.Namespace, search: SweepConfig | ScalingConfig) 
     for head, rows in report.tables:
         table = Table(*head, box=None, pad_edge=False)
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         console.print("", table)
     for note in report.notes:
         console.print(f"\n{note}", style="dim", markup=False)
-    console.print(f"\n[bold]The best of them[/]: {escape(report.command)}", soft_wrap=True)
+    console.print(f"\n[bold]The best of them[/]: {escape(report.command)}", soft_wrap=True, markup=True)
     return 0

@@ -156,7 +156,7 @@ def to_rich(walk: Walk) -> Group:
         f"cost: {walk.loss:.3f} nats a token, {walk.bits_per_byte:.3f} bits per byte": coloured,
         "what the model makes of its first sentence": story,
     }
-    return Group(*(Panel(text, title=title, title_align="left") for title, text in panels.items()))
+    return Group(*(Panel(text, title=Text(title), title_align="left") for title, text in panels.items()))
 
 
 def _default_story(stories: Stories, splits: Splits) -> str:

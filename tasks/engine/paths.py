@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 
+from slm_model.atomic_files import is_disk_full
 from slm_model.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,6 +42,13 @@ def keep_private() -> None:
         os.umask(os.umask(0o077) | 0o077)
 
 
+def file_name(text: str) -> str:
+    """A name from outside (a registry, a server, a tag) that may become a file's name. Raises UserError for another."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", text):
+        raise UserError(f"{text[:60]!r} is no name of an artifact: wanted letters, digits, '.', '_' and '-', no path")
+    return text
+
+
 def copied_environment() -> str | None:
     """What is wrong if this program came along with a copy of a checkout: it would run the code of the first checkout,
     on the artifacts of that one."""
@@ -54,8 +63,10 @@ def copied_environment() -> str | None:
 
 
 def not_ours(error: OSError) -> str | None:
-    """The message for a user whose artifacts cannot be written, if that is what the error says; else None."""
+    """The message for a user whose artifacts cannot be written or whose disk is full, if the error says that."""
     root = artifacts_root()
+    if is_disk_full(error):
+        return f"a disk is full ({error.strerror or error}): make room, and run the same command again"
     if not isinstance(error.filename, str):
         return None
     inside, above = Path(error.filename).is_relative_to(root), root.is_relative_to(error.filename)

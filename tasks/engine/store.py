@@ -32,6 +32,7 @@ from slm_model.atomic_files import sync, write_atomically
 from slm_model.digests import hash_file
 from slm_model.errors import ArtifactDamaged
 from slm_model.manifest import MANIFEST, FileRecord, Manifest, difference, read_manifest, seal_manifest
+from tasks.engine.paths import file_name
 
 A = TypeVar("A", bound=Artifact)
 
@@ -56,7 +57,8 @@ class Store:
         self._protected: dict[Path, weakref.finalize[[int], Store]] = {}
 
     def folder(self, stage: str, key: str) -> Path:
-        return self.root / stage / key
+        """Where an artifact is, or would be. Raises UserError if a name, which a registry may have given, is a path."""
+        return self.root / file_name(stage) / file_name(key)
 
     def look(self, stage: str, key: str) -> Found:
         """What is stored under the key, verified as far as it is cheap; readers verify the rest."""
@@ -224,10 +226,11 @@ class Store:
         return difference(path, record) if record else None
 
     def _lock(self, stage: str, key: str) -> Path:
-        return self.root / stage / f".{key}.lock"
+        folder = self.folder(stage, key)
+        return folder.with_name(f".{key}.lock")
 
     def _resume(self, stage: str, key: str) -> Path:
-        return self.root / stage / f"{key}.resume"
+        return self.folder(stage, key).with_name(f"{key}.resume")
 
     def _remove_partial(self, stage: str, key: str) -> None:
         for path in (self.root / stage).glob(f"{key}.*.partial"):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.store import Store
 from tasks.lineage.trace import other_code
-from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_digest import checkpoint_folder, require_digest
+from tasks.tracking.bundle_files import bundle_folder
 from tasks.tracking.bundle_process import ask_bundle
 from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.version import Version
@@ -56,7 +57,8 @@ def replay(version: Version, store: Store, registry: MlflowStore, number: int | 
     """Generate again the stories of the end of its training and of its evaluation, with the same settings, seeds and
     threads: all of them, or the batch that has the story with this number.
 
-    Raises UserError if what was recorded is gone or damaged, or there is no such number.
+    Raises UserError if what was recorded is gone or damaged, or there is no such number; BundleFailed before anything
+    is run if its bundle cannot be verified.
     """
     from slm_model.checkpoint import Checkpoint
     from slm_model.evaluation.score_card import Evaluation
@@ -67,6 +69,7 @@ def replay(version: Version, store: Store, registry: MlflowStore, number: int | 
         if evaluation is None or evaluation.manifest is None:
             raise UserError(f"no evaluation of {version.name} is left: `slm run` with its settings makes it again")
         bundle = bundle_folder(registry, version)
+        require_digest(version)
         model = Checkpoint.open(checkpoint_folder(bundle))
         batches = [_of_training(model), *_of_evaluation(evaluation)]
     except ArtifactDamaged as damaged:

@@ -13,7 +13,9 @@ from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.shards.token_shards import TokenShards
 from tasks.engine.store import Store
 from tasks.lineage.trace import Link, aliases_of, manifests_in
-from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_digest import checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder
+from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.version import Version
 
@@ -58,7 +60,7 @@ def trace_story(beginning: str, store: Store, registry: MlflowStore, versions: l
                 link = Link(f"{artifact.stage} {artifact.key}", mismatches=[f"damaged: {damaged}"])
             if link is not None:
                 links.append(link)
-    return links
+    return links + trace.unread
 
 
 class _StoryTrace:
@@ -70,6 +72,7 @@ class _StoryTrace:
         self.store, self.registry, self.versions = store, registry, versions
         self.manifests = manifests_in(store)
         self.trained_on_it: set[str] = set()  # keys of the models that were trained on it
+        self.unread: list[Link] = []  # versions whose bundle is gone or changed
 
     def artifacts(self, kind: type[Any]) -> Iterator[Any]:
         """The finished artifacts of a kind; of checkpoints also those that only a version's bundle has."""
@@ -79,7 +82,12 @@ class _StoryTrace:
                     yield kind.open(self.store.folder(stage, key))
         for version in self.versions if kind.stage == "train" else ():
             if ("train", version.key) not in self.manifests and not version.lost:
-                yield kind.open(checkpoint_folder(bundle_folder(self.registry, version)))
+                try:
+                    folder = checkpoint_folder(bundle_folder(self.registry, version))
+                except BundleFailed as failed:
+                    self.unread.append(Link(version.name, mismatches=[str(failed)]))
+                else:
+                    yield kind.open(folder)
 
     def cleaned(self, stories: Stories) -> Link | None:
         """Where the source has it, and what cleaning did."""

@@ -19,9 +19,10 @@ from tasks.engine.differences import flatten
 from tasks.engine.provenance import kept_code
 from tasks.engine.store import Store
 from tasks.lineage.ancestors import Name, needed
-from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
-from tasks.tracking.mlflow_address import DIGEST, MlflowStore
-from tasks.tracking.read_registry import page_of_version
+from tasks.tracking.bundle_digest import BundleChanged, check_bundle, checkpoint_folder
+from tasks.tracking.bundle_files import find_bundle
+from tasks.tracking.mlflow_address import BUNDLE_DIGEST, DIGEST, MlflowStore
+from tasks.tracking.read_registry import page_of_version, run_key
 from tasks.tracking.version import Version
 
 if TYPE_CHECKING:
@@ -61,10 +62,16 @@ def trace_version(version: Version, registry: MlflowStore, store: Store) -> list
     manifests = manifests_in(store)
     details = [("registered", f"{version.created:%Y-%m-%d %H:%M:%S} UTC{aliases_of(version)}")]
     details += [("verdict", f"{version.verdict}: {version.tags.get('slm.reasons', '')}")]
+    run = run_key(registry, version.run_id) if version.run_id else None
     details += [("MLflow", f"run {version.run_id} at {_mlflow(registry, version)}")]
     details += [(name, version.tags[tag]) for name, tag in BEGAN_WITH.items() if tag in version.tags]
     link = Link(version.name, details)
-    own = _verify_bundle(link, version, registry, manifests.get(("train", version.key or "")))
+    if run is None:
+        link.mismatches.append(f"its MLflow run {version.run_id} was deleted")
+    elif run != version.key:
+        theirs = f"is of {run or 'no key'}, and the registry says {version.key}"
+        link.mismatches.append(f"its MLflow run {version.run_id} {theirs}")
+    own = verify_bundle(link, version, registry, manifests.get(("train", version.key or "")))
     if own is not None:
         manifests.setdefault(("train", own.key), own)  # its artifact may be gone: the bundle has the manifest too
     return [link, *chain(version.lineage.items(), manifests, store)]
@@ -104,10 +111,11 @@ def _link(name: Name, manifests: Mapping[Name, Manifest], store: Store) -> Link:
     link.details += [("from", f"{i.stage} {i.key[:12]}, content {i.digest[:12]}") for i in manifest.recipe.inputs]
     link.details += _making(manifest)
     folder = store.folder(*name) / OBSERVATIONS
-    link.details += [(kept, str(folder / kept)) for kept in kept_code(manifest)]
+    link.details += [(kept, str(folder / kept)) for kept in kept_code(manifest) if (folder / kept).is_file()]
     if run := manifest.environment.get("prefect_flow_run"):
         api = hide_login(os.environ.get("PREFECT_API_URL", "")).rstrip("/").removesuffix("/api")
-        link.details.append(("Prefect", f"flow run {run}" + (f", {api}/runs/flow-run/{run}" if api else "")))
+        page = f", {api}/runs/flow-run/{run}" if api else ""
+        link.details.append(("Prefect", f"flow run {run}{page} (not verified: Prefect may have deleted it)"))
     settings = [f"{setting}={value}" for config in manifest.recipe.configs for setting, value in flatten(config)]
     link.details += [("settings", ", ".join(settings))] if settings else []
     return link
@@ -137,16 +145,26 @@ def _making(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "accepted", f"code differs: {'; '.join(manifest.accepted.differs)}"
 
 
-def _verify_bundle(link: Link, version: Version, registry: MlflowStore, made: Manifest | None) -> Manifest | None:
-    """Compare the version's bundle with its own manifest, the registry's tags, the artifact and the recipe's code."""
+def verify_bundle(link: Link, version: Version, registry: MlflowStore, made: Manifest | None) -> Manifest | None:
+    """Compare the version's bundle with its own manifest, the registry's tags, the artifact and the recipe's code.
+    Nothing of it is loaded or run."""
     try:
-        bundle = bundle_folder(registry, version)
+        bundle = find_bundle(registry, version)
         folder = checkpoint_folder(bundle)
         own = read_manifest(folder)
     except (UserError, ArtifactDamaged) as error:
         link.mismatches.append(f"its bundle: {error}")
         return None
     link.details.append(("bundle", str(bundle)))
+    if BUNDLE_DIGEST in version.tags:
+        try:
+            check_bundle(version, bundle)
+            link.details.append(("bundle's digest", version.tags[BUNDLE_DIGEST]))
+        except BundleChanged as changed:
+            link.mismatches.append(str(changed))
+    else:
+        partly = f"none; only its checkpoint and its recipe's code are compared: `slm seal {version.name}` adds one"
+        link.details.append(("bundle's digest", partly))
     link.mismatches += [f"{folder / r.name}: {reason}" for r in own.files if (reason := difference(folder / r.name, r))]
     digests = {"its own files": content_digest(own.files, own.facts), "the registry": version.tags.get(DIGEST)}
     digests |= {"its artifact": made.digest if made else None}

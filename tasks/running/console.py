@@ -19,10 +19,14 @@ def say(text: str = "", end: str = "\n", file: TextIO | None = None) -> None:
 
 class Console(rich.console.Console):
     """rich's console, except that text cannot command the terminal, and that a closed pipe (``slm models | head``)
-    raises BrokenPipeError where rich ends the process with exit code 1."""
+    raises BrokenPipeError where rich ends the process with exit code 1.
+
+    A text is printed as it is: ``:cat:`` is no emoji, and ``[bold]`` is markup only where a line asks for it with
+    ``markup=True``. That line escapes what is not ours.
+    """
 
     def __init__(self, **options: object) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]
+        super().__init__(**{"markup": False, "emoji": False, **options})  # type: ignore[arg-type]
         self.push_render_hook(_Visibly())
 
     def on_broken_pipe(self) -> None:

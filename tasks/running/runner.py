@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from slm_model.errors import ArtifactDamaged
+from slm_model.atomic_files import is_disk_full
+from slm_model.errors import ArtifactDamaged, UserError
 from tasks.engine.run_or_reuse import Engine
 from tasks.engine.stage import Reached, Stage
 from tasks.engine.step import Step, StepResult
@@ -36,7 +37,15 @@ class Runner:
         if step.pins and (pinned := self.engine.pinned.get((step.name, args))):
             return pinned
         began = time.perf_counter()
-        result = step.run(self.engine, *args)
+        try:
+            result = step.run(self.engine, *args)
+        except Exception as error:
+            if is_disk_full(error) or "database or disk is full" in str(error):  # as SQLite words it
+                raise UserError(
+                    f"a disk became full while {step.name} ran ({error}): make room there and run again; what was "
+                    "finished is kept, and what was half-registered is completed"
+                ) from error
+            raise
         if step.pins:
             self.engine.pinned[step.name, args] = result
         if result.text:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tasks.engine.stage import Observer, Outcome, Stage
@@ -24,7 +25,7 @@ class Terminal(Observer):
         self._shown: dict[str, float] = {}
 
     def started(self, stage: Stage[Any], key: str, reason: str) -> None:
-        self.console.print(f"  [dim]…[/] {stage.name:<12}[dim]{_escape(reason)}[/]", highlight=False, soft_wrap=True)
+        self._print(f"  [dim]…[/] {stage.name:<12}[dim]{escape(reason)}[/]")
 
     def progressed(self, stage: Stage[Any], step: int, values: Mapping[str, Any]) -> None:
         """A bar for a stage that reports its number of steps, beside the figures that it reports."""
@@ -55,7 +56,10 @@ class Terminal(Observer):
         """A line on something done; ``seconds`` is None for what was there already."""
         took = "[cyan]cached[/]" if seconds is None else f"[green]{seconds:5.1f} s[/]"
         mark = "[red]✗[/]" if name in ("damaged", "failed") else "[green]✓[/]"
-        self.console.print(f"  {mark} {name:<12}{took:<8}  {_escape(text)}", highlight=False, soft_wrap=True)
+        self._print(f"  {mark} {name:<12}{took:<8}  {escape(text)}")
+
+    def _print(self, markup: str) -> None:
+        self.console.print(markup, markup=True, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -98,7 +102,3 @@ def _figures(values: Mapping[str, float]) -> str:
 def _left(values: Mapping[str, float]) -> str:
     seconds = values.get("observations/seconds_left")
     return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

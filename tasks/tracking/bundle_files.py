@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm_model.errors import UserError
-from slm_model.manifest import MANIFEST
+from slm_model.digests import hash_json
+from tasks.tracking.bundle_digest import check_bundle, checkpoint_folder
+from tasks.tracking.bundle_process import BundleFailed
 from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.mlflow_client import file_lock, global_uri, quiet_mlflow, translate_errors
 from tasks.tracking.mlflow_rest import MlflowRest
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
 
 
 def bundle_folder(store: MlflowStore, version: Version) -> Path:
-    """A version's bundle on this machine; fetched once if it is elsewhere. Raises UserError if it is gone."""
+    """A version's bundle on this machine, compared with what was registered; fetched once if it is elsewhere.
+
+    Raises BundleFailed if it is gone, BundleChanged if it is another.
+    """
+    bundle = find_bundle(store, version)
+    check_bundle(version, bundle)
+    return bundle
+
+
+def find_bundle(store: MlflowStore, version: Version) -> Path:
+    """The same without comparing it: to see what is wrong with it, never to load or run it."""
     location = version.location
     if location is None:
         query = {"name": version.model_name, "version": str(version.number)}
@@ -28,10 +39,11 @@ def bundle_folder(store: MlflowStore, version: Version) -> Path:
     if bundle is not None and (bundle / "MLmodel").is_file():
         return bundle
     if bundle is not None and store.database is not None:
-        raise UserError(
-            f"the files of {version.model_name} version {version.number} are gone from {bundle}: run `slm run` to "
-            "register its model again, or `slm rollback` to go back to another version"
-        )
+        remedy = "`slm run` with its settings registers its model again"
+        if version.aliases:
+            remedy += f" under its aliases, `slm rollback {version.model_name}` takes them from it"
+        gone = f"the files of {version.model_name} version {version.number} are gone from {bundle}"
+        raise BundleFailed(f"{gone}: {remedy}")
     return _fetch_bundle(store, version)
 
 
@@ -47,19 +59,18 @@ def find_model(reference: str | None, root: Path) -> tuple[Checkpoint, str]:
     return open_checkpoint(checkpoint_folder(bundle_folder(store, version))), version.name
 
 
-def checkpoint_folder(bundle: Path) -> Path:
-    """The checkpoint in a bundle. Raises UserError if there is none."""
-    found = sorted((bundle / "artifacts").glob(f"*/{MANIFEST}"))
-    if len(found) != 1:
-        raise UserError(f"{bundle} is no bundle of this project: it holds {len(found)} checkpoints where one is wanted")
-    return found[0].parent
-
-
 @translate_errors
 def _fetch_bundle(store: MlflowStore, version: Version) -> Path:
-    """Download a version's bundle, unless that was done before."""
-    folder = store.root / "mlflow-fetched" / version.model_name / str(version.number)
+    """Download a version's bundle, unless it is here. Another registry's version of the same name has another folder,
+    and no text from the registry is part of its path."""
+    identity = [store.without_login, version.model_name, version.number, version.created.isoformat()]
+    folder = store.root / "mlflow-fetched" / hash_json(identity)[:32]
     with file_lock(store.root, "fetch"):
+        if folder.exists():
+            try:
+                check_bundle(version, folder)
+            except BundleFailed:  # damaged since
+                shutil.rmtree(folder)
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,10 +1,11 @@
 """A bundle's own code and model, run in a process of its own: whatever became of this checkout, it scores as it did.
 
-pyfunc_model.py is the program, write_registry.py writes the bundle:
+bundle_program.py is the program, write_registry.py writes the bundle:
 
     MLmodel, pyfunc_model.py, requirements.txt, code/slm_model/, artifacts/<train key>/
 
-No pickle anywhere.
+No pickle anywhere. A bundle is code that runs as this user. ``bundle_digest.check_bundle`` comes before it; the process
+gets no login, address or token from our environment, and on Linux no network.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from slm_model.errors import UserError
 if TYPE_CHECKING:
     from slm_model.evaluation.bits_per_byte import StoryScore
 
-PROGRAM = Path(__file__).with_name("pyfunc_model.py")
+PROGRAM = Path(__file__).with_name("bundle_program.py")
+# What a bundle's process gets of our environment: where programs and libraries are, the language, and what decides how
+# numbers are computed.
+PASSED_ON = {"PATH", "HOME", "TMPDIR", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"}
+PASSED_ON_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "ATEN_", "ONEDNN_", "DNNL_", "CUDA_", "CUBLAS_")
 
 
 class BundleFailed(UserError):
@@ -62,10 +67,10 @@ def ask_bundle(
         asked, answered = Path(temporary, "request.json"), Path(temporary, "answer.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
         # -P keeps this folder off the path, -B keeps compiled files out of the bundle.
-        command = [sys.executable, "-P", "-B", "-W", "ignore", str(PROGRAM), *map(str, (bundle, asked, answered))]
-        quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        options = ["-P", "-B", "-W", "ignore"]
+        command = [sys.executable, *options, str(PROGRAM), *map(str, (bundle.resolve(), asked, answered))]
         done = subprocess.run(
-            command, check=False, env=os.environ | quiet, cwd=temporary, capture_output=True, text=True
+            command, check=False, env=bundle_environment(), cwd=temporary, capture_output=True, text=True
         )
         if done.returncode != 0:
             reason = done.stderr.strip().rpartition("\n")[2]
@@ -75,3 +80,10 @@ def ask_bundle(
             raise failed
         answer: dict[str, list[Any]] = json.loads(answered.read_bytes())
         return answer
+
+
+def bundle_environment() -> dict[str, str]:
+    """The environment of a bundle's process: an allow-list, since any other variable may hold a secret."""
+    quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    passed = {n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PASSED_ON_PREFIXES)}
+    return passed | quiet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ VERDICT_TAG = "slm.gate"  # the verdict whole; the last thing that a registratio
 REASONS = "slm.reasons"
 ORIGIN = "slm.origin"  # where an imported model comes from
 LINEAGE, DIGEST = "slm.lineage", "slm.digest"  # keys of all that it was made from, by stage; its checkpoint's content
+BUNDLE_DIGEST = "slm.bundle_digest"  # every file of its bundle
 CHAMPION_SINCE = "slm.champion_since"  # stays when the alias moves on: who was champion before
 AUDIT = "slm.audit"  # on a version: each alias that it was given, with who, when and why
 MLFLOW_ARTIFACTS = "mlflow-artifacts"  # the folder of MLflow's own artifacts, below that of all artifacts
@@ -49,6 +51,12 @@ class MlflowStore:
     def database(self) -> Path | None:
         """The SQLite file, if it is one."""
         return Path(self.uri.removeprefix("sqlite:///")).absolute() if self.uri.startswith("sqlite:///") else None
+
+    @property
+    def without_login(self) -> str:
+        """The address without a name and a password in it: the same registry, whoever asks."""
+        parts = urllib.parse.urlsplit(self.uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def artifacts(self) -> Path:

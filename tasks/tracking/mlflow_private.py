@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.tracking.mlflow_address import MLFLOW_ARTIFACTS, MlflowStore, RegistryUnreachable
+from tasks.tracking.mlflow_address import KEY, MLFLOW_ARTIFACTS, MlflowStore, RegistryUnreachable
 from tasks.tracking.version import Version, local_path, moment
 
 # The columns that are read here.
@@ -29,7 +29,8 @@ TABLES = {
     "model_versions": {"name", "version", "creation_time", "run_id", "storage_location", "current_stage"},
     "model_version_tags": {"name", "version", "key", "value"},
     "experiments": {"experiment_id", "name", "artifact_location"},
-    "runs": {"experiment_id"},
+    "runs": {"run_uuid", "experiment_id", "lifecycle_stage"},
+    "tags": {"run_uuid", "key", "value"},
 }
 DEFAULT = "experiment_id = 0"  # MLflow makes it with the database; nothing of ours is in it
 # `mlflow server` sets these for the application that it has uvicorn serve.
@@ -98,6 +99,14 @@ class MlflowDatabase:
 
     def model_tags(self, model_name: str) -> dict[str, str]:
         return dict(self._select("SELECT key, value FROM registered_model_tags WHERE name = :name", model_name))
+
+    def run_key(self, run_id: str) -> str | None:
+        """The train key in a run's tags; empty if it has none, None if there is no such run or it was deleted."""
+        query = f"""
+            SELECT (SELECT value FROM tags AS t WHERE t.run_uuid = r.run_uuid AND key = '{KEY}')
+            FROM runs AS r WHERE run_uuid = :name AND lifecycle_stage = 'active'
+            """
+        return next((key or "" for (key,) in self._select(query, run_id)), None)
 
     def versions(self, model_name: str) -> list[Version]:
         """Newest first. One query, so that versions, tags and aliases are of the same moment."""

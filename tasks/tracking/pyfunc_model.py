@@ -1,14 +1,11 @@
 """The model as MLflow loads and serves it: this file is in the bundle, beside ``code/slm_model`` and the checkpoint.
 
-``predict`` generates stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``). As a
-program, ``pyfunc_model.py BUNDLE REQUEST.json ANSWER.json``, it does either with a bundle's own code.
+``predict`` generates stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``).
 It imports nothing of this project but what is in the bundle.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +16,6 @@ with warnings.catch_warnings(record=True):  # MLflow warns at its own import, an
     import pandas as pd
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature, set_model
-    from mlflow.pyfunc import load_model
     from mlflow.pyfunc.model import PythonModel
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -110,20 +106,4 @@ def signature() -> ModelSignature:
     return ModelSignature(columns, stories, ParamSchema(specs))
 
 
-def main(bundle: str, request: str, answer: str) -> None:
-    """Have a bundle's own code answer a request (rows, params, device, num_threads), both in JSON."""
-    asked = json.loads(Path(request).read_bytes())
-    if asked["num_threads"] is not None:
-        import torch
-
-        torch.set_num_threads(asked["num_threads"])
-        torch.use_deterministic_algorithms(True)
-    model = load_model(bundle, suppress_warnings=True, model_config={"device": asked["device"]})
-    found: Any = model.predict(pd.DataFrame(asked["rows"]), params=asked["params"])
-    Path(answer).write_text(json.dumps(found.to_dict("list")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-else:
-    set_model(StoryModel())
+set_model(StoryModel())

@@ -11,6 +11,7 @@ from slm_model.errors import UserError
 from tasks.tracking.mlflow_address import CHAMPION, CHAMPION_SINCE, MlflowStore
 from tasks.tracking.mlflow_private import MlflowDatabase
 from tasks.tracking.mlflow_rest import MlflowRest
+from tasks.tracking.own_models import own_models
 from tasks.tracking.version import Version
 
 OF_TRAININGS = "?workflowType=machine_learning"  # else MLflow shows a run among what it has for GenAI
@@ -51,23 +52,24 @@ def aliased(store: MlflowStore, model_name: str, alias: str = CHAMPION) -> Versi
     return next((v for v in list_versions(store, model_name) if alias in v.aliases), None)
 
 
-def previous_champion(store: MlflowStore, model_name: str) -> Version | None:
-    """Who was champion before the present one: where ``slm rollback`` goes."""
-    versions = list_versions(store, model_name)
-    present = next((v for v in versions if CHAMPION in v.aliases), None)
-    before = [v for v in versions if v is not present and CHAMPION_SINCE in v.tags and not v.lost]
-    return max(before, key=lambda v: (v.tags[CHAMPION_SINCE], v.number), default=None)
+def previous_champions(store: MlflowStore, model_name: str) -> list[Version]:
+    """Those that were champion before the present one, the last first. Their files may be gone."""
+    before = [v for v in list_versions(store, model_name) if CHAMPION not in v.aliases and CHAMPION_SINCE in v.tags]
+    return sorted(before, key=lambda v: (v.tags[CHAMPION_SINCE], v.number), reverse=True)
 
 
 def version_of(store: MlflowStore, reference: str | None) -> Version:
-    """A registered version: NAME (its champion), NAME/VERSION or NAME@ALIAS; None: the newest champion of any name.
+    """A registered version: NAME (its champion), NAME/VERSION or NAME@ALIAS; None: the newest champion of
+    ``own_models``, never that of a name which only others have registered.
 
     Raises UserError if there is none, RegistryUnreachable.
     """
     if reference is None:
-        champions = [c for name in list_models(store) if (c := aliased(store, name))]
+        names, there = own_models(store.root), list_models(store)
+        champions = [c for name in names if name in there and (c := aliased(store, name))]
         if not champions:
-            raise UserError("there is no champion yet: run `slm run quick` first")
+            others = f"name one of {', '.join(there)}, or run" if there else "run"
+            raise UserError(f"there is no champion of {' or '.join(names)} yet: {others} `slm run quick` first")
         return max(champions, key=lambda version: version.created)
     found = REFERENCES.fullmatch(reference)
     if found is None:
@@ -89,6 +91,11 @@ def registered(store: MlflowStore, name: str | None = None) -> list[str]:
         found = f"there are {', '.join(names)}" if names else "run `slm run quick` first"
         raise UserError(f"no model {'' if name is None else f'{name!r} '}is registered in {store.uri}: {found}")
     return wanted
+
+
+def run_key(store: MlflowStore, run_id: str) -> str | None:
+    """The train key in the tags of an MLflow run; empty if it has none, None if the run is gone or deleted."""
+    return _reader(store).run_key(run_id)
 
 
 def page_of_version(uri: str, name: str) -> str:

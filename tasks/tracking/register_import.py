@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.tracking.mlflow_address import DIGEST, ORIGIN, REASONS, MlflowStore
 from tasks.tracking.mlflow_client import registration_lock
+from tasks.tracking.own_models import remember_model
 from tasks.tracking.read_registry import find_version
 from tasks.tracking.runs import RunDescription, fill_run
 from tasks.tracking.version import Version
@@ -35,6 +36,8 @@ def register_import(root: Path, name: str, model: Checkpoint) -> tuple[Version, 
         run_id = fill_run(store, description, [], started=started, seconds=model.manifest.seconds)
         reason = f"imported from {origin}: what it was trained on is not known, and no gate has judged it"
         tags = {DIGEST: model.digest, ORIGIN: origin, REASONS: reason, "slm.folder": str(model.folder)}
-        return register_version(
+        made = register_version(
             store, name, model.folder, run_id=run_id, key=model.key, verdict=VERDICT, metrics={}, tags=tags
-        ), False
+        )
+        remember_model(root, name)
+        return made, False

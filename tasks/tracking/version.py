@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from slm_model.errors import UserError
 from tasks.tracking.mlflow_address import AUDIT, BITS_PER_BYTE, KEY, LINEAGE, REASONS, VERDICT
 
 
@@ -35,7 +36,13 @@ class Version:
     @property
     def lineage(self) -> dict[str, str]:
         """Keys of the artifacts that it was made from, by stage."""
-        found: dict[str, str] = json.loads(self.tags.get(LINEAGE, "{}"))
+        text = self.tags.get(LINEAGE, "{}")
+        try:
+            found: dict[str, str] = json.loads(text)
+            if not all(isinstance(key, str) for key in found.values()):
+                raise ValueError
+        except (ValueError, AttributeError, RecursionError):
+            raise UserError(f"{self.name} has a tag {LINEAGE} that no run wrote ({text[:60]}): remove it") from None
         return found | ({"train": self.key} if self.key else {})
 
     @property
@@ -49,12 +56,14 @@ class Version:
     @property
     def audit(self) -> list[dict[str, str]]:
         """The aliases that it was given, oldest first: alias, who, when, why."""
-        found: list[dict[str, str]] = json.loads(self.tags.get(AUDIT, "[]"))
-        return found
+        return audit_of(self.tags.get(AUDIT, "[]"))
 
     @property
     def bits_per_byte(self) -> float | None:
-        return float(self.tags[BITS_PER_BYTE]) if BITS_PER_BYTE in self.tags else None
+        try:
+            return float(self.tags[BITS_PER_BYTE])
+        except (KeyError, ValueError):  # not written, or not by this project
+            return None
 
     @property
     def bundle(self) -> Path | None:
@@ -65,6 +74,17 @@ class Version:
     def lost(self) -> bool:
         """Its bundle was on this machine, and is gone."""
         return self.bundle is not None and not (self.bundle / "MLmodel").is_file()
+
+
+def audit_of(text: str) -> list[dict[str, str]]:
+    """The entries of an audit tag that are as this project writes them."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    wanted = ("alias", "who", "when", "why")
+    entries = found if isinstance(found, list) else []
+    return [e for e in entries if isinstance(e, dict) and all(isinstance(e.get(name), str) for name in wanted)]
 
 
 def local_path(location: str | None) -> Path | None:

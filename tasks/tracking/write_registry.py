@@ -15,17 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.engine.paths import REPOSITORY
-from tasks.tracking.bundle_process import PROGRAM
-from tasks.tracking.mlflow_address import AUDIT, CHALLENGER, CHAMPION, CHAMPION_SINCE, KEY, VERDICT, MlflowStore
+from tasks.tracking.bundle_digest import bundle_digest
+from tasks.tracking.mlflow_address import (
+    AUDIT,
+    BUNDLE_DIGEST,
+    CHALLENGER,
+    CHAMPION,
+    CHAMPION_SINCE,
+    KEY,
+    VERDICT,
+    MlflowStore,
+)
 from tasks.tracking.mlflow_client import connect, global_uri, quiet_mlflow, translate_errors
 from tasks.tracking.read_registry import aliased, find_version, list_versions
 from tasks.tracking.runs import DIGEST_LENGTH, Dataset
-from tasks.tracking.version import Version
+from tasks.tracking.version import Version, audit_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import Model
 
+MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 # What a bundle's code imports.
 LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "tokenizers", "torch")
 
@@ -55,9 +65,10 @@ def register_version(
         return found
     client = connect(store)
     all_tags = {KEY: key, VERDICT: verdict, **(tags or {})}
-    model_id = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
+    model_id, digest = _log_model(client, checkpoint, run_id, model_name, all_tags, step)
     _log_model_metrics(client, run_id, model_id, metrics, dataset, step)
     _ensure_registered_model(client, model_name)
+    all_tags[BUNDLE_DIGEST] = digest
     with global_uri(store):
         made = client.create_model_version(model_name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
     return next(v for v in list_versions(store, model_name) if v.number == int(made.version))
@@ -71,15 +82,28 @@ def set_alias(store: MlflowStore, version: Version, alias: str, why: str) -> Non
     """
     client = connect(store)
     number, now = str(version.number), datetime.now(UTC).isoformat()
-    audit = json.loads(client.get_model_version(version.model_name, number).tags.get(AUDIT, "[]"))
-    audit.append({"alias": alias, "who": _who(), "when": now, "why": why})
-    client.set_model_version_tag(version.model_name, number, AUDIT, json.dumps(audit))
+    _write_audit(client, version, alias, now, why)
     if alias == CHAMPION:
         client.set_model_version_tag(version.model_name, number, CHAMPION_SINCE, now)
         challenger = aliased(store, version.model_name, CHALLENGER)
         if challenger is not None and challenger.number == version.number:
             client.delete_registered_model_alias(version.model_name, CHALLENGER)
     client.set_registered_model_alias(version.model_name, alias, number)
+
+
+@translate_errors
+def remove_alias(store: MlflowStore, version: Version, alias: str, why: str) -> None:
+    """Take an alias from a version, so that none has it. ``why`` is recorded as by ``set_alias``."""
+    client = connect(store)
+    _write_audit(client, version, alias, datetime.now(UTC).isoformat(), f"taken away: {why}")
+    client.delete_registered_model_alias(version.model_name, alias)
+
+
+def _write_audit(client: MlflowClient, version: Version, alias: str, when: str, why: str) -> None:
+    number = str(version.number)
+    audit = audit_of(client.get_model_version(version.model_name, number).tags.get(AUDIT, "[]"))
+    audit.append({"alias": alias, "who": _who(), "when": when, "why": why})
+    client.set_model_version_tag(version.model_name, number, AUDIT, json.dumps(audit))
 
 
 @translate_errors
@@ -113,8 +137,8 @@ def _who() -> str:
 
 def _log_model(
     client: MlflowClient, checkpoint: Path, run_id: str, name: str, tags: Mapping[str, str], step: int
-) -> str:
-    """A logged model of MLflow's with its bundle, as an output of the run. Its id."""
+) -> tuple[str, str]:
+    """A logged model of MLflow's with its bundle, as an output of the run. Its id, and the bundle's digest."""
     from mlflow.entities import LoggedModelOutput
 
     with quiet_mlflow():
@@ -133,7 +157,7 @@ def _log_model(
             )
             mlflow.pyfunc.save_model(
                 folder,
-                python_model=str(PROGRAM),
+                python_model=str(MODEL_CODE),
                 code_paths=[str(REPOSITORY / "slm_model")],
                 artifacts={"checkpoint": str(checkpoint)},
                 model_config={"device": "cpu"},
@@ -143,17 +167,18 @@ def _log_model(
             )
             _forget_places(described)
             described.save(f"{folder}/MLmodel")
+            digest = bundle_digest(Path(folder))
             client.log_model_artifacts(model.model_id, folder)
         status = "READY"
     finally:
         client.finalize_logged_model(model.model_id, status)
-    return str(model.model_id)
+    return str(model.model_id), digest
 
 
 def _forget_places(described: Model) -> None:
     """Replace the absolute paths of where a bundle's parts came from, which MLflow notes and never reads, by names."""
     flavor = described.flavors["python_function"]
-    flavor["model_code_path"] = PROGRAM.name
+    flavor["model_code_path"] = MODEL_CODE.name
     for artifact in flavor["artifacts"].values():
         artifact["uri"] = artifact["path"]
 

@@ -36,16 +36,21 @@ def test_a_person_compares_promotes_and_goes_back_and_it_stands_on_the_versions(
     champion = aliased(MlflowStore(artifacts, f"sqlite:///{artifacts}/mlflow.db"), "quick")
     assert champion is not None and champion.bundle is not None
     code = champion.bundle / "code/slm_model/evaluation/scoring.py"  # nobody else's: the copy has registered it
+    whole = code.read_text()
     code.write_text("1 / 0")
     again = ["run", "quick", *SMALL, "--source.seed", "6"]  # other test stories: what is kept of its scores is no help
     done = run_slm(artifacts, *again)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("slm: quick/2 (champion) cannot be scored: ")
+    assert "was changed after it was registered" in done.stderr
     assert "`slm rollback quick`" in done.stderr.splitlines()[-1]
     assert "quick/3" not in run_slm(artifacts, "models").stdout
 
     done = run_slm(artifacts, "rollback", "quick", "--why", "too glum")
-    assert done.stdout == "quick/1 is champion again, quick/2 no longer\n"
+    assert done.stdout == "quick/1 is champion, quick/2 no longer: its files are gone or changed\n"
+    done = run_slm(artifacts, "promote", "quick/2")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    code.write_text(whole)
     done = run_slm(artifacts, "promote", "quick/2", "--alias", "reference", "--why", "a good month")
     assert done.stdout == "quick/2 is reference, quick/1 no longer\n"
     done = run_slm(artifacts, "promote", "quick/2", "--alias", "reference", "--why", "once more")

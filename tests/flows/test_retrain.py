@@ -26,10 +26,12 @@ from tasks.lineage.garbage_collection import removable
 from tasks.lineage.trace import trace_version
 from tasks.resolve import resolve
 from tasks.running.pages import retrain_page
+from tasks.tracking.bundle_digest import bundle_digest
 from tasks.tracking.bundle_process import BundleFailed
-from tasks.tracking.mlflow_address import MlflowStore
+from tasks.tracking.mlflow_address import BUNDLE_DIGEST, MlflowStore
 from tasks.tracking.read_registry import list_versions, version_of
 from tasks.tracking.release import Decision
+from tasks.tracking.write_registry import set_tags
 from tests.e2e.conftest import SMALL
 
 ALONE = Placement(num_workers=1)
@@ -196,6 +198,7 @@ def test_a_champion_that_cannot_be_scored_is_no_verdict(config: PipelineConfig, 
     champion = version_of(MlflowStore.at(root), "nightly")
     assert champion.bundle is not None
     (champion.bundle / "code/slm_model/evaluation/scoring.py").write_text("1 / 0")
+    set_tags(MlflowStore.at(root), champion, {BUNDLE_DIGEST: bundle_digest(champion.bundle)})
     write(tmp_path, "second", stories(0, 600, 700))
     told.clear()
     with pytest.raises(BundleFailed, match=r"nightly/1 \(champion, reference\) cannot be scored: .*ZeroDivisionError"):

@@ -38,9 +38,9 @@ ORDER = (
 FLOOR = {package: floor for floor, packages in enumerate(reversed(ORDER)) for package in packages}
 FRONT_DOOR = "slm_model.api"  # for users: it may import from everywhere, and nothing of ours imports it
 MAY_NOT_IMPORT = {"slm_model": {"prefect", "mlflow"}, "tasks": set[str](), "flows": {"mlflow"}}
-# The last of them travels in every model's bundle. `slm up` has the application of MLflow's server.
-MLFLOW_LIVES_IN = {f"tasks/tracking/{name}.py" for name in ("mlflow_client", "runs", "write_registry", "pyfunc_model")}
-MLFLOW_LIVES_IN.add("tasks/services/mlflow_application.py")
+# pyfunc_model travels in every model's bundle, bundle_program runs it. `slm up` has the application of MLflow's server.
+MLFLOW_FILES = ("mlflow_client", "runs", "write_registry", "pyfunc_model", "bundle_program")
+MLFLOW_LIVES_IN = {f"tasks/tracking/{name}.py" for name in MLFLOW_FILES} | {"tasks/services/mlflow_application.py"}
 FOLDERS = {p.parent for top in MAY_NOT_IMPORT for p in (ROOT / top).rglob("*.py")}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path

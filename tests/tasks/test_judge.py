@@ -27,8 +27,9 @@ from tasks.engine.step import StepResult
 from tasks.judge import compare_versions, contender, judge_model, record_seed_variance, seed_variance_of
 from tasks.running.planner import Planner
 from tasks.running.runner import Runner
+from tasks.tracking.bundle_digest import BundleChanged, bundle_digest
 from tasks.tracking.bundle_process import BundleFailed
-from tasks.tracking.mlflow_address import CHAMPION, REFERENCE, VERDICT_TAG, MlflowStore
+from tasks.tracking.mlflow_address import BUNDLE_DIGEST, CHAMPION, DIGEST, REFERENCE, VERDICT_TAG, MlflowStore
 from tasks.tracking.read_registry import aliased, find_version, list_versions
 from tasks.tracking.release import ReleaseConfig
 from tasks.tracking.version import Version
@@ -206,7 +207,14 @@ def test_a_champion_that_another_version_of_the_project_wrote_is_scored(
     fields = code.partition("    num_parameters: int\n")[2].partition("\n\n\n@dataclass")[0]
     own_code.write_text(code.replace(f"    num_parameters: int\n{fields}", "    of_old: int"))
     try:
-        assert contender(built.store, built.version(first), second.artifacts["split"]).scores
+        sealed = built.version(first).tags | {BUNDLE_DIGEST: bundle_digest(bundle)}
+        version = replace(built.version(first), tags=sealed)
+        assert contender(built.store, version, second.artifacts["split"]).scores
+        with pytest.raises(BundleChanged, match=r"^quick/1.* cannot be scored: .* was changed after it was registered"):
+            contender(built.store, built.version(first), second.artifacts["split"])
+        del sealed[BUNDLE_DIGEST], sealed[DIGEST]
+        with pytest.raises(BundleFailed, match="its code is not run: `slm seal quick/1`"):
+            contender(built.store, replace(version, tags=sealed), second.artifacts["split"])
     finally:
         path.write_bytes(whole)
         own_code.write_text(code)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.running.console import Console, say
+from tasks.running.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = "\x1b]0;evil\x1b\\ \x1b[2J \u202e"
@@ -36,8 +37,21 @@ def test_what_is_printed_cannot_command_the_terminal(thing: object) -> None:
 
 def test_our_own_colours_pass() -> None:
     out = io.StringIO()
-    Console(file=out, force_terminal=True, color_system="standard").print("[red]no[/]", end="")
+    Console(file=out, force_terminal=True, color_system="standard").print("[red]no[/]", end="", markup=True)
     assert out.getvalue() == "\x1b[31mno\x1b[0m"
+
+
+@pytest.mark.parametrize("text", ["[/y]", "[bold]x", "[link=http://a]b[/link]", r"\[/y]", "[on red] :smile:"])
+def test_what_looks_like_markup_is_printed_as_it_is(text: str) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200, highlight=False)
+    row = Table(text, box=None, pad_edge=False)
+    row.add_row(text)
+    terminal = Terminal(console)
+    for thing in (text, row, Panel(text, title=Text(text))):
+        console.print(thing)
+    terminal.noted("register", text, None)
+    assert out.getvalue().count(text) == 6
 
 
 def test_say_shows_control_characters(capsys: pytest.CaptureFixture[str]) -> None:

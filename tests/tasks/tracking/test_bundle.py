@@ -5,6 +5,7 @@ import json
 import os
 import pickletools
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -165,6 +166,46 @@ def test_a_bundle_whose_code_fails_says_why(bundle: Path, tmp_path: Path) -> Non
         score_with_bundle(broken, TEXTS)
 
 
+CURIOUS = """
+
+def score_texts(network, tokenizer, texts):
+    import os, socket
+    assert not [name for name in os.environ if "secret" in os.environ[name]], "it has a secret"
+    try:
+        socket.create_connection(("127.0.0.1", {port}), timeout=5)
+    except OSError:
+        return [StoryScore(0.0, 1, 2, 0) for _ in texts]
+    return [StoryScore(1.0, 1, 2, 0) for _ in texts]
+"""
+
+
+def test_a_bundles_code_gets_no_secret_of_the_environment_and_no_network(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "PREFECT_API_KEY",
+        "HTTPS_PROXY",
+        "X",
+    ):
+        monkeypatch.setenv(name, "secret")
+    curious = shutil.copytree(bundle, tmp_path / "curious")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with (curious / "code/slm_model/evaluation/scoring.py").open("a") as file:
+            file.write(CURIOUS.format(port=listening.getsockname()[1]))
+        [score] = score_with_bundle(curious, ["Tom sat."])
+    if not network_can_be_left():
+        pytest.skip("this system does not let a process leave the network")
+    assert score.nats == 0.0
+
+
+def network_can_be_left() -> bool:
+    program = "from tasks.tracking.bundle_program import leave_network; raise SystemExit(not leave_network())"
+    return subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 ISOLATED = """
 import json, sys
 sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(f).lower()]  # as if the checkout were not there
@@ -240,8 +281,6 @@ def test_requirements_are_pinned_and_can_be_had_from_an_index(bundle: Path) -> N
 
 @pytest.mark.slow
 def test_a_bundle_is_served_by_mlflow(bundle: Path, tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -19,9 +19,11 @@ import pytest
 
 from slm_model.checkpoint import open_checkpoint
 from slm_model.errors import UserError
-from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_digest import checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder
 from tasks.tracking.mlflow_address import CHALLENGER, CHAMPION, REFERENCE, MlflowStore, RegistryUnreachable
 from tasks.tracking.mlflow_client import connect, registration_lock
+from tasks.tracking.own_models import remember_model
 from tasks.tracking.read_registry import (
     Version,
     aliased,
@@ -29,7 +31,8 @@ from tasks.tracking.read_registry import (
     list_models,
     list_versions,
     model_tag,
-    previous_champion,
+    previous_champions,
+    version_of,
 )
 from tasks.tracking.runs import Dataset, RunDescription, fill_run
 from tasks.tracking.write_registry import register_version, set_alias, set_model_tag, set_tags
@@ -100,11 +103,11 @@ def test_an_alias_has_one_bearer_and_a_champion_is_no_challenger(store: MlflowSt
     set_alias(store, second, CHALLENGER, "by hand")
     set_alias(store, second, CHAMPION, "by hand")
     assert [(v.number, v.aliases) for v in list_versions(store, "tales")] == [(2, (CHAMPION,)), (1, ())]
-    before = previous_champion(store, "tales")
-    assert before is not None
+    [before] = previous_champions(store, "tales")
     assert before.number == 1
     set_alias(store, before, CHAMPION, "by hand")  # back, and forth again
-    assert [v and v.number for v in (aliased(store, "tales"), previous_champion(store, "tales"))] == [1, 2]
+    [before] = previous_champions(store, "tales")
+    assert (aliased(store, "tales"), before.number) == (find_version(store, "tales", "key-1"), 2)
 
 
 @pytest.mark.slow
@@ -146,6 +149,32 @@ def test_each_alias_that_a_version_was_given_stands_on_it_with_who_when_and_why(
     assert moments == sorted(moments)
 
 
+def test_without_a_name_only_names_that_runs_of_these_artifacts_registered_count(
+    store: MlflowStore, checkpoint: Path
+) -> None:
+    with pytest.raises(UserError, match="no champion of tinystories yet: run `slm run quick` first"):
+        version_of(store, None)
+    for name in ("ours", "zz-theirs"):
+        set_alias(store, register(store, checkpoint, f"key-{name}", name=name), CHAMPION, "by hand")
+    with pytest.raises(UserError, match="no champion of tinystories yet: name one of ours, zz-theirs, or run"):
+        version_of(store, None)
+    remember_model(store.root, "ours")
+    assert version_of(store, None).name == "ours/1"
+    set_alias(store, register(store, checkpoint, "key-default", name="tinystories"), CHAMPION, "by hand")
+    assert version_of(store, None).name == "ours/1", "somebody else's, now that these artifacts have a name"
+    (store.root / "registered.json").write_text("{")
+    assert version_of(store, None).name == "tinystories/1"
+
+
+def test_tags_that_no_run_wrote_do_not_stop_a_listing(store: MlflowStore, checkpoint: Path) -> None:
+    version = register(store, checkpoint, "key-1")
+    set_tags(store, version, {"slm.bits_per_byte": "[/y]", "slm.audit": "[1, {}]", "slm.reasons": "[/y]"})
+    found = version_of(store, "tales/1")
+    assert (found.bits_per_byte, found.audit) == (None, [])
+    set_alias(store, found, CHAMPION, "by hand")
+    assert [one["why"] for one in version_of(store, "tales").audit] == ["by hand"]
+
+
 def test_a_registered_model_has_tags_of_its_own(store: MlflowStore) -> None:
     assert model_tag(store, "tales", "slm.spread") is None
     set_model_tag(store, "tales", "slm.spread", "1")
@@ -157,7 +186,7 @@ def test_a_registered_model_has_tags_of_its_own(store: MlflowStore) -> None:
 def test_a_rejected_version_was_never_champion(store: MlflowStore, checkpoint: Path) -> None:
     register(store, checkpoint, "key-1", "rejected")
     set_alias(store, register(store, checkpoint, "key-2"), CHAMPION, "by hand")
-    assert previous_champion(store, "tales") is None
+    assert previous_champions(store, "tales") == []
 
 
 def test_tags_can_be_added_later(store: MlflowStore, checkpoint: Path) -> None:

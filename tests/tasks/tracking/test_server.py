@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from slm_model.checkpoint import open_checkpoint
-from tasks.tracking.bundle_files import bundle_folder, checkpoint_folder
+from tasks.tracking.bundle_digest import checkpoint_folder
+from tasks.tracking.bundle_files import bundle_folder
 from tasks.tracking.bundle_process import score_with_bundle
 from tasks.tracking.mlflow_address import CHAMPION, MlflowStore, RegistryUnreachable
 from tasks.tracking.mlflow_client import connect
