@@ -8,7 +8,7 @@ JOBS ?= logical
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check format docs screenshots story lock clean FORCE
+.PHONY: help run test test-all check format docs screenshots story lock lock-image notices clean FORCE
 
 # The programs of an environment have its path in them: one that was copied or moved with the checkout is made again.
 MADE_AT := $(shell sed -n '1s,^\#!\(.*\)/bin/python.*,\1,p' $(BIN)/slm 2>/dev/null)
@@ -21,6 +21,7 @@ help:
 	@echo "make screenshots   take docs/screenshots/ anew, with the system's Chromium"
 	@echo "make lock      pin the newest versions that pyproject.toml allows"
 	@echo "make docs      the documentation as a site, in site/"
+	@echo "make lock-image, make notices   after it: what the image installs, with hashes; NOTICES.md"
 	@echo "make story     record the story at the head of the README again"
 	@echo "make clean     remove the environment and caches; artifacts/ stays"
 
@@ -64,6 +65,12 @@ lock:
 	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt setuptools wheel -e ".[dev]"
 	{ sed -n '/^#/p' constraints.txt; $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | grep -viE '^pip==|^torch==' ; grep '^torch==' constraints.txt; } > requirements.lock
 	rm -rf $(VENV)-lock
+
+lock-image: $(VENV)/.installed
+	$(BIN)/python -m docs.dependencies lock
+
+notices: $(VENV)/.installed
+	$(BIN)/python -m docs.dependencies notices
 
 story: $(VENV)/.installed
 	$(BIN)/python -m docs.record_story

@@ -12,6 +12,7 @@ from tasks.engine.paths import artifacts_root
 from tasks.running.console import Console, say
 from tasks.services.environment import configure_environment
 
+ALIVE = "supervise.alive"
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
 
@@ -37,7 +38,8 @@ def supervise(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     supervisor = Supervisor(PrefectApi(url), root, options.reruns, say, sees_processes=False)
     supervisor.say(f"looking after the runs of {url} that leave their artifacts in {root}")
     while True:
-        supervisor.try_to_look()
+        if supervisor.try_to_look():
+            (root / ALIVE).touch()  # how recent it is tells a health check whether runs are looked after
         time.sleep(LOOK_SECONDS)
 
 

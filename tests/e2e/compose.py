@@ -35,7 +35,8 @@ class Compose:
         self.document = read_compose()
 
     def command(self, service: str) -> list[str]:
-        return self._words(self.document["services"][service]["command"])
+        """Through the entry point of our images."""
+        return [str(DEPLOY / "with-secrets"), *self._words(self.document["services"][service]["command"])]
 
     def health(self, service: str) -> list[str]:
         """The command that ends well once the service does its work."""
@@ -44,7 +45,15 @@ class Compose:
     def environment(self, service: str) -> dict[str, str]:
         given = self.document["services"][service]["environment"]
         path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        path["SLM_SECRETS"] = self.fill("/run/secrets")
         return path | {name: self.fill(value) for name, value in given.items()}
+
+    def client(self, service: str) -> dict[str, str]:
+        """The environment, with what the entry point reads from files."""
+        given = self.environment(service)
+        read = {name: Path(value).read_text() for name, value in given.items() if name.endswith("_FILE")}
+        plain = {name: value for name, value in given.items() if name not in read}
+        return plain | {name.removesuffix("_FILE"): value for name, value in read.items()}
 
     def fill(self, text: str) -> str:
         def value(found: re.Match[str]) -> str:

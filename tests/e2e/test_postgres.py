@@ -6,6 +6,7 @@ They run as processes of this machine, by the commands and with the variables of
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -22,20 +23,22 @@ from typing import Any
 import pytest
 
 from slm_model.evaluation.gate import Verdict
-from tests.e2e.compose import Compose, free_port
+from tests.e2e.compose import DEPLOY, Compose, free_port
 from tests.e2e.conftest import environment, run_slm
 from tests.e2e.postgres import Postgres, postgres
 from tests.e2e.test_prefect_server import ROOT, SMALL, STAGES, Server, process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # six runs at once, on whatever cores there are
 
-SETTINGS = {
-    "PREFECT_DB_PASSWORD": "prefect-database",
-    "MLFLOW_DB_PASSWORD": "mlflow-database",
-    "PREFECT_LOGIN": "admin:prefect-login",
-    "MLFLOW_ADMIN_PASSWORD": "mlflow-administrator",
-    "MLFLOW_SECRET_KEY": "mlflow-secret-key",
-    "SLM_RUNS_A_WORKER": "3",
+SETTINGS = {"SLM_RUNS_A_WORKER": "3"}
+SECRETS = {
+    "prefect-db": "prefect-database",
+    "mlflow-db": "mlflow-database",
+    "prefect-login": "admin:prefect-login",
+    "mlflow-admin": "mlflow-administrator",
+    "mlflow-worker": "mlflow-service-account",
+    "mlflow-key": "mlflow-secret-key",
+    "hf-token": "",
 }
 GATE = {"min_context_gain": 0, "min_valid": 0, "min_ended": 0, "max_repeated": 1, "may_memorise": True}
 CONFIG = SMALL | {"release": {"model_name": "tales", "gate": GATE}}
@@ -57,7 +60,7 @@ class Deployment:
 
     def ask_mlflow(self, path: str, body: Any = None, login: str | None = None, host: str | None = None) -> Any:
         """An answer of MLflow's: to a GET, or to a POST with a body. The user is admin unless ``login`` names one."""
-        user = login or f"admin:{SETTINGS['MLFLOW_ADMIN_PASSWORD']}"
+        user = login or f"admin:{SECRETS['mlflow-admin']}"
         headers = {"Content-Type": "application/json"} | ({"Host": host} if host else {})
         headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         data = None if body is None else json.dumps(body).encode()
@@ -80,7 +83,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     with ExitStack() as down:
         database = down.enter_context(postgres())
         for name in ("prefect", "mlflow"):
-            database.database(name, SETTINGS[f"{name.upper()}_DB_PASSWORD"])
+            database.database(name, SECRETS[f"{name}-db"])
+        (folder / "secrets").mkdir()
+        for name, value in SECRETS.items():
+            (folder / "secrets" / name).write_text(value)
         prefect, mlflow, health = (str(free_port()) for _ in range(3))
         places = {
             **dict.fromkeys(("prefect-db:5432", "mlflow-db:5432"), f"127.0.0.1:{database.port}"),
@@ -88,7 +94,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             **dict.fromkeys(("mlflow:5000", "127.0.0.1:5000"), f"127.0.0.1:{mlflow}"),
             **{"4200": prefect, "5000": mlflow, "127.0.0.1:8080": f"127.0.0.1:{health}", "0.0.0.0": "127.0.0.1"},
             **{"/artifacts": str(folder / "artifacts"), "/mlflow-artifacts": str(folder / "kept")},
-            **{"/mlflow-auth.ini": str(folder / "auth.ini")},
+            **{"/mlflow-auth.ini": str(folder / "auth.ini"), "/run/secrets": str(folder / "secrets")},
         }
         compose = Compose(SETTINGS, places)
         (folder / "auth.ini").write_text(compose.fill(compose.document["configs"]["mlflow-auth"]["content"]))
@@ -108,16 +114,19 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             start(service, service)
         for service in ("prefect", "mlflow"):
             wait(service)
-        env = base | compose.environment("deploy")
-        done = subprocess.run(compose.command("deploy"), env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        for service in ("accounts", "accounts", "deploy"):  # the first of them may run again
+            env = base | compose.environment(service)
+            done = subprocess.run(
+                compose.command(service), env=env, cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
         start("worker", "worker", PREFECT_WORKER_WEBSERVER_PORT=health)
         start("supervise", "supervise")
         start("worker", "worker-2", PREFECT_WORKER_WEBSERVER_PORT=str(free_port()))
         wait("worker")
-        basic = base64.b64encode(SETTINGS["PREFECT_LOGIN"].encode()).decode()
+        basic = base64.b64encode(SECRETS["prefect-login"].encode()).decode()
         server = Server(f"http://127.0.0.1:{prefect}/api", folder / "artifacts", {"Authorization": f"Basic {basic}"})
-        client = compose.environment("worker")
+        client = compose.client("worker")
         yield Deployment(database, compose, server, f"http://127.0.0.1:{mlflow}", client, folder)
 
 
@@ -228,19 +237,79 @@ def test_another_user_of_mlflow_reads_and_does_not_write(deployment: Deployment,
     assert deployment.slm("models", **reader).stdout == deployment.slm("models").stdout
     done = deployment.slm("promote", "tales/3", "--alias", "reference", **reader)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "ermission denied" in done.stderr
+    assert "reader may read and not write" in done.stderr
 
 
-def test_a_dump_restores_to_the_same_registry(deployment: Deployment, six: list[str], tmp_path: Path) -> None:
-    """As deploy/README.md backs up and restores."""
-    counts = {}
-    for name, table in (("mlflow", "model_version_tags"), ("prefect", "flow_run")):
-        deployment.postgres.run("pg_dump", "-Fc", "-f", str(tmp_path / name), name)
-        deployment.postgres.psql(f"CREATE DATABASE {name}_again OWNER {name}")
-        deployment.postgres.run("pg_restore", "-d", f"{name}_again", str(tmp_path / name))
-        query = f"SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} t"
-        counts[name] = {deployment.postgres.psql(query, database=one) for one in (name, f"{name}_again")}
-    assert [len(found) for found in counts.values()] == [1, 1]
+def test_logins_of_mlflow_do_only_what_the_readme_says(deployment: Deployment, six: list[str]) -> None:
+    """The worker's account writes and does not delete; nobody places files elsewhere, in the server's own files say."""
+    deployment.ask_mlflow("users/create", {"username": "guest", "password": "reads-and-no-more"})
+    guest, worker = "guest:reads-and-no-more", f"worker:{SECRETS['mlflow-worker']}"
+
+    def refused(login: str, path: str, body: Any) -> bool:
+        try:
+            deployment.ask_mlflow(path, body, login)
+        except urllib.error.HTTPError as error:
+            return error.code in (400, 403)
+        return False
+
+    for login in (guest, worker, f"admin:{SECRETS['mlflow-admin']}"):
+        assert refused(login, "experiments/create", {"name": "evil", "artifact_location": "file:///etc"})
+        assert refused(login, "experiments/create", {"name": "evil", "artifactLocation": "file:///etc"})
+        elsewhere = {"name": "tales", "source": "file:///etc"}
+        assert refused(login, "model-versions/create", elsewhere)
+    assert refused(guest, "experiments/create", {"name": "of a guest"})
+    assert refused(guest, "registered-models/create", {"name": "of a guest"})
+    assert refused(guest, "registered-models/alias", {"name": "tales", "alias": "champion", "version": "1"})
+    assert refused(worker, "experiments/delete", {"experiment_id": "1"})
+    assert refused(worker, "users/create", {"username": "another", "password": "reads-and-no-more"})
+
+
+def test_a_backup_restores_to_the_same_registry_and_the_same_files(
+    deployment: Deployment, six: list[str], tmp_path: Path
+) -> None:
+    """deploy/backup.sh, into databases that are dropped and made again. Three backups are made and two kept."""
+    database, source = deployment.postgres, tmp_path / "mlflow-artifacts"
+    shutil.copytree(deployment.folder / "kept", source)
+    tables = {"mlflow": "model_version_tags", "prefect": "flow_run"}
+
+    def rows(suffix: str = "") -> dict[str, str]:
+        query = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM {} t"
+        return {name: database.psql(query.format(table), database=name + suffix) for name, table in tables.items()}
+
+    def files() -> dict[str, bytes]:
+        return {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+
+    env = os.environ | {
+        "PATH": f"{database.binaries}{os.pathsep}{os.environ['PATH']}",
+        "SECRETS": str(deployment.folder / "secrets"),
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(database.port),
+        "BACKUP_TO": str(tmp_path / "backups"),
+        "BACKUP_FILES": str(source),
+        "BACKUPS_KEPT": "2",
+    }
+
+    def backup(*words: str) -> str:
+        command = ["sh", str(DEPLOY / "backup.sh"), *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    before, kept = rows(), files()
+    assert kept
+    for _ in range(3):
+        newest = backup("once")
+        time.sleep(1.1)  # they are named by the second
+    assert len(list((tmp_path / "backups").iterdir())) == 2
+    for name in tables:
+        database.psql(f"CREATE DATABASE {name}_again OWNER {name}")
+    shutil.rmtree(source)
+    source.mkdir()
+    backup("restore", newest, "_again")
+    assert rows("_again") == before and files() == kept
+    (Path(newest) / "mlflow.dump").write_bytes(b"damaged")
+    with pytest.raises(AssertionError, match=r"mlflow.dump"):
+        backup("restore", newest, "_again")
 
 
 def test_a_run_whose_container_was_killed_goes_on_in_another(deployment: Deployment) -> None:
