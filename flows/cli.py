@@ -299,8 +299,6 @@ def understood(arguments: Sequence[str], top: argparse.ArgumentParser) -> tuple[
 
     if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
         raise UserError(f"the argument {bad!r} is not UTF-8: rename what it names")
-    if bad := next((one for one in arguments if one.encode(errors="ignore").decode() != one), None):
-        raise UserError(f"the argument {bad!r} is not UTF-8: rename what it names")
     commands = top.get_default("commands")
     name = arguments[0]
     if name not in commands and not name.startswith("-"):
