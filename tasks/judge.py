@@ -212,9 +212,9 @@ def _device(wanted: str) -> str:
     from slm_model.numerics.config import NumericsConfig
 
     try:
-        return choose_device(NumericsConfig(), wanted)
+        return choose_device(NumericsConfig.model_validate({"device": wanted}))
     except UserError:
-        return choose_device(NumericsConfig(), "auto")
+        return choose_device(NumericsConfig())
 
 
 def _resembling(root: Path, manifest: Manifest | None, splits: Splits) -> frozenset[str] | None:

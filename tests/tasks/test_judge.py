@@ -161,7 +161,7 @@ def test_a_champion_is_scored_on_the_device_of_the_new_models_evaluation_and_the
     monkeypatch.setattr(tasks.judge, "score_with_bundle", lambda *args: on.append(args[2]) or score(*args))
     monkeypatch.setattr(tasks.judge, "_own_scores", lambda *args: None)
     evaluation, splits, version = second.artifacts["evaluate"], second.artifacts["split"], built.version(first)
-    usual = choose_device(NumericsConfig(), "auto")
+    usual = choose_device(NumericsConfig())
     for recorded, device in (("cpu", "cpu"), ("xpu", usual)):  # this machine has no such device
         numerics = evaluation.numerics() | {"device": recorded}
         monkeypatch.setattr(type(evaluation), "numerics", lambda self, numerics=numerics: numerics)
