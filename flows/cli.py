@@ -137,7 +137,7 @@ def _add_models(command: Command) -> None:
 
 
 def _add_formats(command: Command) -> None:
-    export = command("export", "write a model for transformers, llama.cpp, Ollama or llama2.c")
+    export = command("export", "write a model for transformers, llama.cpp, Ollama or llama2.c", acts=True)
     reference = f"NAME (its champion), NAME/VERSION, NAME@ALIAS, or a checkpoint folder; `champion`: {DEFAULT_MODEL}"
     export.add_argument("model", help=reference)
     export.add_argument("out", help="the folder to make")
@@ -148,7 +148,7 @@ def _add_formats(command: Command) -> None:
     export.add_argument("--data-license", default=None, metavar="NAME", help=text)
     text = "upload the folder to this repository of the Hugging Face hub, made private if there is none"
     export.add_argument("--push", default=None, metavar="REPO", help=text)
-    bring = command("import", "read a model of transformers, llama.cpp or llama2.c, and register it")
+    bring = command("import", "read a model of transformers, llama.cpp or llama2.c, and register it", acts=True)
     source = "a folder with safetensors, a .gguf, a .bin of llama2.c with its tokenizer.bin, or an id of the hub"
     bring.add_argument("source", help=source)
     bring.add_argument("--name", default=None, help="register it under this name")

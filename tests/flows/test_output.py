@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import parser
+
 PROGRAM = "import sys; from flows.cli import main; main(sys.argv[1:])"
 # A command that acts: it prints, does its work, and prints again.
 ACTING = """\
@@ -76,6 +78,14 @@ def test_a_command_that_acts_finishes_its_work_whatever_becomes_of_its_output(
     done = run(ACTING, str(tmp_path / "work"), stdout=output())
     assert (done.returncode, done.stderr.count("\n")) == (0, lines), done.stderr
     assert (tmp_path / "work").read_text() == "done"
+
+
+def test_only_these_commands_do_nothing_but_print() -> None:
+    """A new command that does more has to say so, or a full disk below its output ends it halfway."""
+    commands = parser().get_default("commands")
+    assert {name for name, command in commands.items() if not command.get_default("acts")} == {
+        *("plan", "verify", "walk", "settings", "generate", "models", "show", "trace", "replay", "doctor"),
+    }
 
 
 def test_a_command_that_only_prints_ends_when_its_reader_leaves() -> None:
