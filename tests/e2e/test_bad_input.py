@@ -149,7 +149,7 @@ def test_a_context_longer_than_all_that_there_is(tmp_path: Path) -> None:
         (["run", "quick", "--vocab.kind", "syllable"], "'bpe'"),
         (["run", "quick", "--train.max-steps", "many"], "'many'"),
         (["run", "quick", "--vocab.size", "1000000000000"], "less than or equal to 1048576"),
-        (["generate", "Once"], "no champion yet"),
+        (["generate", "Once"], "no champion of tinystories yet"),
         (["generate", "Once", "--model", "nobody"], "nobody"),
         (["generate", "Once", "--temperature", "-1"], "--temperature"),
         (["models"], "no model is registered in sqlite:///"),

@@ -151,6 +151,7 @@ def test_help_lists_every_command_below_the_title_of_its_group() -> None:
         "models --compare a/1 a/2",
         "promote a/1",
         "rollback a",
+        "seal a",
         "sweep quick --over train.max_steps=1,2",
         "scaling quick --steps 3",
         "seed-variance quick",
