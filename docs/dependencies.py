@@ -140,13 +140,11 @@ def notices() -> Iterator[str]:
 def licence(name: str) -> str:
     """A package's licence as it states it: an SPDX expression, a classifier, or the first line of a text."""
     metadata = distribution(name).metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
+    expressions, texts = metadata.get_all("License-Expression", []), metadata.get_all("License", [])
     classes = [one.rpartition(" :: ")[2] for one in metadata.get_all("Classifier", []) if one.startswith("License :: ")]
-    if named := [one for one in classes if one != "OSI Approved"]:
-        return ", ".join(named).replace("|", "/")
-    text = (metadata.get("License") or "").strip().partition("\n")[0]
-    return text.replace("|", "/")[:80] or "see its files"
+    named = expressions or [one for one in classes if one != "OSI Approved"]
+    named = named or [text.strip().partition("\n")[0][:80] for text in texts]
+    return ", ".join(filter(None, named)).replace("|", "/") or "see its files"
 
 
 if __name__ == "__main__":
