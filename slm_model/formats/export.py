@@ -62,6 +62,8 @@ def card_of(model: Checkpoint, raw: RawStories | None, evaluation: Evaluation | 
     if raw is not None:
         source = raw.manifest.recipe.configs[0] if raw.manifest and raw.manifest.recipe.configs else {}
         facts = replace(facts, data=raw.facts.description, dataset=source.get("dataset", ""))
+    if model.facts.origin is not None:
+        facts = replace(facts, data=f"Not known: imported from {model.facts.origin}")
     if evaluation is not None:
         facts = replace(facts, scores=evaluation.score_card(), samples=evaluation.samples())
     return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import tokenizers
 import torch
 from hypothesis import given
+from pyarrow import parquet
 
 from slm_model.errors import ArtifactDamaged, UserError
 from slm_model.formats import huggingface, transformers_reader
@@ -104,6 +106,17 @@ def test_the_files_normaliser_is_ours_but_for_the_repair(text: str) -> None:
 def test_raw_text_gets_the_form_that_the_model_was_trained_on(text: str) -> None:
     document = json.loads(BUILT["bpe"].to_json()) | {"normalizer": normaliser()}
     assert tokenizers.Tokenizer.from_str(json.dumps(document)).normalizer.normalize_str(text) == normalise(text)
+
+
+def test_genuine_raw_stories_get_the_form_that_the_model_was_trained_on_but_for_the_repair() -> None:
+    if (sample := os.environ.get("SLM_SAMPLE_DIR")) is None:
+        pytest.skip("SLM_SAMPLE_DIR names no folder of genuine stories")
+    document = json.loads(BUILT["bpe"].to_json()) | {"normalizer": normaliser()}
+    library = tokenizers.Tokenizer.from_str(json.dumps(document)).normalizer
+    [path] = Path(sample).glob("validation-*.parquet")
+    stories = parquet.read_table(path)["text"].to_pylist()
+    differ = [story for story in stories if library.normalize_str(story) != normalise(story)]
+    assert len(stories) > 1000 and all(repair(story)[1] for story in differ)
 
 
 def test_a_network_without_counterpart_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from slm_model.errors import UserError
-from slm_model.formats import llama2c
-from slm_model.formats.config import GgufConfig, Llama2cConfig
+from slm_model.formats import llama2c, transformers_reader
+from slm_model.formats.config import FormatConfig, GgufConfig, HuggingFaceConfig, Llama2cConfig
 from slm_model.formats.export import export_to
 from slm_model.formats.model_card import CardFacts
 from slm_model.formats.outside_model import OutsideModel
@@ -161,10 +161,16 @@ def test_a_c_program_of_the_public_format_writes_the_models_greedy_text(tied: bo
     assert len(found) == 30
 
 
-def test_a_vocabulary_from_llama2c_goes_out_as_gguf_too(tmp_path: Path) -> None:
-    pytest.importorskip("gguf", reason="needs the extra formats")
+@pytest.mark.parametrize("config", [GgufConfig(), HuggingFaceConfig()], ids=lambda config: config.kind)
+def test_a_vocabulary_from_llama2c_goes_out_in_other_formats_too(
+    config: FormatConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if config.kind == "gguf":
+        pytest.importorskip("gguf", reason="needs the extra formats")
+    monkeypatch.setattr(transformers_reader, "is_installed", lambda: False)  # it takes seconds to load
     network, tokenizer = toy(tied=False)
-    parities = export_to(
-        tmp_path / "out", network, tokenizer, GgufConfig(), ["the and é.", "and a tin"], CardFacts("toy/1")
-    )
-    assert parities[0].same_ids == 2 and parities[0].max_logit_difference == 0
+    stories = ["the and é.", "and a tin"]
+    [parity] = export_to(tmp_path / "out", network, tokenizer, config, stories, CardFacts("toy/1"))
+    assert parity.same_ids == 2 and parity.max_logit_difference == 0
+    back = config.implementation().read(tmp_path / "out").tokenizer
+    assert (back.bos_id, back.eos_id, back.unk_id, back.adds_blank) == (1, 1, 0, True)
