@@ -1,4 +1,4 @@
-"""The how-to pages name commands, options, settings and files that exist."""
+"""The how-to pages about other systems' formats name commands, options and settings that exist."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import pytest
 from flows.cli import overrides, parser
 from flows.presets import configure
 
-PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
+HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
+PAGES = [HOW_TO / f"{name}.md" for name in ("use-in-transformers-llama-cpp-ollama", "bring-a-model-of-others")]
 
 
 def commands(page: Path) -> list[list[str]]:
     """The lines of a page's shell blocks that begin with slm."""
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("slm ")]
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.DOTALL)
+    return [
+        shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.startswith("slm ")
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
