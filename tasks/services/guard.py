@@ -22,7 +22,7 @@ OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 class Guard:
     """Middleware: answers what ``refusal`` returns for a request's headers; without one the application answers. Lets
-    no other page show one of ours in a frame."""
+    no page of another site show one of ours in a frame."""
 
     def __init__(self, app: ASGIApp, refusal: Callable[[Headers], Response | None]) -> None:
         self.app, self.refusal = app, refusal
@@ -64,11 +64,11 @@ def lacks_login(headers: Headers, login: str) -> Response | None:
 
 
 def without_frames(send: Send) -> Send:
-    """Sends answers that no other page may show in a frame."""
+    """Sends answers that no page of another site may show in a frame."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["Content-Security-Policy"] = "frame-ancestors 'none'"
+            MutableHeaders(scope=message).append("Content-Security-Policy", "frame-ancestors 'self'")
         await send(message)
 
     return sending

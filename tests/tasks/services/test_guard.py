@@ -36,7 +36,7 @@ def test_its_own_names_are_answered_also_through_a_forwarded_port(host: str) -> 
     for origin in ({}, {"Origin": f"http://{host}"}):
         answer = client().get("/", headers={"Host": host, **origin})
         assert (answer.status_code, answer.text) == (200, "inside")
-        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
 
 
 @pytest.mark.parametrize(
