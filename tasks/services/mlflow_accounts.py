@@ -25,7 +25,9 @@ ADMIN, WORKER = "admin", "worker"
 READING = ("GET", "HEAD", "OPTIONS")
 SEARCHING = re.compile(r"/(search|search-datasets|graphql)$")  # POST, because a query may be long
 OWN_PASSWORD = "/mlflow/users/update-password"  # MLflow refuses another user's
-WRITING = re.compile(r"/mlflow/(experiments|runs|registered-models|model-versions|logged-models)/|/mlflow-artifacts/")
+WRITING = re.compile(
+    r"/mlflow/(experiments|runs|registered-models|model-versions|logged-models)(/|$)|/mlflow-artifacts/"
+)
 DELETING = re.compile(r"/delete$")
 
 

@@ -19,6 +19,8 @@ API = "/api/2.0/mlflow/"
         ("PATCH", f"{API}users/update-password", {"reader", "worker", "admin"}),
         ("POST", f"{API}experiments/create", {"worker", "admin"}),
         ("POST", f"{API}runs/log-batch", {"worker", "admin"}),
+        ("POST", f"{API}logged-models", {"worker", "admin"}),
+        ("PATCH", f"{API}logged-models/m-1", {"worker", "admin"}),
         ("POST", f"{API}runs/delete-tag", {"worker", "admin"}),
         ("POST", f"{API}experiments/restore", {"worker", "admin"}),
         ("POST", f"{API}registered-models/alias", {"worker", "admin"}),
