@@ -85,7 +85,8 @@ class Model:
         return self._generator().stream(prompt, SamplingConfig(**sampling))
 
     def score(self, texts: Sequence[str]) -> pd.DataFrame:
-        """How well the model predicts each text: a row for each, in their order. A text is scored as it is given.
+        """How well the model predicts each text: a row for each, in their order. A text is normalised as
+        a prompt is: curly quotes, which no training story has, would cost twice as much.
 
         Columns: nats (negative log-likelihood of its tokens and the end mark), num_tokens, num_bytes (UTF-8),
         unknown_bytes (those that the vocabulary cannot spell), bits_per_byte (an unknown byte costs 8 bits more; NaN
@@ -94,8 +95,10 @@ class Model:
         import pandas as pd
 
         from slm_model.evaluation.scoring import score_texts
+        from slm_model.text.normalise import normalise
 
-        rows = [asdict(one) | {"bits": one.bits} for one in score_texts(self.network, self.tokenizer, texts)]
+        scores = score_texts(self.network, self.tokenizer, [normalise(text) for text in texts])
+        rows = [asdict(one) | {"bits": one.bits} for one in scores]
         names = ("nats", "num_tokens", "num_bytes", "unknown_bytes", "bits")
         frame = pd.DataFrame(rows, columns=names)
         frame["bits_per_byte"] = frame.pop("bits") / frame["num_bytes"].replace(0, float("nan"))

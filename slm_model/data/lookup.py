@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from slm_model.data.parquet import read_batches
 from slm_model.data.stories import RawStories
-from slm_model.text.normalise import normalise
+from slm_model.text.normalise import story_form
 
 USUAL_TIMES = 16  # raw stories are shorter than so many times the cleaned one: longer ones are compared last
 
@@ -46,6 +46,6 @@ def find_raw_story(raw: RawStories, part: Path, cleaned: dict[str, Any]) -> dict
                 lengths = pc.utf8_length(batch["text"])
                 of_length = pc.and_(pc.greater_equal(lengths, least), pc.less_equal(lengths, most))
                 for row in batch.filter(of_length).to_pylist():
-                    if row["split"] == cleaned["split"] and normalise(row["text"]) == cleaned["text"]:
+                    if row["split"] == cleaned["split"] and story_form(row["text"])[0] == cleaned["text"]:
                         return dict(row)
     return None

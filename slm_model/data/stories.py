@@ -58,6 +58,11 @@ class RawFacts(Facts):
     num_bytes: int  # UTF-8
     by_split: dict[str, int]
 
+    def in_words(self, origin: str) -> str:
+        """Where the source has a story, from its ``origin``, which is FILE:ROW with rows counted from 0."""
+        place, _, row = origin.rpartition(":")
+        return f"row {row} of {self.files.get(place, place)}"
+
 
 class RawStories(Artifact):
     """Parts ``raw-00000.parquet``: text, split (as the source has it), origin (where the source has it)."""

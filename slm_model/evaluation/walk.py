@@ -88,7 +88,7 @@ def walk(
     opening = first_sentence(cleaned["text"])
     return Walk(
         story_id=story_id,
-        origin=found["origin"] if found else None,
+        origin=raw.facts.in_words(found["origin"]) if found else None,
         raw=found["text"] if found else None,
         cleaned=cleaned["text"],
         repairs=cleaned["repairs"],

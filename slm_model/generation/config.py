@@ -40,7 +40,8 @@ class SamplingConfig(Config):
     stop: tuple[StopString, ...] = Field(
         (),
         max_length=100,
-        description="The story ends before the first of these texts that it would contain, across tokens too.",
+        description="The story ends before the first of these texts that it would contain, across tokens too. They "
+        "take the form that stories have.",
     )
 
 

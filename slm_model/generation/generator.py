@@ -24,7 +24,7 @@ from slm_model.generation.next_token import FloatArray, choose
 from slm_model.generation.numpy_step import fast_step
 from slm_model.networks.base import Cache, Network
 from slm_model.numerics.seeds import derive_seed
-from slm_model.text.normalise import normalise
+from slm_model.text.normalise import normalise, normalise_piece
 from slm_model.tokenizer.base import Tokenizer
 
 DROP_FINISHED = 0.75  # share of unfinished stories at which the others leave the batch: leaving copies the cache
@@ -50,6 +50,10 @@ class Decoding:
         self.dropped_tokens = max(0, len(ids) - context)
         self.ids = tokenizer.truncate(ids, context, side="left")
         self.prompt_length = len(self.ids)
+        self.stops = [normalise_piece(stop) for stop in options.stop]
+        if "" in self.stops:
+            empty = options.stop[self.stops.index("")]
+            raise UserError(f"stop {empty!r} is nothing in the form that stories have: leave it out")
         self.generator = torch.Generator().manual_seed(derive_seed(options.seed, index))
         self.ended: Literal["eos", "stop", "max_tokens"] | None = None
         self.added = ""  # text after the prompt that no later token can change
@@ -68,10 +72,10 @@ class Decoding:
         if self._drop_blank and new:
             new, self._drop_blank = new.removeprefix(" "), False
         text = self._held + new
-        stops = [place for stop in self.options.stop if (place := text.find(stop)) >= 0]
+        stops = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         if stops:
             text, self.ended = text[: min(stops)], "stop"
-        held = 0 if self.ended else _stop_overlap(text, self.options.stop)
+        held = 0 if self.ended else _stop_overlap(text, self.stops)
         released = len(text) - held
         self.added, self._held = self.added + text[:released], text[released:]
 

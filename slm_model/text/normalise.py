@@ -35,6 +35,28 @@ def normalise(text: str) -> str:
     return text.strip(" \n")
 
 
+def normalise_piece(text: str) -> str:
+    """The form of a text that occurs inside another: blanks and line breaks at its ends stay."""
+    return normalise(f"x{text}x")[1:-1]
+
+
+def story_form(found: str) -> tuple[str, tuple[str, ...]]:
+    """A story in its one form, and what was repaired, sorted.
+
+    "end_mark" is a mark of another tokenizer at the beginning or the end, such as ``<|endoftext|>``, which is not kept.
+    """
+    mended, repairs = repair(found)
+    text = normalise(mended)
+    start, stop = 0, len(text)
+    while match := _FIRST_MARK.match(text, start, stop):
+        start = match.end()
+    while match := _LAST_MARK.search(text, max(start, stop - _MOST_OF_A_MARK), stop):
+        stop = match.start()
+    if stop - start < len(text):
+        text, repairs = text[start:stop].strip(" \n"), tuple(sorted({*repairs, "end_mark"}))
+    return text, repairs
+
+
 def repair(text: str) -> tuple[str, tuple[str, ...]]:
     """Undo encoding damage. Returns the text and what was found, sorted.
 
@@ -183,6 +205,10 @@ _MOST_MARKS, _JOINER = 30, "\u034f"
 _MANY_MARKS = re.compile(rf"[^\w\x00-\x7f]{{{_MOST_MARKS + 1},}}")
 DASH_BETWEEN_WORDS = re.compile(r"(?<=[\w.,!?;:)])[ \t]*(?!(?<=\d)[–—―]\d)[–—―]+[ \t]*(?=\w)")
 _ODD = re.compile(r"[^\n -~]")
+_MARK = r"(?:<\|\w{1,30}\|>|</?s>|<[be]os>)"
+_FIRST_MARK = re.compile(rf"{_MARK}[ \n]?")
+_LAST_MARK = re.compile(rf"[ \n]?{_MARK}$")
+_MOST_OF_A_MARK = 35
 _BLANKS = [0x09, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000]
 _LINE_BREAKS = [0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029]
 _GONE = [*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0xFEFF]  # without width, or of no meaning in a text

@@ -100,9 +100,8 @@ class _StoryTrace:
             if (made_of.stage, made_of.key) in self.manifests:
                 raw = RawStories.open(self.store.folder(made_of.stage, made_of.key))
                 found = find_raw_story(raw, part, row)
-                origin = str(found["origin"]) if found else "not found among the raw stories"
-                read = raw.facts.files.get(origin.rpartition(":")[0], "")
-                link.details.append(("source", f"{raw.facts.description}: {origin}" + (f" ({read})" if read else "")))
+                where = raw.facts.in_words(found["origin"]) if found else "not found among the raw stories"
+                link.details.append(("source", f"{raw.facts.description}: {where}"))
                 if found is None:
                     link.mismatches.append(f"no story of download {made_of.key} becomes this one")
             link.details.append(("kept", f"in {part.name}; repaired: {', '.join(row['repairs']) or 'nothing'}"))

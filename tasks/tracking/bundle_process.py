@@ -36,13 +36,13 @@ class BundleFailed(UserError):
 
 
 def score_with_bundle(bundle: Path, texts: Sequence[str], device: str = "cpu") -> list[StoryScore]:
-    """The score of each text by the bundle's own model and code.
+    """The score of each text, as it is, by the bundle's own model and code.
 
     Raises BundleFailed if that code fails, or returns another number of scores than texts.
     """
     from slm_model.evaluation.bits_per_byte import StoryScore
 
-    columns = ask_bundle(bundle, "text", texts, {"mode": "score"}, device)
+    columns = ask_bundle(bundle, "text", texts, {"mode": "score", "normalise": False}, device)
     rows = zip(*(columns[name] for name in ("nats", "num_tokens", "num_bytes", "unknown_bytes")), strict=True)
     scores = [StoryScore(*row) for row in rows]
     if len(scores) != len(texts):

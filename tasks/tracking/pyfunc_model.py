@@ -1,6 +1,7 @@
 """The model as MLflow loads and serves it: this file is in the bundle, beside ``code/slm_model`` and the checkpoint.
 
-``predict`` generates stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``).
+``predict`` generates stories (column ``prompt``) or, with ``mode="score"``, scores them (column ``text``): both are
+brought into the form that stories have, texts to score unless ``normalise`` is false.
 It imports nothing of this project but what is in the bundle.
 """
 
@@ -39,10 +40,13 @@ with warnings.catch_warnings(record=True):  # MLflow warns at its own import, an
             # No type hints: MLflow would put what it reads from them in place of the signature.
             options = dict(params or {})
             mode, num = options.pop("mode", "generate"), options.pop("num", 1)
+            in_form = options.pop("normalise", True)
             if mode == "score":
                 from slm_model.evaluation.scoring import score_texts
+                from slm_model.text.normalise import normalise
 
                 texts = column(model_input, "text", mode)
+                texts = [normalise(text) for text in texts] if in_form else texts
                 return pd.DataFrame([asdict(score) for score in score_texts(self.network, self.tokenizer, texts)])
             if mode != "generate":
                 raise MlflowException.invalid_parameter_value(f"mode is {mode!r}, wanted 'generate' or 'score'")
@@ -94,7 +98,11 @@ def signature() -> ModelSignature:
     from slm_model.generation.config import SamplingConfig
 
     kinds = {"int": "long", "float": "double", "str": "string"}
-    specs = [ParamSpec("mode", "string", "generate"), ParamSpec("num", "long", 1)]
+    specs = [
+        ParamSpec("mode", "string", "generate"),
+        ParamSpec("num", "long", 1),
+        ParamSpec("normalise", "boolean", True),
+    ]
     for name, field in SamplingConfig.model_fields.items():
         if isinstance(field.default, tuple):
             specs.append(ParamSpec(name, "string", list(field.default), (-1,)))

@@ -95,6 +95,8 @@ def test_scores_are_a_row_for_each_text(model: api.Model) -> None:
     assert frame["bits_per_byte"][0] == pytest.approx(frame["nats"][0] / math.log(2) / 33)
     assert frame["num_tokens"][0] == len(model.tokenizer.encode("Once upon a time there was a cat.")) + 1
     assert len(model.score([])) == 0
+    curly = model.score(["“Hi,”  said\u00a0Tom…"])
+    assert curly.equals(model.score(['"Hi," said Tom...'])) and curly["num_bytes"].tolist() == [17]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

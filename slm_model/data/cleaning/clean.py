@@ -38,7 +38,7 @@ from slm_model.data.stories import (
 from slm_model.digests import hash_file, hash_json
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
-from slm_model.text.normalise import normalise, repair
+from slm_model.text.normalise import normalise, story_form
 
 STORY = pa.schema(
     [("id", pa.string()), ("text", pa.string()), ("split", pa.string()), ("repairs", pa.list_(pa.string()))]
@@ -172,8 +172,7 @@ def clean_story(found: str, config: CleanConfig) -> tuple[str, tuple[str, ...], 
     beginning is looked at and returned."""
     if len(found) > MOST_TIMES_TOO_LONG * config.max_chars:
         return normalise(found[: config.max_chars]), (), "too_long"
-    mended, repairs = repair(found)
-    text = normalise(mended)
+    text, repairs = story_form(found)
     return text, repairs, reason_to_reject(text, config)
 
 

@@ -60,7 +60,7 @@ def describe(
         _equal(f"{split} stories, bytes and tokens in the shards", counted, wanted)
     words = _words(splits, run)
 
-    rejected, duplicate_of = rejected_stories(stories.rejected(), stories.facts.num_raw)
+    rejected, duplicate_of = rejected_stories(stories.rejected(), raw.facts)
     by_reason = {reason.reason: reason.num_stories for reason in rejected}
     _equal("rejected stories by reason", by_reason, dict(+Counter(stories.facts.rejected)))
     lengths = {

@@ -17,7 +17,7 @@ from slm_model.data.lookup import find_raw_story, find_story
 from slm_model.data.parquet import read_batches
 from slm_model.data.parts import map_parts
 from slm_model.data.report.data_report import Family, Reason, RejectedStory, Repair, RepairedStory
-from slm_model.data.stories import RawStories, Stories, story_id, story_numbers
+from slm_model.data.stories import RawFacts, RawStories, Stories, story_id, story_numbers
 from slm_model.stage_run import StageRun
 
 EXAMPLES = 3  # of each kind
@@ -25,7 +25,7 @@ SHOWN = 300  # characters of a story
 FAMILIES = 5
 
 
-def rejected_stories(path: Path, num_found: int) -> tuple[list[Reason], NDArray[np.uint64]]:
+def rejected_stories(path: Path, raw: RawFacts) -> tuple[list[Reason], NDArray[np.uint64]]:
     """The reasons, most frequent first; and for each duplicate the id, as a number, of the story kept instead."""
     numbers = Counter[str]()
     lowest: defaultdict[str, list[tuple[bytes, RejectedStory]]] = defaultdict(list)
@@ -37,10 +37,11 @@ def rejected_stories(path: Path, num_found: int) -> tuple[list[Reason], NDArray[
             hashed = hashlib.blake2b(f"{row['origin']}\n{row['text']}".encode(), digest_size=8).digest()
             best = lowest[row["reason"]]
             if len(best) < EXAMPLES or hashed < best[-1][0]:
-                shown = {"origin": row["origin"], "text": beginning(row["text"]), "duplicate_of": row["duplicate_of"]}
+                origin, text = raw.in_words(row["origin"]), beginning(row["text"])
+                shown = {"origin": origin, "text": text, "duplicate_of": row["duplicate_of"]}
                 lowest[row["reason"]] = sorted([*best, (hashed, RejectedStory(**shown))], key=itemgetter(0))[:EXAMPLES]
     reasons = [
-        Reason(reason=reason, num_stories=n, share=n / num_found, examples=[story for _, story in lowest[reason]])
+        Reason(reason=reason, num_stories=n, share=n / raw.num_stories, examples=[story for _, story in lowest[reason]])
         for reason, n in sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
     return reasons, np.concatenate(kept_instead)

@@ -34,13 +34,13 @@ def test_the_default_story_is_a_test_story_that_was_repaired(pipeline: Pipeline,
 
 def test_the_story_is_found_in_its_source(repaired: Walk) -> None:
     number = int(re.findall(r"number (\d+)", repaired.cleaned)[0])
-    assert repaired.origin == f"stories.txt:{number}"
+    assert repaired.origin == f"row {number} of stories.txt"
 
 
 def test_of_two_equal_raw_stories_the_one_that_was_kept_is_shown(pipeline: Pipeline) -> None:
     tests = zip(pipeline.splits.ids("test"), pipeline.splits.texts("test"), strict=True)
     twice = next(story_id for story_id, text in tests if "number 231." in text)
-    assert followed(pipeline, twice).origin == "stories.txt:281"
+    assert followed(pipeline, twice).origin == "row 281 of stories.txt"
 
 
 @pytest.mark.parametrize("side", ["train", "validation", "test"])

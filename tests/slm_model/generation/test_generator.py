@@ -384,6 +384,14 @@ def test_a_stop_string_ends_the_story_before_it_even_across_tokens() -> None:
     assert "".join(generator.stream("The", options)) == "The cat. "
 
 
+def test_stop_strings_take_the_form_of_stories() -> None:
+    generator = says(BPE, "The", bytes_as_tokens(' cat said "Hi" twice.'))
+    story = generator.generate(["The"], SamplingConfig(temperature=0, max_tokens=20, stop=("“Hi”",)))[0]
+    assert (story.text, story.ended) == ("The cat said ", "stop")
+    with pytest.raises(UserError, match=r"stop '\\u200b' is nothing in the form that stories have"):
+        generator.generate([""], SamplingConfig(temperature=0, stop=("x", "\u200b")))
+
+
 def test_of_two_stop_strings_in_a_token_the_first_one_ends_the_story() -> None:
     [token] = WORD.encode(" cat")
     generator = says(WORD, "The", [token, WORD.eos_id])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slm_model.text.normalise import normalise, repair
+from slm_model.text.normalise import normalise, normalise_piece, repair, story_form
 
 # What sound text is made of: words with every letter of Latin-1, and punctuation as typesetters set it.
 WORDS = [
@@ -211,3 +211,36 @@ def test_marks_that_a_language_has_remain_and_a_run_of_them_is_divided() -> None
     assert normalise(f"{vietnamese} {hebrew}") == unicodedata.normalize("NFC", f"{vietnamese} {hebrew}")
     assert normalise("q" + "\u0301" * 30) == "q" + "\u0301" * 30
     assert normalise("q" + "\u0301" * 61) == "q" + "\u034f".join(["\u0301" * 30, "\u0301" * 30, "\u0301"])
+
+
+@pytest.mark.parametrize("mark", ["<|endoftext|>", "</s>", "<eos>", " <|end_of_text|> ", "\n<|eot_id|>\n<|endoftext|>"])
+def test_a_mark_of_another_tokenizer_around_a_story_is_removed_and_counted(mark: str) -> None:
+    for found in (f"Tom sat.{mark}", f"<s>{mark}Tom sat.", f"<|startoftext|>Tom sat. {mark}\n"):
+        assert story_form(found) == ("Tom sat.", ("end_mark",))
+    assert story_form(f"â€œTom satâ€{mark}") == ('"Tom sat"', ("end_mark", "lost_byte", "mojibake"))
+    assert story_form(mark) == ("", ("end_mark",))
+
+
+@pytest.mark.parametrize("text", ["Tom <|endoftext|> sat.", "2 < 3 | 4 > 3", "He said <b>", "<s", "Tom sat.", ""])
+def test_what_is_no_mark_around_a_story_stays(text: str) -> None:
+    assert story_form(text) == (normalise(text), ())
+
+
+@pytest.mark.parametrize("text", ["<s>" * 200_000 + "x", "x" + "<s>" * 200_000, "<|" * 200_000, "<" * 400_000])
+def test_many_marks_take_no_longer_than_their_length(text: str) -> None:
+    assert len(story_form(text)[0]) in (1, len(text))
+
+
+@pytest.mark.parametrize(
+    ("piece", "form"),
+    [
+        ("“Hi”", '"Hi"'),
+        (" the", " the"),
+        ("\n\n", "\n"),
+        ("it’s ", "it's "),
+        ("Tom—Li", "Tom - Li"),
+        ("\u200b", ""),
+    ],
+)
+def test_a_piece_of_a_text_has_the_form_of_the_text_and_keeps_the_blanks_at_its_ends(piece: str, form: str) -> None:
+    assert normalise_piece(piece) == form

@@ -25,7 +25,7 @@ from slm_model.evaluation.scoring import score_texts
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from tasks.tracking.bundle_files import bundle_folder
-from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
+from tasks.tracking.bundle_process import BundleFailed, ask_bundle, score_with_bundle
 from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.mlflow_client import quiet_mlflow
 from tasks.tracking.runs import RunDescription, fill_run
@@ -143,6 +143,16 @@ def test_a_row_without_its_text_among_json_rows_is_named(model: Any) -> None:
 
 def test_a_bundle_scores_as_the_library_does(bundle: Path, checkpoint: Path) -> None:
     assert score_with_bundle(bundle, TEXTS) == score_texts(*open_checkpoint(checkpoint).load(), TEXTS)
+
+
+def test_texts_are_scored_in_the_form_of_stories_unless_they_are_to_be_left_as_they_are(bundle: Path) -> None:
+    curly, plain = "“Hi,” said Tom…", '"Hi," said Tom...'
+
+    def scored(text: str, **more: bool) -> dict[str, list[Any]]:
+        return ask_bundle(bundle, "text", [text], {"mode": "score", **more})
+
+    assert scored(curly) == scored(plain) == scored(plain, normalise=False) != scored(curly, normalise=False)
+    assert score_with_bundle(bundle, [curly])[0].num_bytes == len(curly.encode())
 
 
 def test_a_bundle_scores_with_its_own_code(bundle: Path, tmp_path: Path) -> None:

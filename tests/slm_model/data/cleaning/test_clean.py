@@ -23,6 +23,7 @@ from slm_model.data.cleaning import clean as clean_stage
 from slm_model.data.cleaning.clean import clean
 from slm_model.data.cleaning.filters import has_markup, reason_to_reject
 from slm_model.data.config import CleanConfig
+from slm_model.data.lookup import find_raw_story
 from slm_model.data.parquet import read_table
 from slm_model.data.sources.config import FilesSource, StorygenSource, resolve
 from slm_model.data.sources.download import download
@@ -149,6 +150,16 @@ def test_what_is_kept_is_normal_and_bears_the_hash_of_its_text(tmp_path: Path) -
     assert row["text"] == normalise(found) and '"happy"' in row["text"]
     assert row["id"] == hashlib.sha256(row["text"].encode()).hexdigest()[:16]
     assert (row["split"], row["repairs"]) == ("train", ["lost_byte", "mojibake"])
+
+
+def test_stories_that_end_in_the_mark_of_another_tokenizer_are_kept_without_it_and_found_again(tmp_path: Path) -> None:
+    raw = raw_stories(tmp_path / "raw", [GOOD.format(name) + "<|endoftext|>" for name in ("Max", "Tom")])
+    stories = clean(tmp_path / "out", raw, CleanConfig(), StageRun())
+    assert [row["text"] for row in kept(stories)] == [GOOD.format("Max"), GOOD.format("Tom")]
+    assert stories.facts.repaired == {"end_mark": 2} and not stories.facts.rejected
+    for part, row in zip(stories.parts(), kept(stories), strict=False):
+        found = find_raw_story(raw, part, row)
+        assert found is not None and found["text"].endswith("<|endoftext|>")
 
 
 def test_what_is_rejected_is_kept_with_its_reason_and_place(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from slm_model.data.report.describe import describe, heaps_exponent, quantiles, 
 from slm_model.data.report.drift import compare, divergence
 from slm_model.data.sources.config import PinnedSource
 from slm_model.data.split import split
-from slm_model.data.stories import SPLITS, RawStories, Splits, Stories
+from slm_model.data.stories import SPLITS, RawFacts, RawStories, Splits, Stories
 from slm_model.manifest import Manifest
 from slm_model.shards.config import ShardConfig
 from slm_model.shards.shard import shard
@@ -129,12 +129,16 @@ def test_examples_do_not_depend_on_the_order_of_the_rejected(tmp_path: Path) -> 
     from slm_model.data.report.examples import rejected_stories
 
     rows = [{"text": f"story {i}", "split": "train", "origin": f"o:{i}", "reason": "short"} for i in range(50)]
+    raw = RawFacts(
+        description="", files={"o": "stories.txt"}, num_stories=50, num_null=0, num_bytes=0, by_split={"train": 50}
+    )
     found = []
     for name, order in {"one": rows, "other": rows[::-1]}.items():
         write_table(tmp_path / name, pa.Table.from_pylist(order, REJECTED))
-        found.append(rejected_stories(tmp_path / name, 50)[0])
+        found.append(rejected_stories(tmp_path / name, raw)[0])
     assert found[0] == found[1]
-    assert [s.origin for s in found[0][0].examples] != ["o:0", "o:1", "o:2"]
+    assert [s.origin for s in found[0][0].examples] != [f"row {i} of stories.txt" for i in range(3)]
+    assert all(s.origin.endswith(" of stories.txt") for s in found[0][0].examples)
 
 
 def test_a_repaired_story_is_shown_as_found_and_as_kept(report: DataReport) -> None:

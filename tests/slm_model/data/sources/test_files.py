@@ -53,6 +53,22 @@ def rows(raw: RawStories) -> list[dict[str, str]]:
     return [row for part in raw.parts() for row in read_table(part).to_pylist()]
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv", "a.txt", "a.txt.gz"])
+@pytest.mark.parametrize(
+    ("pointer", "remedy"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        ("/annex/objects/SHA256E-s12345--4d7a.txt\n", "git annex get"),
+    ],
+)
+def test_a_pointer_that_git_keeps_in_place_of_a_file_is_named_with_the_remedy(
+    name: str, pointer: str, remedy: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(UserError, match=rf"{name} is a pointer that Git keeps in place of the file: .*`{remedy}`"):
+        fetch(tmp_path, tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "name", ["a.parquet", "a.jsonl", "a.json", "a.csv", "a.txt", "a.jsonl.gz", "a.csv.gz", "A.TXT.gz"]
 )
@@ -62,6 +78,7 @@ def test_every_format_gives_the_same_stories(name: str, tmp_path: Path) -> None:
     assert [strip(row["text"]) for row in rows(raw)] == STORIES
     assert [row["origin"] for row in rows(raw)] == ["file 0:0", "file 0:1", "file 0:2", "file 0:3"]
     assert raw.facts.files == {"file 0": name} and raw.facts.by_split == {"train": 4}
+    assert raw.facts.in_words("file 0:3") == f"row 3 of {name}"
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv"])
