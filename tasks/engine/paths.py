@@ -45,7 +45,8 @@ def keep_private() -> None:
 def file_name(text: str) -> str:
     """A name from outside (a registry, a server, a tag) that may become a file's name. Raises UserError for another."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", text):
-        raise UserError(f"{text[:60]!r} is no name of an artifact: wanted letters, digits, '.', '_' and '-', no path")
+        wanted = "letters, digits, '.', '_' and '-', no path"
+        raise UserError(f"{text[:60]!r} is no name of an artifact or a run: wanted {wanted}")
     return text
 
 

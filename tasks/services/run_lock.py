@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slm_model.addresses import hide_login
+from tasks.engine.paths import file_name
 
 # The flows whose runs hold this lock. The supervisor looks after their runs and no others.
 FLOWS = ("build-model", "retrain", "watch", "sweep", "scaling", "seed-variance")
@@ -24,7 +25,8 @@ _locked: dict[str, int] = {}  # runs of this process, with the descriptors of th
 
 
 def lock_file(root: Path, run_id: str) -> Path:
-    return root / "runs" / run_id
+    """Where a run is locked. Raises UserError for an id that is a path: the server may be anybody's."""
+    return root / "runs" / file_name(str(run_id))
 
 
 @contextmanager

@@ -114,8 +114,8 @@ def test_a_run_that_was_deleted_or_is_of_another_model_is_named(store: MlflowSto
 def test_a_lineage_that_no_run_wrote_is_refused_before_it_becomes_a_path(store: MlflowStore, version: Version) -> None:
     (store.root.parent / "evil").mkdir()
     for text, message in (
-        ('{"split": "../../evil"}', "is no name of an artifact"),
-        ('{"../..": "evil"}', "is no name of an artifact"),
+        ('{"split": "../../evil"}', "is no name of an artifact or a run"),
+        ('{"../..": "evil"}', "is no name of an artifact or a run"),
         ('{"split": ["x"]}', "has a tag slm.lineage that no run wrote"),
         ("[", "has a tag slm.lineage that no run wrote"),
     ):

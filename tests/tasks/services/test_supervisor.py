@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from slm_model.errors import UserError
 from tasks.services.prefect_api import PrefectApi
 from tasks.services.run_lock import lock_file, probe_lock, running_processes
 from tasks.services.supervisor import AGAIN, Supervisor, close_killed_runs
@@ -103,6 +104,12 @@ def test_a_run_whose_process_holds_the_lock_is_left_as_it_is(tmp_path: Path) -> 
 def test_the_state_of_a_finished_run_is_never_changed(killed: Path, state: str) -> None:
     assert looked(killed, Recorder(("RUNNING", ""), (state, ""))) == ["RUNNING", state]
     assert not lock_file(killed, "run").exists()
+
+
+@pytest.mark.parametrize("run_id", ["../evil", "/tmp/evil", "..", ""])
+def test_a_run_id_from_a_server_never_becomes_a_path(tmp_path: Path, run_id: str) -> None:
+    with pytest.raises(UserError, match="is no name of an artifact or a run"):
+        lock_file(tmp_path, run_id)
 
 
 def test_a_run_that_failed_by_itself_is_not_run_again(tmp_path: Path) -> None:
