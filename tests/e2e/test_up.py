@@ -175,9 +175,8 @@ def test_a_websocket_needs_the_login_and_its_own_page(served: Up, path: str) -> 
 @pytest.mark.parametrize("variables", [{"command": "touch HERE"}, {"env": {"A": "b"}}, {"working_dir": "/tmp"}])
 def test_a_run_cannot_bring_its_own_command_or_environment(served: Up, variables: dict[str, Any]) -> None:
     deployment = served.ask("GET", "/deployments/name/build-model/quick")["id"]
-    for method, path in (("POST", "/create_flow_run"), ("PATCH", "")):
-        with pytest.raises(urllib.error.HTTPError, match="422"):
-            served.ask(method, f"/deployments/{deployment}{path}", {"job_variables": variables})
+    with pytest.raises(urllib.error.HTTPError, match="422"):
+        served.ask("POST", f"/deployments/{deployment}/create_flow_run", {"job_variables": variables})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
@@ -188,7 +187,8 @@ def test_another_account_cannot_read_the_login(served: Up) -> None:
         for path in (file, Path(f"/proc/{process}/environ")):
             tried = subprocess.run(["cat", path], user=65534, group=65534, capture_output=True, text=True, check=False)
             assert tried.returncode and served.login not in tried.stdout
-        assert served.login.partition(":")[2] not in Path(f"/proc/{process}/cmdline").read_text()
+        with suppress(FileNotFoundError):  # it has ended
+            assert served.login.partition(":")[2] not in Path(f"/proc/{process}/cmdline").read_text()
 
 
 def test_a_second_one_and_taken_ports_are_refused_in_one_line(served: Up, tmp_path: Path) -> None:
