@@ -25,7 +25,6 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 NOT_IMPORTED = {
-    "fastapi": "pinned for Prefect's server, see pyproject.toml",
     "uvicorn": "started as a program: Prefect's server",
 }
 NOT_IMPORTED_EXTRAS = {
