@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +46,7 @@ class LlamaCpp:
         asked = {"prompt": ids, "n_predict": num, "temperature": 0, "top_k": 0, "samplers": ["temperature"]}
         asked |= {"n_probs": num_probs, "cache_prompt": False, "return_tokens": True, "post_sampling_probs": False}
         found = self.post("/completion", asked)
-        steps = found["completion_probabilities"]
-        return [step["id"] for step in steps], [{p["id"]: p["logprob"] for p in step["top_logprobs"]} for step in steps]
+        # A token that ends within a character is left out of the probabilities, and so are those after it here.
+        pairs = zip(found["completion_probabilities"], found["tokens"], strict=False)
+        aligned = takewhile(lambda pair: pair[0]["id"] == pair[1], pairs)
+        return found["tokens"], [{p["id"]: p["logprob"] for p in step["top_logprobs"]} for step, _ in aligned]
