@@ -27,7 +27,8 @@ from slm_model.atomic_files import write_atomically
 # What every stage uses has one declared number (manifest.FORMAT) in the key instead of its source: a reworded error
 # must not rerun every stage. These modules import nothing else of ours, so nothing is left out of a closure unseen.
 FORMATTED = frozenset(
-    f"slm_model.{name}" for name in ("artifact", "config", "digests", "errors", "manifest", "record", "stage_run")
+    f"slm_model.{name}"
+    for name in ("artifact", "config", "digests", "errors", "manifest", "record", "stage_run", "visible")
 )
 DISTRIBUTIONS = {"markdown_it": "markdown-it-py", "yaml": "PyYAML"}  # import name -> distribution, where they differ
 PROSE = frozenset({"description", "title", "examples"})
