@@ -168,7 +168,7 @@ def log_in(page: Any, served: Up) -> None:
     prefect, mlflow = served.links
     page.goto("about:blank")
     page.goto(prefect)
-    expect(page.get_by_role("link", name="Deployments")).to_be_visible()
+    expect(page.get_by_role("button", name="Deployments")).to_be_visible()
     assert served.login.partition(":")[2] not in page.url
     take(page, "logged-in")
     page.goto(mlflow)
