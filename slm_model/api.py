@@ -76,13 +76,13 @@ class Model:
         """
         from slm_model.generation.config import SamplingConfig
 
-        return self._generator().generate(prompts, SamplingConfig(**sampling), num)
+        return self._generator().generate(_texts(prompts), SamplingConfig(**sampling), num)
 
     def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
         """The text of ``generate`` in pieces, as it is generated. Raises ValueError."""
         from slm_model.generation.config import SamplingConfig
 
-        return self._generator().stream(prompt, SamplingConfig(**sampling))
+        return self._generator().stream(*_texts([prompt]), SamplingConfig(**sampling))
 
     def score(self, texts: Sequence[str]) -> pd.DataFrame:
         """How well the model predicts each text: a row for each, in their order. A text is normalised as
@@ -90,14 +90,14 @@ class Model:
 
         Columns: nats (negative log-likelihood of its tokens and the end mark), num_tokens, num_bytes (UTF-8),
         unknown_bytes (those that the vocabulary cannot spell), bits_per_byte (an unknown byte costs 8 bits more; NaN
-        for an empty text).
+        for an empty text). Raises UserError for a row that is no text.
         """
         import pandas as pd
 
         from slm_model.evaluation.scoring import score_texts
         from slm_model.text.normalise import normalise
 
-        scores = score_texts(self.network, self.tokenizer, [normalise(text) for text in texts])
+        scores = score_texts(self.network, self.tokenizer, [normalise(text) for text in _texts(texts)])
         rows = [asdict(one) | {"bits": one.bits} for one in scores]
         names = ("nats", "num_tokens", "num_bytes", "unknown_bytes", "bits")
         frame = pd.DataFrame(rows, columns=names)
@@ -108,6 +108,16 @@ class Model:
         from slm_model.generation.generator import Generator
 
         return Generator(self.network, self.tokenizer)
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    """The same texts. Raises UserError for one text in the place of several, and for a row that is no text."""
+    if isinstance(texts, str):
+        raise UserError(f"{texts[:40]!r} is one text: give a list of texts")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"row {row}: {text!r} is a {type(text).__name__}, wanted a text")
+    return list(texts)
 
 
 def load(reference: str | Path | None = None, device: str = "cpu") -> Model:

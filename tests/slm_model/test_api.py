@@ -100,6 +100,22 @@ def test_scores_are_a_row_for_each_text(model: api.Model) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_no_text_is_an_error_that_names_its_row(model: api.Model) -> None:
+    nothing: Any = None
+    for call in (
+        lambda: model.score(["One day.", nothing]),
+        lambda: model.generate_many(["One day.", nothing]),
+    ):
+        with pytest.raises(api.UserError, match="row 1: None is a NoneType"):
+            call()
+    with pytest.raises(api.UserError, match="row 0: None"):
+        model.generate(nothing)
+    with pytest.raises(api.UserError, match="row 0: None"):
+        list(model.stream(nothing))
+    with pytest.raises(api.UserError, match="give a list of texts"):
+        model.score("One day.")
+
+
 def test_stories_and_their_tokens_are_found_by_whatever_was_made_of_them(
     built: Release, root: Path, model: api.Model, split: Any
 ) -> None:
