@@ -25,7 +25,7 @@ OPENING = 2  # sentences in which a story introduces its people
 TEXT = CleanConfig(min_chars=1, max_chars=10**9, reject_cut_off=False, max_repeated_share=1)  # rejects no real text
 
 _WORD = regex.compile(r"[\w\p{N}]+(?:'[\w\p{N}]+)*")  # re's \w has no combining marks, and would cut words at them
-_QUOTES = (regex.compile(r"(?V1)\p{Ps}&&\p{Quotation_Mark}"), regex.compile(r"(?V1)\p{Pe}&&\p{Quotation_Mark}"))
+_QUOTES = (regex.compile(r"(?V1)[\p{Ps}&&\p{Quotation_Mark}]"), regex.compile(r"(?V1)[\p{Pe}&&\p{Quotation_Mark}]"))
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"')]*\s*")
 _NAME = re.compile(r"(?<=[a-z,] )(?!I\b)[A-Z][a-z]+\b")  # inside a sentence a capital is a name's, or a title's
 

@@ -84,7 +84,9 @@ def main() -> int:
     for kind, name in things + [("registered_model", one["name"]) for one in models]:
         granted = {"username": WORKER, "resource_type": kind, "resource_id": name, "permission": "MANAGE"}
         _make("3.0/mlflow/users/permissions/grant", granted)
-    print(f"{WORKER} may write {len(experiments)} experiments, {len(models)} models and what it makes itself")
+    sys.stdout.write(
+        f"{WORKER} may write {len(experiments)} experiments, {len(models)} models and what it makes itself\n"
+    )
     return 0
 
 

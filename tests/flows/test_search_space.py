@@ -141,7 +141,7 @@ def test_the_command_line_of_a_setting_is_that_very_setting(study: SweepConfig |
     ("over", "more", "words"),
     [
         ({}, {}, "nothing is varied"),
-        ({"train.batch_sise": "8"}, {}, "--train.batch-sise is no setting.*did you mean batch-size"),
+        ({"train.batch_sise": "8"}, {}, "--train.batch-sise is no setting.*did you mean --train.batch-size"),
         ({"widht": "8"}, {}, "--over widht"),
         ({ROWS: "8,many"}, {}, "--train.batch-size is 'many'"),
         ({ROWS: "8,-16"}, {}, "--train.batch-size is -16"),

@@ -99,7 +99,6 @@ def test_scores_are_a_row_for_each_text(model: api.Model) -> None:
     assert curly.equals(model.score(['"Hi," said Tom...'])) and curly["num_bytes"].tolist() == [17]
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_what_is_no_text_is_an_error_that_names_its_row(model: api.Model) -> None:
     nothing: Any = None
     for call in (
@@ -116,6 +115,7 @@ def test_what_is_no_text_is_an_error_that_names_its_row(model: api.Model) -> Non
         model.score("One day.")
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_stories_and_their_tokens_are_found_by_whatever_was_made_of_them(
     built: Release, root: Path, model: api.Model, split: Any
 ) -> None:
@@ -146,7 +146,7 @@ def test_settings_are_sections_or_dotted_names() -> None:
     assert (config.train.max_steps, config.train.optimizer.beta1, config.model.width) == (7, 0.8, 64)
     assert config.train.batch_size == api.configure("quick").train.batch_size
     assert api.configure() == PipelineConfig()
-    with pytest.raises(api.UserError, match="did you mean max-steps"):
+    with pytest.raises(api.UserError, match=r"did you mean --train\.max-steps"):
         api.configure("quick", train={"max_step": 7})
     with pytest.raises(api.UserError, match="--train is no setting"):
         api.configure("quick", train=7)

@@ -119,13 +119,13 @@ import sys
 from functools import partial
 from pathlib import Path
 from tests.tasks.engine import calls
-from flows.cli import _terminated
 from slm_model.data.parts import map_parts
+from tasks.engine.interruption import Interruptions
 from tasks.engine.placement import Placement
 import signal
 
-signal.signal(signal.SIGTERM, _terminated)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+Interruptions().listen()
 with Placement(num_workers=2).executor() as pool:
     results = map_parts(partial(calls.wait, Path(sys.argv[1]), seconds=float(sys.argv[2])), range(20), pool)
     next(results)

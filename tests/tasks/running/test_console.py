@@ -66,6 +66,6 @@ def test_commands_print_by_say_or_by_our_console_only() -> None:
         for path in sorted((ROOT / folder).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-        if path.name != "console.py"
+        if path.name not in ("console.py", "output.py")  # say itself, and what the system calls an error
     ]
     assert printing == []

@@ -100,7 +100,7 @@ def test_every_parameter_reaches_the_generator(
 def test_the_signature_names_every_setting_with_its_default(model: Any) -> None:
     specs = {spec.name: spec.default for spec in model.metadata.signature.params}
     defaults = {name: field.default for name, field in SamplingConfig.model_fields.items()}
-    assert specs == defaults | {"mode": "generate", "num": 1, "stop": []}
+    assert specs == defaults | {"mode": "generate", "normalise": True, "num": 1, "stop": []}
     assert defaults["stop"] == ()
 
 

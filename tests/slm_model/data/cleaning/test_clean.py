@@ -32,7 +32,7 @@ from slm_model.data.storygen.dirt import dirty_stories
 from slm_model.data.storygen.generate import story
 from slm_model.errors import UserError
 from slm_model.stage_run import StageRun
-from slm_model.text.normalise import normalise, repair
+from slm_model.text.normalise import normalise, repair, story_form
 from tests.made_stories import raw_stories
 
 GOOD = "One day, the little dog {} was in the garden with his mom. He saw a big red ball and he was very happy to play."
@@ -334,7 +334,7 @@ def test_a_killed_run_keeps_the_parts_it_had_cleaned_and_cleans_damaged_ones_aga
     gone.write_bytes(b"")
 
     seen: list[str] = []
-    monkeypatch.setattr(clean_stage, "repair", lambda text: seen.append(text) or repair(text))
+    monkeypatch.setattr(clean_stage, "story_form", lambda text: seen.append(text) or story_form(text))
     clean(tmp_path / "again", raw, CleanConfig(), StageRun(resume=resume))
     assert len(seen) == 4 * 37
     assert files(tmp_path / "again") == files(tmp_path / "alone")
