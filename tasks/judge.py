@@ -213,7 +213,7 @@ def _device(wanted: str) -> str:
 
     try:
         return choose_device(NumericsConfig.model_validate({"device": wanted}))
-    except UserError:
+    except ValueError:  # one that this machine lacks, or that this version does not know
         return choose_device(NumericsConfig())
 
 

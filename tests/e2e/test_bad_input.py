@@ -145,7 +145,7 @@ def test_a_context_longer_than_all_that_there_is(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["run", "quik"], "did you mean quick"),
-        (["run", "quick", "--train.max-step", "3"], "did you mean max-steps"),
+        (["run", "quick", "--train.max-step", "3"], "did you mean --train.max-steps"),
         (["run", "quick", "--vocab.kind", "syllable"], "'bpe'"),
         (["run", "quick", "--train.max-steps", "many"], "'many'"),
         (["run", "quick", "--vocab.size", "1000000000000"], "less than or equal to 1048576"),

@@ -61,6 +61,7 @@ def write(folder: Path, name: str, told: Any) -> None:
     (folder / "stories" / f"{name}.txt").write_text("<|endoftext|>".join(told))
 
 
+@pytest.mark.slow
 def test_a_night_ends_as_cached_or_in_drift_or_in_a_verdict_and_tells(
     config: PipelineConfig, root: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_stories_that_come_during_a_night_are_left_to_the_next_one(config: Pipel
     assert payload["digest"] == pinned[0], "the event names the stories that are trained on"
 
 
+@pytest.mark.slow
 def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_nothing_changed(
     config: PipelineConfig, root: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +191,7 @@ def test_nights_that_keep_the_champions_weights_go_on_from_them_and_end_where_no
         night(vocabulary)
 
 
+@pytest.mark.slow
 def test_a_champion_that_cannot_be_scored_is_no_verdict(config: PipelineConfig, root: Path, tmp_path: Path) -> None:
     def night() -> Decision:
         return carry_out(config, RetrainConfig(), ALONE, RetrainRunner, lambda *event: told.append(event[0]))

@@ -140,17 +140,21 @@ def test_test_stories_that_the_champion_was_trained_on_are_left_out_with_their_n
 
 
 def test_what_counts_as_a_near_duplicate_is_the_setting_of_the_split_that_the_test_stories_are_from(
-    built: Built, first: Planner
+    built: Built, first: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = built.run("--split.seed", "1").artifacts["split"]
+    recipe = splits.manifest.recipe
+    recipe = recipe.model_copy(update={"configs": [recipe.configs[0] | {"held_out_similarity": 0.75}]})
+    asked = replace(splits, manifest=splits.manifest.model_copy(update={"recipe": recipe}))
+    found: list[float] = []
 
-    def resembling(similarity: float) -> set[str]:
-        recipe = splits.manifest.recipe
-        recipe = recipe.model_copy(update={"configs": [recipe.configs[0] | {"held_out_similarity": similarity}]})
-        asked = replace(splits, manifest=splits.manifest.model_copy(update={"recipe": recipe}))
-        return set(contender(built.store, built.version(first), asked).resembling or ())
+    def resembling(held_out: Any, training: Any, similarity: float, scratch: Path) -> frozenset[str]:
+        found.append(similarity)
+        return frozenset()
 
-    assert resembling(0.8) == resembling(1.0) < resembling(0.7)
+    monkeypatch.setattr("slm_model.data.cleaning.resemblance.resembling", resembling)
+    contender(built.store, built.version(first), asked)
+    assert found == [0.75]
 
 
 def test_a_champion_is_scored_on_the_device_of_the_new_models_evaluation_and_the_verdict_records_it(

@@ -25,7 +25,7 @@ from slm_model.evaluation.scoring import score_texts
 from slm_model.generation.config import SamplingConfig
 from slm_model.generation.generator import Generator
 from tasks.tracking.bundle_files import bundle_folder
-from tasks.tracking.bundle_process import BundleFailed, ask_bundle, score_with_bundle
+from tasks.tracking.bundle_process import BundleFailed, score_with_bundle
 from tasks.tracking.mlflow_address import MlflowStore
 from tasks.tracking.mlflow_client import quiet_mlflow
 from tasks.tracking.runs import RunDescription, fill_run
@@ -145,11 +145,16 @@ def test_a_bundle_scores_as_the_library_does(bundle: Path, checkpoint: Path) -> 
     assert score_with_bundle(bundle, TEXTS) == score_texts(*open_checkpoint(checkpoint).load(), TEXTS)
 
 
-def test_texts_are_scored_in_the_form_of_stories_unless_they_are_to_be_left_as_they_are(bundle: Path) -> None:
+def test_texts_are_scored_in_the_form_of_stories_unless_they_are_to_be_left_as_they_are(
+    model: Any, bundle: Path
+) -> None:
     curly, plain = "“Hi,” said Tom…", '"Hi," said Tom...'
 
     def scored(text: str, **more: bool) -> dict[str, list[Any]]:
-        return ask_bundle(bundle, "text", [text], {"mode": "score", **more})
+        columns: dict[str, list[Any]] = model.predict(
+            pd.DataFrame({"text": [text]}), {"mode": "score", **more}
+        ).to_dict("list")
+        return columns
 
     assert scored(curly) == scored(plain) == scored(plain, normalise=False) != scored(curly, normalise=False)
     assert score_with_bundle(bundle, [curly])[0].num_bytes == len(curly.encode())
