@@ -185,7 +185,7 @@ def fill_and_submit(page: Any, prefect: str) -> str:
     page.get_by_role("link", name="Custom run").click()
     rate = setting(page, "train.optimizer.learning_rate")
     expect(rate.get_by_role("spinbutton")).to_have_value("0.008")  # the preset's own
-    expect(rate).to_contain_text("Peak learning rate of AdamW, reached after warm-up. Above 0.")
+    expect(rate).to_contain_text(f"{describes('train.optimizer.learning_rate')} Above 0.")
     expect(setting(page, "source.num_stories").get_by_role("spinbutton")).to_have_value("20000")
     take(page, "form")
     for name, value in TYPED.items():
