@@ -71,7 +71,9 @@ def _all_fields(kinds: list[dict[str, Any]], usual: str) -> dict[str, Any]:
     names = [kind["kind"]["const"] for kind in kinds]
     kind_field = {"title": "Kind", "type": "string", "enum": names, "default": usual}
     found: dict[str, Any] = {"kind": kind_field | {"description": "What is left empty below is the kind's default."}}
-    for field in dict.fromkeys(field for kind in kinds for field in kind if field != "kind"):
+    # A switch that nobody touched is sent as false, also to a kind that has no such field: it is set elsewhere.
+    drawn = (field for kind in kinds for field in kind if field != "kind" and kind[field].get("type") != "boolean")
+    for field in dict.fromkeys(drawn):
         kinds_of: dict[str, list[str]] = {}  # by description
         for name, kind in zip(names, kinds, strict=True):
             if field in kind:

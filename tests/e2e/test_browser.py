@@ -198,6 +198,7 @@ def fill_and_submit(page: Any, prefect: str) -> str:
             page.get_by_role("button", name="Submit").click()
         if answered.value.ok:
             break
+    assert answered.value.ok, (answered.value.text(), answered.value.request.post_data)
     return str(answered.value.json()["id"])
 
 

@@ -191,6 +191,10 @@ def test_the_form_tells_kinds_defaults_and_bounds() -> None:
     assert "At least 1 and at most 1,048,576. Default 4096." in vocab["size"]["description"]
     assert "default" not in vocab["size"], "another kind would be sent it"
     assert sections["vocab"]["default"] == {"kind": "bpe"}
+    for name in ("source", "vocab", "model"):
+        drawn = sections[name]["properties"].values()
+        assert not any(field.get("type") == "boolean" for field in drawn), "an untouched switch would be sent as false"
+    assert {"path", "separator"} <= set(sections["source"]["properties"])
     optimizer = form()["definitions"]["OptimizerConfig"]["properties"]
     assert optimizer["beta1"]["description"].endswith("At least 0 and below 1.")
 
