@@ -82,7 +82,7 @@ class Model:
         """The text of ``generate`` in pieces, as it is generated. Raises ValueError."""
         from slm_model.generation.config import SamplingConfig
 
-        return self._generator().stream(*_texts([prompt]), SamplingConfig(**sampling))
+        return self._generator().stream(_texts([prompt])[0], SamplingConfig(**sampling))
 
     def score(self, texts: Sequence[str]) -> pd.DataFrame:
         """How well the model predicts each text: a row for each, in their order. A text is normalised as
