@@ -61,8 +61,8 @@ def test_the_way_back_leads_from_the_source_to_the_version(built: Path) -> None:
 def test_stories_are_traced_to_their_source_and_to_the_models_that_know_them(built: Path) -> None:
     learned = run_slm(built, "trace", a_story(built, "train")).stdout
     held_out = run_slm(built, "trace", a_story(built, "test")).stdout
-    assert "storygen:" in learned and "trained on        quick/1" in learned and "tested on" not in learned
-    assert "storygen:" in held_out and "tested on" in held_out and "trained on" not in held_out
+    assert " of storygen" in learned and "trained on        quick/1" in learned and "tested on" not in learned
+    assert " of storygen" in held_out and "tested on" in held_out and "trained on" not in held_out
 
 
 def test_a_test_story_that_was_trained_on_is_named(copied: Path) -> None:
