@@ -13,12 +13,11 @@ from slm_model.formats.config import format_named
 from slm_model.formats.export import export
 from slm_model.generation.config import SamplingConfig
 from slm_model.stage_run import StageRun
-from tests.slm_model.evaluation.conftest import pipeline  # noqa: F401
 from tests.slm_model.evaluation.small_pipeline import Pipeline
 
 
 def test_a_release_is_exported_with_its_scores_and_samples_and_its_bytes_are_the_same_each_time(
-    pipeline: Pipeline,  # noqa: F811
+    pipeline: Pipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
