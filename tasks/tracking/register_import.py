@@ -35,7 +35,7 @@ def register_import(root: Path, name: str, model: Checkpoint) -> tuple[Version, 
         started = datetime.fromisoformat(model.manifest.started)
         run_id = fill_run(store, description, [], started=started, seconds=model.manifest.seconds)
         reason = f"imported from {origin}: what it was trained on is not known, and no gate has judged it"
-        tags = {DIGEST: model.digest, ORIGIN: origin, REASONS: reason, "slm.folder": str(model.folder)}
+        tags = {DIGEST: model.digest, ORIGIN: origin, REASONS: reason, "slm.folder": f"{model.stage}/{model.key}"}
         made = register_version(
             store, name, model.folder, run_id=run_id, key=model.key, verdict=VERDICT, metrics={}, tags=tags
         )

@@ -16,6 +16,7 @@ from pydantic import Field
 from slm_model.addresses import hide_login
 from slm_model.data.sources.config import HubSource, SourceUnreachable
 from slm_model.data.sources.hub_private import http_error
+from slm_model.digests import hash_file
 from slm_model.errors import UserError
 from slm_model.record import Record
 
@@ -35,10 +36,10 @@ class HubFile(Record):
 
     def fits(self, path: Path) -> bool:
         """Whether a local file has the bytes that the hub declares."""
+        if len(self.hash) == 64:
+            return hash_file(path) == self.hash
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
         with path.open("rb") as file:
-            if len(self.hash) == 64:
-                return hashlib.file_digest(file, "sha256").hexdigest() == self.hash
-            digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         return digest.hexdigest() == self.hash

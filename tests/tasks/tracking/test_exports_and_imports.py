@@ -72,6 +72,7 @@ def test_an_imported_model_is_registered_once_with_its_origin_and_without_an_ali
     assert (version.name, version.verdict, version.aliases, known) == ("theirs/1", "imported", (), False)
     assert "gguf theirs.gguf" in version.reasons and "trained on is not known" in version.reasons
     assert version.tags["slm.digest"] == model.digest
+    assert version.tags["slm.folder"] == f"train/{model.key}", "a path below the artifacts folder, which may move"
     assert register_import(store.root, "theirs", model) == (version, True)
     found, name = find_model("theirs/1", store.root)
     assert name == "theirs/1" and found.facts.origin == facts.origin
